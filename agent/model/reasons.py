@@ -1,0 +1,87 @@
+"""Why something is refused, and what an admission decided."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from agent.model.ids import Bdf
+
+
+class Strategy(StrEnum):
+    """How an update moves a deployment."""
+
+    FRESH = "fresh"
+    BLUE_GREEN = "blue_green"
+    STOP_THEN_START = "stop_then_start"
+
+
+class DecidedStrategy(StrEnum):
+    """A strategy, or the refusal of one."""
+
+    FRESH = "fresh"
+    BLUE_GREEN = "blue_green"
+    STOP_THEN_START = "stop_then_start"
+    REFUSE = "refuse"
+
+
+class ReasonCode(StrEnum):
+    """The closed set of reason codes (append only)."""
+
+    INVENTORY_INCOMPLETE = "inventory_incomplete"
+    HOST_DRAINING = "host_draining"
+    UPDATE_IN_PROGRESS = "update_in_progress"
+    GPU_GROUP_ILLEGAL = "gpu_group_illegal"
+    GPUS_INSUFFICIENT = "gpus_insufficient"
+    GPUS_DIRTY = "gpus_dirty"
+    GPUS_QUARANTINED = "gpus_quarantined"
+    MODE_SWITCH_NEEDED = "mode_switch_needed"
+    IOMMU_GROUP_NOT_VIABLE = "iommu_group_not_viable"
+    MEMORY_INSUFFICIENT = "memory_insufficient"
+    VCPUS_INSUFFICIENT = "vcpus_insufficient"
+    TEE_IDS_EXHAUSTED = "tee_ids_exhausted"
+    TEE_UNAVAILABLE = "tee_unavailable"
+    ADDRESSES_EXHAUSTED = "addresses_exhausted"
+    PORTS_EXHAUSTED = "ports_exhausted"
+    LISTEN_IN_USE = "listen_in_use"
+    DISK_INSUFFICIENT = "disk_insufficient"
+    VOLUME_EXCLUSIVE = "volume_exclusive"
+    SECRETS_MISSING = "secrets_missing"
+    RELEASE_INVALID = "release_invalid"
+    SIGNATURE_REQUIRED = "signature_required"
+    MEASUREMENT_MISMATCH = "measurement_mismatch"
+    LEASE_EXPIRED = "lease_expired"
+    STRATEGY_UNAVAILABLE = "strategy_unavailable"
+    STAGING_NEEDS_BLUE_GREEN = "staging_needs_blue_green"
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One reason, with the numbers that made it."""
+
+    code: ReasonCode
+    detail: str
+    needed: int | None = None
+    available: int | None = None
+
+
+class DowntimeEstimate(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds, from this host's own history; samples 0 means a default."""
+
+    p50: float
+    p90: float
+    samples: int
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What admission says. Reasons are present for a refusal and for why not a better strategy."""
+
+    strategy: DecidedStrategy
+    gpus: tuple[Bdf, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+    retry_after_s: float | None = None
+    downtime_estimate_s: DowntimeEstimate | None = None
+
+    @property
+    def refused(self) -> bool:
+        return self.strategy is DecidedStrategy.REFUSE

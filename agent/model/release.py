@@ -1,0 +1,58 @@
+"""A release as the rest of the agent needs it: what to boot, with which shape, fully checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from agent.model.resources import Demand
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of an image. `sha256` is None for the root disk: its verity root speaks for it."""
+
+    name: str
+    sha256: str | None
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable tag. `digest`: SHA-256 of the manifest's bytes; `config`: byte for byte.
+
+    `env_names` and `secret_names` are the names whose values the deployment must supply.
+    """
+
+    repo: str
+    tag: str
+    digest: str
+    cvm_version: str
+    layout: str
+    cmdline: str
+    debug: bool
+    config: bytes
+    root_hash: str
+    kernel: Artifact
+    initrd: Artifact
+    root_disk: Artifact
+    firmware_sha256: str | None = None
+    snp_measurement: str | None = None
+    tdx_measurement: dict[str, str] | None = None
+    demand: Demand
+    models: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    inbound_ports: tuple[int, ...] = ()
+    container_names: tuple[str, ...] = ()
+    env_names: tuple[str, ...] = ()
+    secret_names: tuple[str, ...] = ()
+    start_period_s: float = 0.0
+    health_path: str = "/"
+
+
+class LocalImage(msgspec.Struct, frozen=True, kw_only=True):
+    """Artifacts of a release on this host, verified."""
+
+    kernel: Path
+    initrd: Path
+    root_disk: Path
+    firmware: Path | None = None
+    models: tuple[Path, ...] = ()

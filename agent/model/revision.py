@@ -1,0 +1,124 @@
+"""Deployments and revisions: the named thing, and each numbered version of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from agent.model.clock import Instant
+from agent.model.ids import DeploymentName, EnclaveId
+from agent.model.resources import GUEST_HTTPS_PORT, Demand, Listen, Publish
+
+
+class Slot(StrEnum):
+    """The two places that a deployment may occupy on its host."""
+
+    BLUE = "blue"
+    GREEN = "green"
+
+    @property
+    def other(self) -> Slot:
+        return Slot.GREEN if self is Slot.BLUE else Slot.BLUE
+
+
+class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A release plus variables, secret versions and options. Immutable; no secret is in it.
+
+    `secrets` maps a name to the version that the enclave was given. `release_digest` is the
+    SHA-256 (hex) of the manifest's bytes: the same tag with other bytes is another release.
+    """
+
+    deployment: DeploymentName
+    number: int
+    repo: str
+    tag: str
+    release_digest: str
+    demand: Demand
+    listen: Listen
+    publish: tuple[Publish, ...] = ()
+    domain: str | None = None
+    variables: dict[str, str] = {}
+    secrets: dict[str, int] = {}
+    inbound_ports: tuple[int, ...] = ()
+    start_period_s: float = 0.0
+    container_names: tuple[str, ...] = ()
+    health_path: str = "/"
+    debug: bool = False
+    created_at: Instant
+
+    @property
+    def listeners(self) -> tuple[Publish, ...]:
+        """Every host listener with the guest port behind it, the HTTPS one first."""
+        return (Publish(listen=self.listen, guest_port=GUEST_HTTPS_PORT), *self.publish)
+
+    @property
+    def listen_claims(self) -> tuple[str, ...]:
+        """How its listeners are claimed: `ADDR:PORT`, whole, or `ADDR:PORT/DOMAIN`.
+
+        Only behind the HTTPS one is a name spoken, by which others could be told apart from it.
+        """
+        https = f"{self.listen}/{self.domain}" if self.domain else str(self.listen)
+        return (https, *(str(one.listen) for one in self.publish))
+
+    @property
+    def guest_ports(self) -> tuple[int, ...]:
+        """Every guest port that someone outside the guest speaks to, in a fixed order."""
+        wanted = {p.guest_port for p in self.listeners} | set(self.inbound_ports)
+        return tuple(sorted(wanted))
+
+
+class Wish(StrEnum):
+    """What the user last asked of the deployment as a whole."""
+
+    RUN = "run"
+    STOP = "stop"
+    DELETE = "delete"
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What went wrong, kept for the person who asks why."""
+
+    code: str
+    detail: str
+    step: str | None = None
+    probe: str | None = None
+    console_tail: str | None = None
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The durable decision of who takes new connections. enclave None: refuse at once."""
+
+    generation: int
+    enclave: EnclaveId | None
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The durable row of a deployment.
+
+    `route` is the decision that the data plane is reconciled to; `active_revision` the revision
+    that serves, or served last. `relaunches` are the moments of recent relaunches after an exit.
+    """
+
+    name: DeploymentName
+    wish: Wish
+    active_slot: Slot | None
+    active_revision: int | None
+    route: Route
+    last_revision: int
+    relaunches: tuple[Instant, ...] = ()
+    fault: Fault | None = None
+    created_at: Instant
+
+
+class DeploymentStatus(StrEnum):
+    """What a user sees of a deployment."""
+
+    DEPLOYING = "deploying"
+    RUNNING = "running"
+    UPDATING = "updating"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    WAITING_FOR_SECRETS = "waiting_for_secrets"
+    DELETING = "deleting"

@@ -1,0 +1,151 @@
+"""The envelopes around views, and problem details (RFC 9457)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from agent.model.event import Event
+from agent.wire.views import (
+    DeploymentView,
+    EnclaveView,
+    ReasonView,
+    UpdateView,
+)
+
+
+class _Answer(Struct, frozen=True, kw_only=True):
+    """Base of the answers."""
+
+
+class ProblemDetails(_Answer, frozen=True, kw_only=True):
+    """Why a request was not done. `code` is stable; `detail` is for the person."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    reasons: list[ReasonView] | UnsetType = UNSET
+    retry_after_s: float | UnsetType = UNSET
+    field: str | UnsetType = UNSET
+    oldest: int | UnsetType = UNSET
+
+
+class Deployments(_Answer, frozen=True, kw_only=True):
+    """Sorted by name."""
+
+    deployments: list[DeploymentView]
+
+
+class Deployed(_Answer, frozen=True, kw_only=True):
+    """A deployment as it is now, with the update that was admitted."""
+
+    deployment: DeploymentView | None
+    update: UpdateView
+
+
+class DeploymentAnswer(_Answer, frozen=True, kw_only=True):
+    """A deployment as it is now; null when nothing of it is left."""
+
+    deployment: DeploymentView | None
+
+
+class Updates(_Answer, frozen=True, kw_only=True):
+    """Newest first."""
+
+    updates: list[UpdateView]
+
+
+class Enclaves(_Answer, frozen=True, kw_only=True):
+    """Sorted by deployment, then slot."""
+
+    enclaves: list[EnclaveView]
+
+
+class Events(_Answer, frozen=True, kw_only=True):
+    """In order. `next` is the `after` of the page that follows."""
+
+    events: list[Event]
+    next: int
+
+
+class StaleSecrets(_Answer, frozen=True, kw_only=True):
+    """Names whose current version differs from the one given to the running enclave."""
+
+    stale_secrets: list[str]
+
+
+class Draining(_Answer, frozen=True, kw_only=True):
+    """Whether the host refuses new admissions."""
+
+    draining: bool
+
+
+class EpochReset(_Answer, frozen=True, kw_only=True):
+    """The highest epoch of a coordinator that was seen, and is forgotten now; 0: none was."""
+
+    forgotten: int
+
+
+class Image(_Answer, frozen=True, kw_only=True):
+    """An artifact of releases that is kept, by its content's name.
+
+    `needed`: by an enclave or by a revision that can be rolled back to; it is not removed.
+    """
+
+    key: str
+    bytes: int
+    used_at: dt.datetime
+    needed: bool
+
+
+class Images(_Answer, frozen=True, kw_only=True):
+    """The least recently used first."""
+
+    images: list[Image]
+
+
+class Lease(_Answer, frozen=True, kw_only=True):
+    """A promise of capacity until a time."""
+
+    id: str
+    strategy: str
+    gpus: list[str]
+    memory_mib: int
+    vcpus: int
+    tee_ids: int
+    address: str | None
+    expires_at: dt.datetime
+
+
+class AttestationCheck(_Answer, frozen=True, kw_only=True):
+    """One check of a verdict."""
+
+    code: str
+    passed: bool
+    detail: str
+
+
+class AttestationVerdict(_Answer, frozen=True, kw_only=True):
+    """What the evidence is worth."""
+
+    accepted: bool
+    checks: list[AttestationCheck]
+    simulated: bool
+
+
+class AttestationAnswer(_Answer, frozen=True, kw_only=True):
+    """Untouched evidence (null if the guest gave no JSON), and what it is worth.
+
+    `expected`: what it was held against, in hex. `spki_sha256`: of the TLS key that it binds.
+    """
+
+    evidence: Raw
+    verdict: AttestationVerdict
+    expected: dict[str, Any]
+    nonce: str
+    spki_sha256: str
+    observed_at: dt.datetime

@@ -1,0 +1,163 @@
+"""What the agent answers. Fields may be added, never change their meaning; null is not known.
+
+Clients ignore fields that they do not know, so that an older client reads a newer agent.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+from agent.model.enclave import EnclaveState
+from agent.model.reasons import DecidedStrategy, ReasonCode, Strategy
+from agent.model.revision import DeploymentStatus, Slot
+from agent.model.update import Step, UpdateStatus
+
+
+class _View(Struct, frozen=True, kw_only=True):
+    """Base of the views."""
+
+
+class ReasonView(_View, frozen=True, kw_only=True):
+    """One reason, with the numbers that made it."""
+
+    code: ReasonCode
+    detail: str
+    needed: int | UnsetType = UNSET
+    available: int | UnsetType = UNSET
+
+
+class EstimateView(_View, frozen=True, kw_only=True):
+    """Seconds, from this host's own history; samples 0 means a default."""
+
+    p50: float
+    p90: float
+    samples: int
+
+
+class DecisionView(_View, frozen=True, kw_only=True):
+    """What admission says."""
+
+    strategy: DecidedStrategy
+    gpus: list[str]
+    reasons: list[ReasonView]
+    retry_after_s: float | UnsetType = UNSET
+    downtime_estimate_s: EstimateView | UnsetType = UNSET
+
+
+class FaultView(_View, frozen=True, kw_only=True):
+    """What went wrong. `probe`: the last answer of the failing probe."""
+
+    code: str
+    detail: str
+    step: str | None
+    probe: str | None
+    console_tail: str | None
+
+
+class ProbeView(_View, frozen=True, kw_only=True):
+    """One probe: `passing` of the `needed` passes in a row, and its last answer."""
+
+    name: str
+    passing: int
+    needed: int
+    last: str | None
+
+
+class ProgressView(_View, frozen=True, kw_only=True):
+    """How far an update is. Not an event: it may change without a trace."""
+
+    boot_stages: dict[str, Any] | None
+    probes: list[ProbeView]
+    deadline_at: dt.datetime | None
+    percent: int | None
+
+
+class UpdateView(_View, frozen=True, kw_only=True):
+    """An update."""
+
+    id: str
+    deployment: str
+    status: UpdateStatus
+    strategy: Strategy
+    step: Step
+    revision: int
+    tag: str
+    from_revision: int | None
+    from_tag: str | None
+    reasons: list[ReasonView]
+    staging: bool
+    created_at: dt.datetime
+    started_at: dt.datetime | None
+    ready_at: dt.datetime | None
+    switched_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    downtime_s: float | None
+    reset_connections: int
+    error: FaultView | None
+    progress: ProgressView
+
+
+class PublishView(_View, frozen=True, kw_only=True):
+    """One more listener of the host."""
+
+    listen: str
+    guest_port: int
+
+
+class RollbackView(_View, frozen=True, kw_only=True):
+    """One older revision: `warm`, `cold`, `fetch` or `impossible`, with the reason."""
+
+    revision: int
+    tag: str
+    feasibility: str
+    reason: str | None
+
+
+class EnclaveView(_View, frozen=True, kw_only=True):
+    """One VM."""
+
+    id: str
+    deployment: str
+    slot: Slot
+    revision: int
+    state: EnclaveState
+    teardown: str | None = None
+    gpus: list[str]
+    memory_mib: int
+    vcpus: int
+    address: str
+    pid: int | None
+    unit: str | None
+    healthy: bool | None
+    attested: bool | None
+    simulated: bool
+    connections: int | None
+    started_at: dt.datetime | None
+    uptime_s: float | None
+    guest_metrics: dict[str, Any] | None
+
+
+class DeploymentView(_View, frozen=True, kw_only=True):
+    """A deployment. `update`: the running one, or the newest. `simulated`: an enclave of it is."""
+
+    name: str
+    status: DeploymentStatus
+    tag: str | None
+    revision: int | None
+    active_slot: Slot | None
+    listen: str | None
+    publish: list[PublishView]
+    domain: str | None
+    variables: dict[str, str]
+    secrets: list[str]
+    stale_secrets: list[str]
+    debug: bool
+    simulated: bool = False
+    rollback: list[RollbackView]
+    next_update: DecisionView
+    update: UpdateView | None
+    enclaves: list[EnclaveView]
+    error: FaultView | None
