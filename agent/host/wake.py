@@ -1,0 +1,35 @@
+"""A bell that many may ring and many may wait for, without ever missing a ring."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Wake:
+    """Counts rings. A waiter passes the count that it has seen, so that no ring is lost."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._event = asyncio.Event()
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    def ring(self) -> None:
+        """Wake every waiter."""
+        self._count += 1
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def beyond(self, seen: int, timeout_s: float | None = None) -> int:
+        """Wait until the count is above `seen` or the time is up; returns the count."""
+        if self._count > seen:
+            return self._count
+        event = self._event
+        try:
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+        except TimeoutError:
+            pass
+        return self._count

@@ -1,0 +1,173 @@
+"""What NVML says, asked of a process that may hang, crash, or be sent away at any time.
+
+Invariants: a look returns within its deadlines, whatever the driver does; at most one NVML process
+lives; inside `released` there is none, so that nothing of ours holds a GPU while it is unbound.
+The process lives only while the nvidia driver has a GPU: it sees no others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from agent.host.clock import Clock
+from agent.inventory.nvml.frames import Failed, Look, Looked, Open, Opened
+from agent.inventory.nvml.process import CHILD, NvmlEndedError, NvmlProcess, NvmlStuckError
+from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, NvmlLook, Trouble
+from agent.model.clock import Instant
+from agent.model.ids import Bdf
+
+_OPEN_S = 30.0  # the first use after boot may load firmware into every GPU
+_LOOK_S = 5.0
+_BACKOFF_S, _BACKOFF_AT_MOST_S = 5.0, 300.0
+
+NOTHING = NvmlLook()
+_SENT_AWAY = Trouble(code="nvml_released", detail="a GPU is being bound", expected=True)
+
+
+class NvmlProbe:
+    """Looks, one after another, by one task; `released` may be entered by many at once."""
+
+    def __init__(
+        self,
+        library: str,
+        clock: Clock,
+        *,
+        on_event: Callable[[NvmlEvent], None],
+        command: Sequence[str] = CHILD,
+        open_s: float = _OPEN_S,
+        look_s: float = _LOOK_S,
+    ) -> None:
+        self._argv = (*command, library)
+        self._clock = clock
+        self._on_event = on_event
+        self._open_s = open_s
+        self._look_s = look_s
+        self._lock = asyncio.Lock()
+        self._holds = 0
+        self._process: NvmlProcess | None = None
+        self._opened: Opened | None = None
+        self._asked_for: frozenset[Bdf] = frozenset()
+        self._failures = 0
+        self._not_before: Instant | None = None
+        self._trouble: Trouble | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if there is one."""
+        return self._process.pid if self._process else None
+
+    async def look(self, gpus: frozenset[Bdf]) -> NvmlLook:
+        """What NVML says now; `gpus` are those that the nvidia driver has.
+
+        Never raises for the driver's sake: what is wrong is in the look. After a failure the same
+        is said again without asking, until the backoff has passed.
+        """
+        async with self._lock:
+            if self._holds:
+                return NvmlLook(trouble=_SENT_AWAY)
+            try:
+                if not gpus:
+                    await self._drop()
+                    self._well()
+                    return NOTHING
+                if self._waits(gpus):
+                    return NvmlLook(trouble=self._trouble)
+                self._asked_for = gpus
+                return await self._ask_all()
+            except (NvmlEndedError, NvmlStuckError) as error:
+                trouble = Trouble(code=error.code, detail=str(error))
+            except TimeoutError:
+                trouble = Trouble(code="nvml_hung", detail="a call of the NVIDIA driver hangs")
+            except asyncio.CancelledError:
+                self._opened = None  # its answer would be taken for that of the next question
+                raise
+            return await self._failed(trouble)
+
+    def _waits(self, gpus: frozenset[Bdf]) -> bool:
+        """Whether it failed a moment ago, and would again: the driver has what it had then."""
+        if gpus != self._asked_for:
+            self._well()
+            self._opened = None
+        return self._not_before is not None and not self._clock.now().reached(self._not_before)
+
+    async def _ask_all(self) -> NvmlLook:
+        process, opened = await self._open()
+        if isinstance(opened, Failed):
+            return await self._failed(opened.trouble)
+        found: list[NvmlGpu] = []
+        for bdf in opened.gpus:
+            answer = await process.ask(Look(bdf=bdf), self._look_s)
+            if isinstance(answer, Looked):
+                found.append(answer.gpu)
+        self._well()
+        return NvmlLook(
+            gpus=tuple(found), driver_version=opened.driver_version, cc_mode=opened.cc_mode
+        )
+
+    async def _open(self) -> tuple[NvmlProcess, Opened | Failed]:
+        """The process that is there, or a new one: NVML never sees a GPU that came later."""
+        process, opened = self._process, self._opened
+        if process and opened and not process.ended:
+            return process, opened
+        await self._drop()
+        process = self._process = await NvmlProcess.start(self._argv, self._on_event)
+        if self._holds:  # while it was being started
+            process.kill()
+        answer = await process.ask(Open(), self._open_s)
+        if isinstance(answer, Opened):
+            self._opened = answer
+            return process, answer
+        if isinstance(answer, Failed):
+            return process, answer
+        raise NvmlEndedError("the NVML process answered another question")
+
+    def _well(self) -> None:
+        self._failures, self._not_before, self._trouble = 0, None, None
+
+    async def _failed(self, trouble: Trouble) -> NvmlLook:
+        if self._holds:
+            return NvmlLook(trouble=_SENT_AWAY)
+        try:
+            await self._drop()
+        except NvmlStuckError as error:
+            trouble = Trouble(code=error.code, detail=str(error))
+        wait_s = min(_BACKOFF_S * 2**self._failures, _BACKOFF_AT_MOST_S)
+        self._failures = min(self._failures + 1, 10)
+        self._not_before = self._clock.now().plus(wait_s)
+        self._trouble = trouble
+        return NvmlLook(trouble=trouble)
+
+    async def _drop(self) -> None:
+        """No process any more. Raises NvmlStuckError, and then keeps it to be waited for again."""
+        if self._process is None:
+            return
+        await self._process.close()
+        self._process, self._opened = None, None
+
+    @contextlib.asynccontextmanager
+    async def released(self) -> AsyncIterator[None]:
+        """Send NVML away: inside, its process has ended and none is started.
+
+        A look that is under way is cut off, also one that hangs. Raises NvmlStuckError if the
+        process does not end, before anything else was done: then no driver may be unbound.
+        """
+        self._holds += 1
+        try:
+            if self._process is not None:
+                self._process.kill()
+            async with self._lock:
+                await self._drop()
+            yield
+        finally:
+            self._holds -= 1
+
+    async def close(self) -> None:
+        """For good."""
+        self._holds += 1
+        if self._process is not None:
+            self._process.kill()
+        with contextlib.suppress(NvmlStuckError):
+            async with self._lock:
+                await self._drop()

@@ -1,0 +1,168 @@
+"""The work on one device, step by step: held by nobody, with vfio, reset, sound.
+
+Each step finds its work done, or does it; so a preparation that was interrupted anywhere is
+finished by doing all of it again. What is recorded, and when, is the workshop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from agent.host.attributes import AttributeWriteError, write_attribute
+from agent.host.commands import RunCommand, run_command
+from agent.inventory.preparation.binding import NO_GROUP, Binder
+from agent.inventory.preparation.errors import BindingError, GpuHeldError, UnqualifiedError
+from agent.inventory.preparation.functions import Function, Vitals, look, vitals
+from agent.inventory.preparation.holders import find_holders
+from agent.model.ids import Bdf
+
+_LOOK_EVERY_S = 0.2
+
+
+class Bench:
+    """`budget_s`: from a device's reset until it must be sound again.
+
+    `released_within_s`: how long a process that has ended may still show as a holder.
+    """
+
+    def __init__(
+        self,
+        sysfs_root: Path = Path("/sys"),
+        proc_root: Path = Path("/proc"),
+        *,
+        write_deadline_s: float = 20.0,
+        budget_s: float = 90.0,
+        released_within_s: float = 5.0,
+        look_every_s: float = _LOOK_EVERY_S,
+        run: RunCommand = run_command,
+    ) -> None:
+        self._root = sysfs_root
+        self._proc = proc_root
+        self._budget_s = budget_s
+        self._look_every_s = look_every_s
+        self._released_within_s = released_within_s
+        self._run = run
+        self._binder = Binder(sysfs_root, deadline_s=write_deadline_s, run=run)
+
+    async def is_with_vfio(self, bdf: Bdf) -> bool:
+        """Whether its whole group is."""
+        return await asyncio.to_thread(self._is_with_vfio, bdf)
+
+    def _is_with_vfio(self, bdf: Bdf) -> bool:
+        found = look(self._root, bdf)
+        mates = [look(self._root, mate) for mate in found.mates] if found else []
+        return bool(mates) and all(mate is not None and mate.is_ours for mate in mates)
+
+    async def mates(self, bdf: Bdf) -> tuple[Bdf, ...]:
+        """The functions that go with it, itself included; also of one that is not there."""
+        found = await asyncio.to_thread(look, self._root, bdf)
+        return found.mates if found else (bdf,)
+
+    async def prove_unheld(self, bdfs: Collection[Bdf]) -> None:
+        """That no process has them, or a mate of theirs, open. Raises GpuHeldError.
+
+        A QEMU that has just ended lets its descriptors go a moment later: that long it waits.
+        """
+        functions = [await self._find(bdf) for bdf in bdfs]
+        mates = {mate for one in functions for mate in one.mates}
+        several = [await self._find(bdf) for bdf in sorted(mates)]
+        until = asyncio.get_running_loop().time() + self._released_within_s
+        while holders := await asyncio.to_thread(find_holders, several, self._proc):
+            if asyncio.get_running_loop().time() >= until:
+                raise GpuHeldError(functions[0].bdf, holders)
+            await asyncio.sleep(self._look_every_s)
+
+    async def prove_usable(self, bdf: Bdf) -> None:
+        """That it is there, answers, and has an IOMMU group. Safe while a guest has it."""
+        one = await self._find(bdf)
+        if one.iommu_group is None:
+            raise BindingError(bdf, NO_GROUP)
+        if not (await asyncio.to_thread(vitals, one)).responds:
+            raise UnqualifiedError(bdf, "its configuration space reads all ones")
+
+    async def give_to_vfio(self, bdf: Bdf) -> None:
+        """With its whole group. Raises BindingError."""
+        await self._binder.to_vfio(await self._find(bdf))
+
+    async def give_to_host(self, bdf: Bdf) -> None:
+        """With its whole group. Raises BindingError."""
+        await self._binder.to_host(await self._find(bdf))
+
+    async def restore(
+        self,
+        devices: Sequence[Bdf],
+        dirty: Collection[Bdf],
+        was_reset: Callable[[Bdf], None],
+    ) -> list[BaseException]:
+        """Have them with vfio and sound; the dirty ones, and what the host had, are reset.
+
+        Groups side by side, the devices of a group one after another; each to its end, so that
+        what fails with one cuts no other off. Returns what failed.
+        """
+        of = {bdf: await self.mates(bdf) for bdf in devices}
+        groups = [[b for b in devices if of[b] == mates] for mates in dict.fromkeys(of.values())]
+
+        async def work(group: Sequence[Bdf]) -> None:
+            for bdf in group:
+                if await self._restore(bdf, dirty=bdf in dirty):
+                    was_reset(bdf)
+
+        ended = await asyncio.gather(*map(work, groups), return_exceptions=True)
+        return [error for error in ended if error is not None]
+
+    async def _restore(self, bdf: Bdf, *, dirty: bool) -> bool:
+        """Whether it was reset."""
+        was_ours = await self.is_with_vfio(bdf)
+        await self.give_to_vfio(bdf)
+        if was_ours and not dirty:
+            await self.prove_sound(bdf)
+            return False
+        await self.reset(bdf)  # the memory of what the host had is nobody's business
+        return True
+
+    async def reset(self, bdf: Bdf) -> None:
+        """By the method that the kernel prefers, then wait until it is sound. UnqualifiedError."""
+        one = await self._find(bdf)
+        path = one.path / "reset"
+        if not path.exists():
+            raise UnqualifiedError(bdf, "the kernel knows no way to reset it")
+        try:
+            await write_attribute(path, "1\n", deadline_s=self._budget_s, run=self._run)
+        except AttributeWriteError as error:
+            raise UnqualifiedError(bdf, "it cannot be reset") from error
+        await self.prove_sound(bdf)
+
+    async def prove_sound(self, bdf: Bdf) -> None:
+        """It answers and its link has all its lanes, within the budget. Raises UnqualifiedError.
+
+        The speed of the link is not asked for: an idle GPU lowers it, and no reset trains it anew.
+        """
+        one = await self._find(bdf)
+        seen: Vitals | None = None
+        try:
+            async with asyncio.timeout(self._budget_s):
+                while True:
+                    seen = await asyncio.to_thread(vitals, one)
+                    if _why_unsound(seen) is None:
+                        return
+                    await asyncio.sleep(self._look_every_s)
+        except TimeoutError as error:
+            why = _why_unsound(seen) if seen else "it cannot be read"
+            detail = f"{why}, {self._budget_s:g} s after its reset"
+            raise UnqualifiedError(bdf, detail) from error
+
+    async def _find(self, bdf: Bdf) -> Function:
+        found = await asyncio.to_thread(look, self._root, bdf)
+        if found is None:
+            raise BindingError(bdf, "is not on the bus")
+        return found
+
+
+def _why_unsound(seen: Vitals) -> str | None:
+    if not seen.responds:
+        return "its configuration space reads all ones"
+    if seen.width is None or seen.max_width is None or seen.width < seen.max_width:
+        return f"its link has {seen.width} of {seen.max_width} lanes"
+    return None

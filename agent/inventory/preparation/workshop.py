@@ -1,0 +1,279 @@
+r"""The workshop: the only one to work on GPUs, and the keeper of what is recorded of them.
+
+    clean --(an enclave has run on it)--> dirty --> busy --> clean
+      \--(bound, or brought to a mode)--> busy --/    \--(fails)--> dirty, perhaps quarantined
+
+Invariants: nothing is touched before `busy` is durable, in a transaction that has seen that nobody
+else owns the device (nor its board, where a mode is to change); it is `clean` only after
+everything was proven; a crash in between leaves it dirty. Work on one device is serial, on several
+concurrent. NVML is away and the holders were looked for before anything is unbound or reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from agent.errors import AgentError, describe
+from agent.host.clock import Clock
+from agent.host.wake import Wake
+from agent.inventory.preparation.bench import Bench
+from agent.inventory.preparation.errors import (
+    GpuQuarantinedError,
+    StuckError,
+    UnqualifiedError,
+)
+from agent.inventory.preparation.keeper import Keeper
+from agent.inventory.preparation.modes import DeviceModes, ModeTool
+from agent.inventory.preparation.records import (
+    Place,
+    begin,
+    count_launch,
+    finish,
+    give_up,
+    prove_owner,
+    recover,
+)
+from agent.model.gpu import CcMode
+from agent.model.ids import Bdf, EnclaveId
+from agent.model.preparation import GpuCondition
+from agent.store.port import Store
+
+_FAILED_LAUNCHES = 3  # in a row, before a GPU is suspected
+
+
+class Workshop:
+    """Implements `agent.updates.gpus.Preparation`.
+
+    `present`: the GPUs and switches that are there. `place_of`: what is known of the board of one;
+    None if it is not there. `quarantine`: take it out of use, with the reason. `released`: NVML is
+    away inside. `was_reset`: what a reset mends is mended.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        bench: Bench,
+        tool: ModeTool | None,
+        *,
+        present: Callable[[], Collection[Bdf]],
+        place_of: Callable[[Bdf], Place | None],
+        quarantine: Callable[[Bdf, str], Awaitable[None]],
+        released: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
+        was_reset: Callable[[Bdf], None] = lambda _: None,
+    ) -> None:
+        """`tool` None: modes are of no concern here (no confidential computing)."""
+        self._store = store
+        self._clock = clock
+        self._bench = bench
+        self._modes = None if tool is None else DeviceModes(tool, self._kinds)
+        self._place_of = place_of
+        self._quarantine = quarantine
+        self._released = released
+        self._was_reset = was_reset
+        self._locks: dict[Bdf, asyncio.Lock] = {}
+        self.changed = Wake()
+        self._keeper = Keeper(
+            store,
+            clock,
+            self.changed,
+            present=present,
+            place_of=place_of,
+            requalify=self.requalify,
+            modes_matter=tool is not None,
+        )
+
+    async def start(self) -> None:
+        """What was under way when the agent died is dirty."""
+        now = self._clock.now()
+        await self._store.transact(lambda tx: recover(tx, now))
+        await self._keeper.learn()
+
+    async def keep(self) -> None:
+        """Requalify whatever is dirty and nobody's, for ever; each device by itself."""
+        await self._keeper.keep()
+
+    def look_again(self) -> None:
+        """An enclave is gone: what it had is cleaned at once."""
+        self.changed.ring()
+
+    async def examine(self, devices: Sequence[Bdf]) -> None:
+        """See that these could be made ready, without touching them: another may run on them."""
+        for bdf in devices:
+            self._refuse_quarantined(bdf)
+            await self._bench.prove_usable(bdf)
+
+    async def make_ready(
+        self, enclave: EnclaveId, devices: Sequence[Bdf], mode: CcMode | None
+    ) -> None:
+        """Have these, which the enclave owns, clean, in that mode and with vfio.
+
+        Finds it done, or does it. Raises PreparationError, and then none of them is free to
+        others: they are dirty, and the enclave's for as long as it holds them.
+        """
+        board = self._board_to_switch(devices, mode)
+        async with self._at(devices):
+            if await self._is_ready(devices, mode):
+                return
+            await self._refuse_suspects(devices)
+            await self._work(devices, mode, owner=enclave, board=board)
+
+    async def set_aside(self, devices: Sequence[Bdf], reason: str) -> None:
+        """Quarantine these, once: something that cannot be ended may still reach them."""
+        for bdf in devices:
+            if not self._is_suspect(bdf):
+                await self._quarantine(bdf, reason)
+
+    async def requalify(self, bdf: Bdf) -> None:
+        """Make a device that nobody owns free again. Raises PreparationError."""
+        async with self._at([bdf]):
+            row = (await self._rows([bdf])).get(bdf)
+            if row is not None and not row.clean:  # nobody did it while this waited
+                await self._refuse_suspects([bdf])
+                await self._work([bdf], None, owner=None, board=())
+
+    async def _refuse_suspects(self, devices: Sequence[Bdf]) -> None:
+        """Those that several launches in a row failed on go into quarantine, and stay there."""
+        rows = await self._rows(devices)
+        suspects = [row for row in rows.values() if row.failed_launches >= _FAILED_LAUNCHES]
+        for row in suspects:
+            await self._quarantine(
+                row.bdf, f"{row.failed_launches} launches in a row failed with it"
+            )
+        if suspects:
+            names = [row.bdf for row in suspects]
+            await self._store.transact(lambda tx: count_launch(tx, names, failed=False))
+        for bdf in devices:
+            self._refuse_quarantined(bdf)
+
+    def _refuse_quarantined(self, bdf: Bdf) -> None:
+        if self._is_suspect(bdf):
+            raise GpuQuarantinedError(bdf, "is in quarantine; release it once it is mended")
+
+    @contextlib.asynccontextmanager
+    async def _at(self, devices: Collection[Bdf]) -> AsyncIterator[None]:
+        """One worker a group; several are taken in one order, so that none wait in a ring."""
+        mates = {mate for bdf in devices for mate in await self._bench.mates(bdf)}
+        async with contextlib.AsyncExitStack() as stack:
+            for bdf in sorted(mates):
+                await stack.enter_async_context(self._locks.setdefault(bdf, asyncio.Lock()))
+            yield
+
+    async def _is_ready(self, devices: Collection[Bdf], mode: CcMode | None) -> bool:
+        rows = await self._rows(devices)
+        done = [rows[bdf].clean for bdf in devices if bdf in rows]
+        right = (
+            self._modes is None
+            or mode is None
+            or all(bdf in rows and rows[bdf].mode is self._modes.own(bdf, mode) for bdf in devices)
+        )
+        if len(done) < len(devices) or not all(done) or not right:
+            return False
+        if any(self._asks_for_reset(bdf) for bdf in devices):
+            return False
+        return all([await self._bench.is_with_vfio(bdf) for bdf in devices])
+
+    async def _rows(self, devices: Collection[Bdf]) -> dict[Bdf, GpuCondition]:
+        rows = await self._store.read(lambda tx: tx.gpu_conditions())
+        return {row.bdf: row for row in rows if row.bdf in devices}
+
+    def _board_to_switch(self, devices: Sequence[Bdf], mode: CcMode | None) -> tuple[Bdf, ...]:
+        """Whatever is brought to another mode together with these."""
+        if self._modes is None or mode is None:
+            return ()
+        boards = [place.board for bdf in devices if (place := self._place_of(bdf))]
+        return tuple(sorted({bdf for board in boards for bdf in board} | set(devices)))
+
+    async def _work(
+        self,
+        devices: Sequence[Bdf],
+        mode: CcMode | None,
+        *,
+        owner: EnclaveId | None,
+        board: Sequence[Bdf],
+    ) -> None:
+        now = self._clock.now()
+        dirty = await self._store.transact(lambda tx: begin(tx, devices, owner, now))
+        dirty |= {bdf for bdf in devices if self._asks_for_reset(bdf)}
+        try:
+            async with self._released():
+                await self._bench.prove_unheld(devices)
+                await self._restore(devices, dirty)
+                modes = await self._settle_modes(devices, mode, board)
+        except AgentError as error:
+            await self._fail(devices, error)
+            raise
+        now = self._clock.now()
+        await self._store.transact(lambda tx: finish(tx, devices, modes, now))
+        self.changed.ring()
+
+    async def _restore(self, devices: Sequence[Bdf], dirty: Collection[Bdf]) -> None:
+        """All of them with vfio and sound, or the first error; each that is unsound is told."""
+        errors = await self._bench.restore(devices, dirty, self._was_reset)
+        for error in errors[1:]:  # of the first the caller takes care
+            if isinstance(error, UnqualifiedError | StuckError):
+                await self._quarantine(error.bdf, describe(error))
+        if errors:
+            raise errors[0]
+
+    async def _settle_modes(
+        self,
+        devices: Sequence[Bdf],
+        mode: CcMode | None,
+        board: Sequence[Bdf],
+    ) -> dict[Bdf, CcMode | None]:
+        """The mode of each, in force and pending; set for the whole board if one is another."""
+        if self._modes is None:
+            return dict.fromkeys(devices)
+        found = {bdf: await self._modes.settled(bdf) for bdf in devices}
+        if mode is None or all(one is self._modes.own(bdf, mode) for bdf, one in found.items()):
+            return found
+        others = [bdf for bdf in board if bdf not in devices and not self._is_suspect(bdf)]
+        # Before the locks: of two that each want the other's device, both are turned away here.
+        await self._store.read(lambda tx: prove_owner(tx, others, None))
+        async with self._at(others):
+            await self._switch(self._modes, devices, others, mode)
+        return {bdf: await self._modes.proven(bdf, mode) for bdf in devices}
+
+    async def _switch(
+        self, modes: DeviceModes, devices: Sequence[Bdf], others: Sequence[Bdf], mode: CcMode
+    ) -> None:
+        """Every device of the board, one after another; the others are free again after it."""
+        now = self._clock.now()
+        await self._store.transact(lambda tx: begin(tx, others, None, now))
+        try:
+            await self._bench.prove_unheld([*devices, *others])
+            for bdf in others:
+                await self._bench.give_to_vfio(bdf)
+            # The enclave's own come last: if this is interrupted, their mode shows that the
+            # board is not done, and all of it is done again.
+            for bdf in (*others, *devices):
+                await modes.bring_to(bdf, mode)
+                await self._bench.prove_sound(bdf)
+            found = {bdf: await modes.proven(bdf, mode) for bdf in others}
+        except AgentError as error:
+            await self._fail(others, error)
+            raise
+        await self._store.transact(lambda tx: finish(tx, others, found, self._clock.now()))
+
+    def _is_suspect(self, bdf: Bdf) -> bool:
+        place = self._place_of(bdf)
+        return place is not None and place.quarantined
+
+    def _asks_for_reset(self, bdf: Bdf) -> bool:
+        place = self._place_of(bdf)
+        return place is not None and place.asks_for_reset
+
+    def _kinds(self, bdf: Bdf) -> tuple[str, ...]:
+        place = self._place_of(bdf)
+        return place.mode_kinds if place else ("cc",)
+
+    async def _fail(self, devices: Sequence[Bdf], error: AgentError) -> None:
+        now, fault = self._clock.now(), describe(error)
+        await self._store.transact(lambda tx: give_up(tx, devices, fault, now))
+        if isinstance(error, UnqualifiedError | StuckError):
+            await self._quarantine(error.bdf, fault)
+        self.changed.ring()
