@@ -1,0 +1,182 @@
+"""Boards: which GPUs belong together, what may be done with each, and the groups that are legal.
+
+Pure values. Group sizes and modes are the board's: a Hopper HGX board gives single GPUs in mode
+`on`, or all eight with its NVSwitches in `ppcie`; a Blackwell HGX board one or eight in `on`, its
+switches outside; cards in slots are given singly. What a Hopper HGX board does with two or four
+confidential GPUs is undefined, so that no configuration makes them legal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
+
+import msgspec
+
+from agent.model.gpu import HOST, CcMode, Gpu, GpuState
+from agent.model.gpu_boards import HOPPER, GpuBoard, gpu_boards
+from agent.model.ids import Bdf
+from agent.model.pci import PciKind
+
+_FULL = 8  # GPUs of an HGX board
+_GOES_ALONG = frozenset({PciKind.AUDIO, PciKind.BRIDGE})  # functions that hinder no group
+_OURS = frozenset({PciKind.GPU, PciKind.SWITCH})
+
+
+class Condition(StrEnum):
+    """What may be done with a GPU, whoever holds it. A GPU that an enclave holds is `READY`."""
+
+    READY = "ready"
+    CLEANING = "cleaning"  # will be ready by itself
+    QUARANTINED = "quarantined"  # until a person lifts it
+    BUSY = "busy"  # the host uses it
+    BROKEN = "broken"  # absent, or not healthy
+
+    @property
+    def in_use(self) -> bool:
+        """Whether its board is not idle, even where nobody holds it."""
+        return self in (Condition.CLEANING, Condition.BUSY)
+
+
+class Seat(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU or NVSwitch of a board.
+
+    `mode`: in force now and after a reset; None if they differ or are not known. `bound_with`:
+    the GPUs and switches that share its IOMMU group, which can only go to the same enclave.
+    `viable`: it has an IOMMU group, and nothing in it is anybody else's.
+    """
+
+    bdf: Bdf
+    condition: Condition = Condition.READY
+    mode: CcMode | None = None
+    numa_node: int | None = None
+    viable: bool = True
+    bound_with: frozenset[Bdf] = frozenset()
+
+
+class Grouping(msgspec.Struct, frozen=True, kw_only=True):
+    """A legal number of GPUs, the mode that it needs, and whether the switches go with it."""
+
+    size: int
+    mode: CcMode
+    with_switches: bool = False
+
+
+class Board(msgspec.Struct, frozen=True, kw_only=True):
+    """GPUs that can be given out together. `one_mode`: the mode is set for all of them at once."""
+
+    seats: tuple[Seat, ...]
+    switches: tuple[Seat, ...] = ()
+    groupings: tuple[Grouping, ...] = ()
+    one_mode: bool = False
+
+
+def boards_of(
+    gpus: Iterable[Gpu], *, sizes: Collection[int] | None, confidential: bool
+) -> tuple[Board, ...]:
+    """The boards of a host, from its inventory.
+
+    `sizes`: the group sizes of the configuration, None for those that are legal anyway. All HGX
+    GPUs of one kind are one baseboard; of more than eight it is not known which belong together,
+    so that they are given singly. Without confidential computing the mode wanted is `off`, which
+    a GPU that tells no other is taken to be in: NVML does not tell what is pending.
+    """
+    found = []
+    for board in gpu_boards(gpus):
+        groupings = _groupings(board, confidential, sizes or ())
+        legal = [grouping for grouping in groupings if sizes is None or grouping.size in sizes]
+        found.append(
+            Board(
+                seats=tuple(_seat(gpu, confidential) for gpu in board.gpus),
+                switches=tuple(_seat(gpu, confidential) for gpu in board.switches),
+                groupings=tuple(legal),
+                one_mode=board.is_hgx,
+            )
+        )
+    return tuple(found)
+
+
+def _groupings(board: GpuBoard, confidential: bool, extra: Collection[int]) -> list[Grouping]:
+    hopper, present = board.architecture == HOPPER, len(board.gpus)
+    single = CcMode.ON if confidential else CcMode.OFF
+    found = [Grouping(size=1, mode=single)]
+    if board.is_hgx and present == _FULL:
+        together = CcMode.PPCIE if confidential and hopper else single
+        found.append(Grouping(size=_FULL, mode=together, with_switches=hopper))
+    if board.is_hgx_hopper and confidential:
+        return found
+    known = {grouping.size for grouping in found}
+    more = sorted({size for size in extra if 1 < size <= present} - known)
+    return found + [Grouping(size=size, mode=single) for size in more]
+
+
+_CONDITIONS = {
+    GpuState.FREE: Condition.READY,
+    GpuState.PREPARING: Condition.CLEANING,
+    GpuState.DIRTY: Condition.CLEANING,
+    GpuState.UNHEALTHY: Condition.BROKEN,
+    GpuState.QUARANTINED: Condition.QUARANTINED,
+    GpuState.ABSENT: Condition.BROKEN,
+}
+
+
+def _seat(gpu: Gpu, confidential: bool) -> Seat:
+    held = gpu.owner is not None and gpu.owner != HOST
+    in_use = Condition.READY if held else Condition.BUSY
+    modes = gpu.cc_mode
+    settled = modes.active if modes.active == modes.pending else None
+    told_on = {modes.active, modes.pending} - {None, CcMode.OFF}
+    others = [member for member in gpu.group if member.bdf != gpu.bdf]
+    return Seat(
+        bdf=gpu.bdf,
+        condition=_CONDITIONS.get(gpu.state, in_use),
+        mode=CcMode.OFF if not told_on and not confidential else settled,
+        numa_node=gpu.numa_node,
+        viable=gpu.iommu_group is not None
+        and all(member.kind in _GOES_ALONG | _OURS for member in others),
+        bound_with=frozenset(member.bdf for member in others if member.kind in _OURS),
+    )
+
+
+def as_recorded(
+    boards: tuple[Board, ...], unclean: Collection[Bdf], modes: Mapping[Bdf, CcMode | None]
+) -> tuple[Board, ...]:
+    """The boards as the store knows better than a look at the host that was a moment ago.
+
+    `unclean`: GPUs that nobody holds and that were not requalified since. `modes`: as last set.
+    """
+    if not unclean and not modes:
+        return boards
+
+    def known(seat: Seat) -> Seat:
+        seat = msgspec.structs.replace(seat, mode=modes.get(seat.bdf, seat.mode))
+        if seat.bdf in unclean and seat.condition is Condition.READY:
+            return msgspec.structs.replace(seat, condition=Condition.CLEANING)
+        return seat
+
+    return tuple(
+        msgspec.structs.replace(
+            board,
+            seats=tuple(map(known, board.seats)),
+            switches=tuple(map(known, board.switches)),
+        )
+        for board in boards
+    )
+
+
+def set_aside(boards: tuple[Board, ...], quarantined: Collection[Bdf]) -> tuple[Board, ...]:
+    """The boards with these out of use, even where an enclave still holds them."""
+
+    def judged(seat: Seat) -> Seat:
+        if seat.bdf not in quarantined:
+            return seat
+        return msgspec.structs.replace(seat, condition=Condition.QUARANTINED)
+
+    return tuple(
+        msgspec.structs.replace(
+            board,
+            seats=tuple(map(judged, board.seats)),
+            switches=tuple(map(judged, board.switches)),
+        )
+        for board in boards
+    )

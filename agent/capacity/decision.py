@@ -1,0 +1,265 @@
+"""The strategy decision: can this run here, and at what price. Pure; never waits for room.
+
+The rules in their order: a host or deployment that takes nothing now refuses; then a demand that
+this board can never meet; then whatever no strategy can mend (listeners, leases, the release
+itself). Of the strategies the first that fits: fresh where nothing of the deployment runs,
+blue_green where a second whole copy fits beside everything else, stop_then_start where it fits
+into what is free plus what the deployment's own enclaves hold. A shortage that passes by itself
+(GPUs being cleaned) is refused with a time to come back, since it must not become an outage.
+
+A strategy that was asked for by name is never replaced by another, nor is a lease of a whole copy
+spent on an outage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from agent.capacity.boards import Condition
+from agent.capacity.estimate import NO_DOWNTIME, estimate_downtime
+from agent.capacity.groups import legal_sizes, pick
+from agent.capacity.ledger import Room, room
+from agent.capacity.listeners import taken_listeners
+from agent.capacity.promise import insisted_strategy, lease_faults
+from agent.capacity.shortage import shortages
+from agent.capacity.supply import Admission, Grant, Holding, HostSupply, Question
+from agent.model.clock import Instant
+from agent.model.lease import Claim, Lease
+from agent.model.reasons import (
+    DecidedStrategy,
+    Decision,
+    DowntimeEstimate,
+    Reason,
+    ReasonCode,
+    Strategy,
+)
+from agent.model.resources import Demand
+
+_Reasons = list[Reason]
+
+
+class _Books(NamedTuple):
+    """What is free now, what would be without the deployment's own enclaves, and what to prefer.
+
+    Preferred are the things that the redeemed lease promised; `kept` is the address that the
+    deployment has.
+    """
+
+    beside: Room
+    instead: Room
+    promised: Lease | None
+    kept: str | None
+    downtime: DowntimeEstimate
+
+
+def decide(
+    question: Question,
+    supply: HostSupply,
+    *,
+    holdings: Sequence[Holding],
+    claims: Sequence[Claim],
+    leases: Sequence[Lease],
+    now: Instant,
+    history: Sequence[float] = (),
+) -> Admission:
+    """Choose the strategy, or refuse with every reason. Deterministic in its arguments.
+
+    `history`: downtimes of earlier stop_then_starts, in seconds, in any order.
+    """
+    for found in (
+        _closed(question, supply),
+        _impossible(question, supply),
+        [
+            *question.obstacles,
+            *lease_faults(question, leases, now),
+            *taken_listeners(question, supply, claims),
+        ],
+    ):
+        if found:
+            return _refuse(found)
+    mine = question.lease
+    addresses = {holding.enclave: holding.address for holding in holdings}
+    books = _Books(
+        beside=room(supply, holdings, leases, now, redeemed=mine),
+        instead=room(supply, holdings, leases, now, gone=question.own, redeemed=mine),
+        promised=next((lease for lease in leases if lease.id == mine), None),
+        kept=next((addresses[own] for own in question.own if addresses.get(own)), None),
+        downtime=estimate_downtime(history),
+    )
+    if not question.own:
+        return _fresh(question, supply, books)
+    return _update(question, supply, books)
+
+
+def _closed(question: Question, supply: HostSupply) -> _Reasons:
+    """Reasons that have nothing to do with what is asked for."""
+    found = []
+    if not supply.inventory_complete:
+        found.append(_reason(ReasonCode.INVENTORY_INCOMPLETE, "the host is still being surveyed"))
+    if supply.draining:
+        found.append(
+            _reason(ReasonCode.HOST_DRAINING, "the host takes no new work: it is drained")
+        )
+    if question.running_update:
+        found.append(
+            _reason(
+                ReasonCode.UPDATE_IN_PROGRESS, "another update of this deployment is under way"
+            )
+        )
+    return found
+
+
+def _impossible(question: Question, supply: HostSupply) -> _Reasons:
+    """Whether the demand is one that this board could meet at all, were it empty."""
+    wanted = question.demand
+    found = []
+    present, sizes = len(supply.gpus(*Condition)), legal_sizes(supply.boards)
+    if wanted.gpus and present and wanted.gpus not in sizes:
+        legal = ", ".join(str(size) for size in sorted(sizes)) or "none"
+        detail = f"{wanted.gpus} GPUs are no legal group here; legal sizes: {legal}"
+        found.append(_reason(ReasonCode.GPU_GROUP_ILLEGAL, detail))
+    if wanted.gpus > present:
+        found.append(
+            Reason(
+                code=ReasonCode.GPUS_INSUFFICIENT,
+                detail=f"{wanted.gpus} GPUs are needed and this host has {present}",
+                needed=wanted.gpus,
+                available=present,
+            )
+        )
+    if wanted.tee_ids and not supply.tee_ids:
+        found.append(
+            Reason(
+                code=ReasonCode.TEE_UNAVAILABLE,
+                detail="a TEE is needed and this host offers none",
+                needed=wanted.tee_ids,
+                available=0,
+            )
+        )
+    return found
+
+
+def _fresh(question: Question, supply: HostSupply, books: _Books) -> Admission:
+    """Nothing of it runs: whatever was insisted on, there is nothing to keep or to stop."""
+    short = shortages(question.demand, books.beside, supply)
+    if short:
+        return _refuse(short, _retry(short, supply))
+    return _admit_beside(DecidedStrategy.FRESH, question, supply, books)
+
+
+def _update(question: Question, supply: HostSupply, books: _Books) -> Admission:
+    """Something of it runs."""
+    insisted = insisted_strategy(question, books.promised)
+    if insisted is Strategy.FRESH:
+        detail = "fresh was asked for, but the deployment has an enclave here already"
+        return _refuse([_reason(ReasonCode.STRATEGY_UNAVAILABLE, detail)])
+    if insisted is Strategy.STOP_THEN_START:
+        return _stop_then_start(question, supply, books, [])
+    exclusive = _exclusive(question)
+    short = shortages(question.demand, books.beside, supply)
+    why_not = [*exclusive, *short]
+    if not why_not:
+        return _admit_beside(DecidedStrategy.BLUE_GREEN, question, supply, books)
+    passing = None if exclusive else _retry(short, supply)
+    if insisted is Strategy.BLUE_GREEN:
+        who = "asked for" if question.insisted else "promised by the lease"
+        detail = f"blue_green was {who}, and a second copy cannot run beside the first"
+        return _refuse([_reason(ReasonCode.STRATEGY_UNAVAILABLE, detail), *why_not], passing)
+    if passing is not None:
+        return _refuse(short, passing)
+    return _stop_then_start(question, supply, books, why_not)
+
+
+def _stop_then_start(
+    question: Question, supply: HostSupply, books: _Books, why_not_better: _Reasons
+) -> Admission:
+    short = shortages(question.demand, books.instead, supply)
+    if short:
+        return _refuse(short, _retry(short, supply))
+    if question.staging and question.insisted is not Strategy.STOP_THEN_START:
+        detail = (
+            "with staging the running enclave would be stopped while the update waits; "
+            "ask for stop_then_start by name to be asked before the stop"
+        )
+        reason = _reason(ReasonCode.STAGING_NEEDS_BLUE_GREEN, detail)
+        return _refuse([reason, *why_not_better])
+    grant = _grant(question.demand, supply, books.instead, books.kept, books.promised)
+    return _admit(
+        DecidedStrategy.STOP_THEN_START,
+        msgspec.structs.replace(grant, replaces=question.own),
+        why_not_better,
+        books.downtime,
+    )
+
+
+def _exclusive(question: Question) -> _Reasons:
+    volumes = question.demand.writable_volumes
+    if not volumes:
+        return []
+    detail = f"{volumes} writable volumes cannot be attached to two enclaves at once"
+    return [_reason(ReasonCode.VOLUME_EXCLUSIVE, detail)]
+
+
+def _retry(short: _Reasons, supply: HostSupply) -> float | None:
+    """When to come back, if nothing is short but GPUs that are being cleaned."""
+    if short and all(reason.code is ReasonCode.GPUS_DIRTY for reason in short):
+        return supply.cleaning_s
+    return None
+
+
+def _grant(
+    demand: Demand, supply: HostSupply, free: Room, kept: str | None, promised: Lease | None
+) -> Grant:
+    """The things themselves: what is kept or was promised if it is free, else the best."""
+    addresses = [kept, promised.address if promised else None, *free.addresses]
+    group = pick(
+        supply.boards,
+        demand.gpus,
+        free.taken,
+        supply.numa_distances,
+        preferred=promised.gpus if promised else (),
+    )
+    assert group is not None  # nothing was short
+    return Grant(
+        address=next((a for a in addresses if demand.addresses and a in free.addresses), None),
+        gpus=group.gpus,
+        switches=group.switches,
+        gpu_mode=group.mode,
+    )
+
+
+def _reason(code: ReasonCode, detail: str) -> Reason:
+    return Reason(code=code, detail=detail)
+
+
+def _admit_beside(
+    strategy: DecidedStrategy, question: Question, supply: HostSupply, books: _Books
+) -> Admission:
+    """Admit into what is free now, without any outage."""
+    grant = _grant(question.demand, supply, books.beside, None, books.promised)
+    return _admit(strategy, grant, [], NO_DOWNTIME)
+
+
+def _admit(
+    strategy: DecidedStrategy, grant: Grant, reasons: _Reasons, downtime: DowntimeEstimate
+) -> Admission:
+    decision = Decision(
+        strategy=strategy,
+        gpus=grant.gpus,
+        reasons=tuple(reasons),
+        downtime_estimate_s=downtime,
+    )
+    return Admission(decision=decision, grant=grant)
+
+
+def _refuse(reasons: _Reasons, retry_after_s: float | None = None) -> Admission:
+    decision = Decision(
+        strategy=DecidedStrategy.REFUSE,
+        reasons=tuple(reasons),
+        retry_after_s=retry_after_s,
+        downtime_estimate_s=NO_DOWNTIME,
+    )
+    return Admission(decision=decision, grant=None)
