@@ -1,0 +1,206 @@
+"""Releases behind an https URL: redirects few and to https only, every wait bounded, resumable.
+
+A download goes on where it stopped only if the server says that the file is the same (If-Range
+with a strong ETag or a date, RFC 9110 section 13.1.5); any other answer begins it again.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import AsyncIterator, Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager, contextmanager
+
+import aiohttp
+from yarl import URL
+
+from agent.releases.blocking import run
+from agent.releases.manifest import MAX_MANIFEST_BYTES
+from agent.releases.naming import manifest_path, signature_path
+from agent.releases.port import ReleaseError, ReleaseNotFoundError, ReleaseSourceError
+from agent.releases.signature import MAX_BUNDLE_BYTES
+from agent.releases.source import CHUNK, Found, Sink
+
+MAX_REDIRECTS = 5
+CONNECT_TIMEOUT_S = 10.0
+SILENCE_TIMEOUT_S = 30.0
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_ABSENT = frozenset({404, 410})
+# What servers say to HEAD when they mind the method, not the path.
+_HEAD_REFUSED = frozenset({400, 403, 405, 501})
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+
+
+class HttpsSource:
+    """Releases under a base URL. The session is made with the first request."""
+
+    def __init__(self, base: str, executor: Executor, tls: ssl.SSLContext | None = None) -> None:
+        url = URL(base)
+        if url.scheme != "https" or not url.host or url.user or url.query_string or url.fragment:
+            raise ReleaseSourceError(
+                "releases.source: must be an https URL without user, query and fragment"
+            )
+        self._base = url
+        self._executor = executor
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    async def manifest(self, repo: str, tag: str) -> bytes:
+        data = await self._small(manifest_path(repo, tag), MAX_MANIFEST_BYTES)
+        if data is None:
+            raise ReleaseNotFoundError(f"no release {repo} {tag} at {self._base}")
+        return data
+
+    async def signature(self, repo: str, tag: str) -> bytes | None:
+        return await self._small(signature_path(repo, tag), MAX_BUNDLE_BYTES)
+
+    async def _small(self, path: str, max_bytes: int) -> bytes | None:
+        async with self._request("GET", path) as response:
+            if response.status in _ABSENT:
+                return None
+            self._expect(response, path, 200)
+            data = bytearray()
+            async for chunk in response.content.iter_any():
+                data += chunk
+                if len(data) > max_bytes:
+                    raise ReleaseError(f"{path}: longer than {max_bytes} bytes")
+            return bytes(data)
+
+    async def find(self, paths: Iterable[str]) -> Found | None:
+        for path in paths:
+            found = await self._look(path)
+            if found is not None:
+                return found
+        return None
+
+    async def copy(self, found: Found, sink: Sink) -> None:
+        headers: dict[str, str] = {}
+        if sink.offset and sink.validator:
+            headers = {"Range": f"bytes={sink.offset}-", "If-Range": sink.validator}
+        async with self._request("GET", found.path, headers) as response:
+            if response.status == 206 and headers:
+                if _start_and_total(response)[0] != sink.offset:
+                    raise self._error(found.path, "answered with another range than asked for")
+            elif response.status == 416 and headers:
+                if _start_and_total(response)[1] == sink.offset:
+                    return  # all of it is here already
+                await run(self._executor, lambda _: sink.restart(None))
+                raise self._error(found.path, "is shorter than it was")
+            else:
+                self._expect(response, found.path, 200)
+                validator = _validator(response)
+                await run(self._executor, lambda _: sink.restart(validator))
+            await self._receive(response, sink)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _look(self, path: str) -> Found | None:
+        async with self._request("HEAD", path) as response:
+            if response.status in _ABSENT:
+                return None
+            if response.status not in _HEAD_REFUSED:
+                self._expect(response, path, 200)
+                return Found(path, response.content_length)
+        async with self._request("GET", path, {"Range": "bytes=0-0"}) as response:
+            if response.status in _ABSENT or response.status == 403:
+                return None  # some stores answer 403 for what does not exist
+            if response.status == 206:
+                return Found(path, _start_and_total(response)[1])
+            self._expect(response, path, 200)
+            return Found(path, response.content_length)
+
+    async def _receive(self, response: aiohttp.ClientResponse, sink: Sink) -> None:
+        """Write in big pieces; what came before a connection broke is kept."""
+        waiting = bytearray()
+
+        async def flush() -> None:
+            chunk = bytes(waiting)
+            waiting.clear()
+            await run(self._executor, lambda _: sink.write(chunk))
+
+        try:
+            async for chunk in response.content.iter_any():
+                waiting += chunk
+                if len(waiting) >= CHUNK:
+                    await flush()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            await flush()
+            raise
+        await flush()
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, headers: dict[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        url = self._base.joinpath(*path.split("/"))
+        session = self._opened()
+        for _ in range(MAX_REDIRECTS + 1):
+            with self._told(path):
+                async with session.request(
+                    method, url, headers=headers, allow_redirects=False
+                ) as response:
+                    if response.status not in _REDIRECTS:
+                        yield response
+                        return
+                    url = self._redirected(response, path)
+        raise self._error(path, f"was redirected more than {MAX_REDIRECTS} times")
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=4, ssl=self._tls or True),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S
+                ),
+                headers={"Accept-Encoding": "identity"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        return self._session
+
+    def _redirected(self, response: aiohttp.ClientResponse, path: str) -> URL:
+        try:
+            url = response.url.join(URL(response.headers.get("Location", "")))
+        except ValueError:
+            raise self._error(path, "was redirected to no URL") from None
+        if url.scheme != "https":
+            raise self._error(path, "was redirected to something else than https")
+        return url
+
+    @contextmanager
+    def _told(self, path: str) -> Iterator[None]:
+        """Tell what a connection suffers in the port's words; the cause stays attached."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise self._error(path, "did not answer in time") from error
+        except (aiohttp.ClientError, ssl.SSLError, OSError) as error:
+            raise self._error(path, "cannot be read") from error
+
+    def _expect(self, response: aiohttp.ClientResponse, path: str, status: int) -> None:
+        if response.status != status:
+            raise self._error(path, f"answered {response.status}")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise self._error(path, "came encoded, although that was not asked for")
+
+    def _error(self, path: str, what: str) -> ReleaseSourceError:
+        return ReleaseSourceError(f"{self._base}: {path} {what}")
+
+
+def _validator(response: aiohttp.ClientResponse) -> str | None:
+    tag = response.headers.get("ETag", "")
+    if tag and not tag.startswith("W/"):
+        return tag
+    return response.headers.get("Last-Modified")
+
+
+def _start_and_total(response: aiohttp.ClientResponse) -> tuple[int | None, int | None]:
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if match is None:
+        return None, None
+    return (int(match[1]) if match[1] else None), int(match[3])

@@ -1,0 +1,48 @@
+"""What is wrong with a Sigstore bundle, and the strict reading of its JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TypeVar
+
+import msgspec
+
+from agent.errors import AgentError
+
+T = TypeVar("T")
+
+
+class BundleError(AgentError):
+    """A bundle that is not believed. `code` is stable; `trusted_root`: the operator's file."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self._code = code
+
+    @property
+    def code(self) -> str:
+        return self._code
+
+
+def read_json(data: bytes, kind: type[T], what: str, *, code: str = "bundle_malformed") -> T:
+    """JSON in which no member stands twice, for two readers could see two things.
+
+    Raises BundleError.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_members)
+        return msgspec.convert(value, kind)
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise BundleError(code, f"{what} cannot be read: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what a library says."""
+    return (str(error).partition("\n")[0] or type(error).__name__)[:300]
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member is there twice")
+    return members
