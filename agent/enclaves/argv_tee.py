@@ -1,0 +1,151 @@
+"""The parts of a command line that differ by TEE: machine, processor, memory, guest object. Pure.
+
+Invariant: what is measured of a confidential guest (its processors, firmware, kernel, initrd,
+command line, the machine's devices and their addresses) depends on the release and the demand
+alone, never on the slot, the host's devices or its NUMA nodes: two enclaves of one revision have
+one measurement. QEMU gives virtio devices of a confidential guest `iommu_platform` by itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any, assert_never
+
+from agent.enclaves.spec import (
+    ConfidentialTee,
+    PlainTee,
+    QuoteService,
+    SevSnpTee,
+    SimulatedTee,
+    TdxTee,
+    UnixQuotes,
+    VmAccel,
+    VmSpec,
+    VsockQuotes,
+)
+from agent.model.measurement import SNP_CPU_MODEL
+
+# The fastest to boot of TCG's models, raised to x86-64-v2, which distributions' userlands need;
+# rdrand seeds the guest's generator at once, aes carries its TLS. ("max" boots 15 % slower.)
+TCG_CPU = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+lahf-lm,+rdrand,+aes,+pclmulqdq"
+SNP_POLICY = 0x30000  # SMT may be on (bit 16); bit 17 is reserved and must be one
+SNP_DEVICE = "/dev/sev"
+HOST_DATA = base64.b64encode(bytes(32)).decode()  # zero with firmware of the OVMF kind
+TDX_REGISTER = base64.b64encode(bytes(48)).decode()  # MRCONFIGID, MROWNER, MROWNERCONFIG: zero
+
+_GUEST, _MEMORY = "tee", "ram"
+_HOLE_MIB = 4096
+_EPYC_ADDRESS_MIB = 1 << 20  # QEMU's processor models have 40 address bits unless told otherwise
+IOMMUFD = "iommufd0"
+
+
+def machine(spec: VmSpec) -> str:
+    """Guest memory stays out of core dumps and out of page merging."""
+    plain = "q35,dump-guest-core=off,mem-merge=off"
+    if not isinstance(spec.tee, ConfidentialTee):
+        return plain
+    guest = f"confidential-guest-support={_GUEST},memory-backend={_MEMORY}"
+    return f"{plain},kernel-irqchip=split,{guest}"
+
+
+def cpu(spec: VmSpec) -> str:
+    match spec.tee:
+        case SevSnpTee():
+            return _epyc(spec)
+        case TdxTee():
+            return "host"
+        case PlainTee() | SimulatedTee():
+            return _plain_cpu(spec.accel)
+    assert_never(spec.tee)
+
+
+def _plain_cpu(accel: VmAccel) -> str:
+    match accel:
+        case VmAccel.KVM:
+            return "host"
+        case VmAccel.TCG:
+            return TCG_CPU
+    assert_never(accel)
+
+
+def _epyc(spec: VmSpec) -> str:
+    """Only its signature is measured: the width of its addresses may follow what must fit."""
+    window = (
+        spec.mmio_window_mib or 0
+    )  # aligned to its size, above memory and the hole below 4 GiB
+    fits = _HOLE_MIB + spec.memory_mib + 2 * window <= _EPYC_ADDRESS_MIB
+    return SNP_CPU_MODEL if fits else f"{SNP_CPU_MODEL},host-phys-bits=on"
+
+
+def memory(spec: VmSpec) -> Iterator[str]:
+    """The backend of a confidential guest's memory, preferred of its node (a full one is none)."""
+    match spec.tee:
+        case SevSnpTee():
+            kind: dict[str, Any] = {"qom-type": "memory-backend-memfd", "share": True}
+        case TdxTee():
+            kind = {"qom-type": "memory-backend-ram"}
+        case PlainTee() | SimulatedTee():
+            return
+        case _:
+            assert_never(spec.tee)
+    backend = kind | {"id": _MEMORY, "size": spec.memory_mib << 20, "prealloc": False}
+    backend |= {"dump": False, "merge": False}
+    if spec.numa_node is not None:
+        backend |= {"host-nodes": [spec.numa_node], "policy": "preferred"}
+    yield from ("-object", _json(backend))
+
+
+def guest(spec: VmSpec) -> Iterator[str]:
+    """The object that makes the guest a confidential one."""
+    match spec.tee:
+        case SevSnpTee(cbitpos, reduced_phys_bits):
+            snp = {
+                "qom-type": "sev-snp-guest",
+                "id": _GUEST,
+                "sev-device": SNP_DEVICE,
+                "cbitpos": cbitpos,
+                "reduced-phys-bits": reduced_phys_bits,
+                "policy": SNP_POLICY,
+                "kernel-hashes": True,
+                "host-data": HOST_DATA,
+            }
+            yield from ("-object", _json(snp))
+        case TdxTee(quotes):
+            tdx = {
+                "qom-type": "tdx-guest",
+                "id": _GUEST,
+                "sept-ve-disable": True,
+                "mrconfigid": TDX_REGISTER,
+                "mrowner": TDX_REGISTER,
+                "mrownerconfig": TDX_REGISTER,
+                "quote-generation-socket": _quotes(quotes),
+            }
+            yield from ("-object", _json(tdx))
+        case PlainTee() | SimulatedTee():
+            return
+        case _:
+            assert_never(spec.tee)
+
+
+def _quotes(service: QuoteService) -> dict[str, str]:
+    match service:
+        case VsockQuotes(cid, port):
+            return {"type": "vsock", "cid": str(cid), "port": str(port)}
+        case UnixQuotes(path):
+            return {"type": "unix", "path": str(path)}
+    assert_never(service)
+
+
+def passthrough(spec: VmSpec) -> Iterator[str]:
+    """What devices of the host need besides themselves: iommufd, and a window for their BARs."""
+    if spec.iommufd and (spec.gpus or spec.switches):
+        yield from ("-object", _json({"qom-type": "iommufd", "id": IOMMUFD}))
+    if spec.mmio_window_mib is not None:
+        window = f"name=opt/ovmf/X-PciMmio64Mb,string={spec.mmio_window_mib}"
+        yield from ("-fw_cfg", window)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))

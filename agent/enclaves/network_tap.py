@@ -1,0 +1,287 @@
+"""A tap link for each guest on one bridge; the bridge has the guests' gateway address.
+
+No guest reaches another: every port of the bridge is isolated. None can take over another's
+address towards the host either: the host's neighbour entries and the bridge's forwarding entries
+are permanent, made from the address that the agent gave, and nothing is learned from what a guest
+sends. There is no IPv6 on bridge and taps. What guests may open towards the host or the world is
+the data plane's to say; a forged source address is not stopped here.
+
+Invariant: what is ours is told by marks that the kernel keeps, never by name alone: the bridge by
+its hardware address, given in the very call that creates it; a tap by its alias. A tap of ours
+without alias is one whose attaching was cut short; only its own enclave's attach or detach, which
+know its name, take it up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import ipaddress
+import re
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+
+from agent.enclaves.links import Link, Links, turn_ipv6_off
+from agent.enclaves.network import GuestAddress, NetworkError, mac_of, parse_subnet
+from agent.enclaves.spec import TapNic
+from agent.host.commands import CommandError, RunCommand, run_command
+from agent.model.enclave import Endpoint
+from agent.model.ids import EnclaveId
+
+_PREFIX = "enc-"
+_TAP = re.compile(_PREFIX + r"[a-z2-7]{8}")
+_BRIDGE = re.compile(r"[a-z0-9][a-z0-9_-]{0,14}")
+_PORT = "type bridge_slave isolated on learning off flood off mcast_flood off"
+_QUEUE_PACKETS = 1000
+
+
+class TapNetwork:
+    """One bridge. `instance` tells the bridges of several agents on one host apart."""
+
+    kind = "tap"
+
+    def __init__(
+        self,
+        bridge: str,
+        subnet: str,
+        *,
+        instance: str,
+        run: RunCommand = run_command,
+    ) -> None:
+        """The gateway is the subnet's first address. Raises NetworkError.
+
+        Only root may open the taps: QEMU is given its own, open.
+        """
+        if not _BRIDGE.fullmatch(bridge):
+            raise NetworkError(f"network.bridge: {bridge!r} cannot be the name of a link")
+        self._bridge = bridge
+        self._subnet = parse_subnet("network.subnet", subnet)
+        self._gateway = str(self._subnet[1])
+        digest = hashlib.sha256(instance.encode()).digest()
+        self._mark = f"enclave-agent {digest.hex()[:8]}"
+        self._mac = ":".join(f"{byte:02x}" for byte in b"\x02\x01" + digest[:4])
+        self._links = Links(run)
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Also brings taps of ours that lost their bridge back onto it."""
+        async with self._lock:
+            await self._start(await self._links.links())
+
+    async def attach(
+        self, enclave_id: EnclaveId, address: str, guest_ports: Sequence[int]
+    ) -> TapNic:
+        name = _tap_name(enclave_id)
+        async with self._lock:
+            links = await self._links.links()
+            if self._bridge not in links:
+                await self._start(links)
+            elif not self._is_our_bridge(links[self._bridge]):
+                raise self._foreign_bridge()
+            there = links.get(name)
+            if there is not None and not self._is_or_may_be_ours(there):
+                raise NetworkError(f"a link {name} is there that this agent did not make")
+            if there is not None and not self._serves(there, address):
+                await self._remove_tap(there, links)
+                there = None
+            if there is None:
+                await self._add_tap(name, address)
+            await self._join(name, address)
+        return TapNic(name, mac_of(address))
+
+    async def detach(self, enclave_id: EnclaveId) -> None:
+        async with self._lock:
+            links = await self._links.links()
+            tap = links.get(_tap_name(enclave_id))
+            if tap is not None and self._is_or_may_be_ours(tap):
+                await self._remove_tap(tap, links)
+
+    async def list_attached(self) -> set[EnclaveId]:
+        links = await self._links.links()
+        return {EnclaveId(tap.ifname.removeprefix(_PREFIX)) for tap in self._our_taps(links)}
+
+    def endpoint(self, address: str, guest_port: int, guest_ports: Sequence[int]) -> Endpoint:
+        if guest_port not in guest_ports:
+            raise KeyError(guest_port)
+        return Endpoint(address=address, port=guest_port)
+
+    def guest_address(self, address: str) -> GuestAddress:
+        return GuestAddress(f"{address}/{self._subnet.prefixlen}", self._gateway)
+
+    def addresses(self) -> list[str]:
+        return self._addresses
+
+    @cached_property
+    def _addresses(self) -> list[str]:
+        """Made once: a /16 has 65000, and they are asked for every few seconds."""
+        return [str(host) for host in self._subnet.hosts()][1:]
+
+    async def restore(self) -> None:
+        async with self._lock:
+            links = await self._links.links()
+            for tap in self._our_taps(links):
+                await self._remove_tap(tap, links)
+            bridge = links.get(self._bridge)
+            if bridge is not None and self._is_our_bridge(bridge):
+                await self._links.change([f"link delete dev {self._bridge}"])
+
+    async def _start(self, links: dict[str, Link]) -> None:
+        bridge = links.get(self._bridge)
+        if bridge is not None and not self._is_our_bridge(bridge):
+            raise self._foreign_bridge()
+        await self._refuse_overlap()
+        if bridge is None:
+            await self._links.change([f"link add name {self._bridge} {self._bridge_words()}"])
+        try:
+            await self._set_up_bridge(links)
+            for tap in self._our_taps(links):
+                address = self._address_of(tap)
+                if tap.master is None and address is not None:
+                    await self._join(tap.ifname, address)
+        except BaseException:
+            if bridge is None:
+                with contextlib.suppress(NetworkError):
+                    await self._links.change([f"link delete dev {self._bridge}"])
+            raise
+
+    def _bridge_words(self) -> str:
+        return f"address {self._mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+
+    async def _set_up_bridge(self, links: dict[str, Link]) -> None:
+        turn_ipv6_off(self._bridge)
+        ours = f"{self._gateway}/{self._subnet.prefixlen}"
+        others = [a for a in await self._links.ipv4_of(self._bridge) if a != ours]
+        if others and self._our_taps(links):
+            raise NetworkError(
+                f"network.subnet: bridge {self._bridge} still serves enclaves of {others[0]}: "
+                f"stop them before the subnet becomes {self._subnet}"
+            )
+        await self._links.change(
+            [
+                *(f"address delete {other} dev {self._bridge}" for other in others),
+                f'link set dev {self._bridge} alias "{self._mark}"',
+                f"address replace {ours} broadcast + dev {self._bridge}",
+                f"link set dev {self._bridge} up",
+            ]
+        )
+
+    async def _refuse_overlap(self) -> None:
+        """A route to half of the world or more is a default route in disguise."""
+        for route in await self._links.routes():
+            network = route.network
+            if route.dev == self._bridge or network.prefixlen <= 1:
+                continue
+            if network.overlaps(self._subnet):
+                where = f" on {route.dev}" if route.dev else ""
+                raise NetworkError(
+                    f"network.subnet {self._subnet} overlaps {network}{where}, which this host "
+                    f"already routes: choose another network.subnet"
+                )
+
+    async def _add_tap(self, name: str, address: str) -> None:
+        await self._links.change(
+            [
+                f"tuntap add dev {name} mode tap",
+                f'link set dev {name} alias "{self._mark} {address}"',
+            ]
+        )
+        turn_ipv6_off(name)
+
+    async def _join(self, name: str, address: str) -> None:
+        """Put a tap onto the bridge, closed to everything but its own address's frames."""
+        mac = mac_of(address)
+        await self._links.change(
+            [
+                f"link set dev {name} txqueuelen {_QUEUE_PACKETS} master {self._bridge}",
+                f"link set dev {name} {_PORT}",
+                f"neighbour replace {address} lladdr {mac} dev {self._bridge} nud permanent",
+            ]
+        )
+        await self._links.change([f"fdb replace {mac} dev {name} master static"], tool="bridge")
+        await self._links.change([f"link set dev {name} up"])
+
+    async def _remove_tap(self, tap: Link, links: dict[str, Link]) -> None:
+        """The neighbour entry first: what names it, the tap's alias, goes last.
+
+        It may not be there, and `ip` ends at a line that fails: so it is made, then deleted.
+        """
+        address = self._address_of(tap)
+        lines = [f"link delete dev {tap.ifname}"]
+        if address is not None and self._bridge in links:
+            entry = f"{address} dev {self._bridge}"
+            lines = [
+                f"neighbour replace {entry} lladdr {mac_of(address)} nud permanent",
+                f"neighbour delete {entry}",
+                *lines,
+            ]
+        await self._links.change(lines)
+
+    def _our_taps(self, links: dict[str, Link]) -> list[Link]:
+        return [
+            link
+            for name, link in sorted(links.items())
+            if _TAP.fullmatch(name) and link.is_tap and self._is_marked(link)
+        ]
+
+    def _is_our_bridge(self, link: Link) -> bool:
+        return link.is_bridge and link.address == self._mac
+
+    def _is_marked(self, tap: Link) -> bool:
+        return tap.ifalias is not None and tap.ifalias.startswith(f"{self._mark} ")
+
+    def _is_or_may_be_ours(self, link: Link) -> bool:
+        return link.is_tap and (link.ifalias is None or self._is_marked(link))
+
+    def _serves(self, tap: Link, address: str) -> bool:
+        return tap.owner_uid is None and tap.ifalias == f"{self._mark} {address}"
+
+    def _address_of(self, tap: Link) -> str | None:
+        if not self._is_marked(tap):
+            return None
+        address = (tap.ifalias or "").rpartition(" ")[2]
+        try:
+            return str(ipaddress.IPv4Address(address))
+        except ValueError:
+            return None
+
+    def _foreign_bridge(self) -> NetworkError:
+        return NetworkError(
+            f"network.bridge: a link {self._bridge} is there that this agent did not make: choose "
+            f"another network.bridge, or remove it with `ip link delete {self._bridge}`"
+        )
+
+
+def _tap_name(enclave_id: EnclaveId) -> str:
+    name = f"{_PREFIX}{enclave_id}"
+    if not _TAP.fullmatch(name):
+        raise NetworkError(f"{enclave_id!r} is not an enclave's id")
+    return name
+
+
+async def probe_tap(
+    run: RunCommand = run_command,
+    scratch: Sequence[str] = ("unshare", "--net", "--"),
+) -> str | None:
+    """Why this host cannot have a tap network, or None.
+
+    Bridge and tap are made in a network namespace that ends with the tool: nothing of the host
+    is touched. `scratch`, put before a command, has it run in one.
+    """
+    if shutil.which("bridge") is None:
+        return "the tool `bridge` (package iproute2) is not installed"
+    lines = (
+        "link add name probe type bridge",
+        "tuntap add dev probe-tap mode tap",
+        "link set dev probe-tap master probe",
+        f"link set dev probe-tap {_PORT}",
+    )
+    script = "".join(f"{line}\n" for line in lines).encode()
+    try:
+        done = await run([*scratch, "ip", "-batch", "-"], stdin=script)
+    except CommandError as error:
+        return str(error)
+    if done.status != 0:
+        return f"no bridge with a tap can be made: {done.complaint}"
+    return None

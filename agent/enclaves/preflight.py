@@ -1,0 +1,163 @@
+"""What must hold on the host before a confidential enclave is launched, each with its mend. Pure.
+
+Invariant: everything that is wrong is told at once, before anything is stopped or booted; what is
+not known counts as wrong, since a launch that fails costs an outage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from agent.config import Tee
+from agent.errors import AgentError
+from agent.model.gpu import Gpu
+from agent.model.ids import Bdf
+from agent.model.inventory import HostInventory
+from agent.model.pci import PciKind
+
+OVERHEAD_MIB = 512  # of QEMU itself beside its guest's memory
+_GOES_ALONG = frozenset({PciKind.GPU, PciKind.SWITCH, PciKind.AUDIO, PciKind.BRIDGE})
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """One thing that is wrong, and what mends it."""
+
+    code: str
+    detail: str
+    mend: str
+
+
+class PreflightError(AgentError):
+    """The host is not ready for a launch. Its code is the first lack's."""
+
+    def __init__(self, lacks: Sequence[Lack]) -> None:
+        super().__init__("; ".join(f"{one.detail} ({one.mend})" for one in lacks))
+        self.lacks = tuple(lacks)
+
+    @property
+    def code(self) -> str:
+        return self.lacks[0].code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a launch takes. `inherits`: memory and TEE id are another's until that is stopped.
+
+    `prepared`: its devices should be prepared by now.
+    """
+
+    tee: Tee
+    memory_mib: int
+    devices: tuple[Bdf, ...] = ()
+    inherits: bool = False
+    prepared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What the host has now. `devices`: those needed, as far as they are there.
+
+    `quotes_fault`, `firmware_fault`: why a trust domain could not be quoted, or there is no
+    firmware; None if all is well. `unable`: what QEMU cannot do.
+    """
+
+    host: HostInventory
+    reserve_mib: int
+    devices: dict[Bdf, Gpu] = field(default_factory=dict)
+    unable: tuple[str, ...] = ()
+    memory_lockable: bool = True
+    quotes_fault: str | None = None
+    firmware_fault: str | None = None
+
+
+def lacks_of(need: Need, ground: Ground) -> list[Lack]:
+    """Everything that keeps this launch from being made."""
+    return [
+        *_tee(need, ground.host),
+        *_qemu(ground),
+        *_firmware(ground),
+        *([] if need.inherits else [*_tee_id(need, ground.host), *_memory(need, ground)]),
+        *_devices(need, ground),
+        *_quotes(ground),
+    ]
+
+
+def _tee(need: Need, host: HostInventory) -> Iterator[Lack]:
+    code = "tee_unavailable"
+    if not host.kvm:
+        yield Lack(code, "/dev/kvm is not there", "enable virtualisation and load KVM's module")
+    if need.tee is Tee.SEV_SNP:
+        if host.sev_snp is not True:
+            mend = "enable SEV-SNP in the firmware, and boot with kvm_amd.sev_snp=1"
+            yield Lack(code, "SEV-SNP is not on in this kernel", mend)
+        if not host.sev:
+            yield Lack(code, "/dev/sev is not there", "modprobe ccp; see the kernel's log")
+    if need.tee is Tee.TDX and host.tdx is not True:
+        mend = "enable TDX in the firmware, and boot with kvm_intel.tdx=1"
+        yield Lack(code, "TDX is not on in this kernel", mend)
+
+
+def _qemu(ground: Ground) -> Iterator[Lack]:
+    for one in ground.unable:
+        yield Lack("qemu_unfit", f"QEMU: {one}", "install a newer QEMU, or set qemu.binary")
+
+
+def _firmware(ground: Ground) -> Iterator[Lack]:
+    if ground.firmware_fault is not None:
+        mend = "put it there; docs/hardware.md says which"
+        yield Lack("firmware_missing", ground.firmware_fault, mend)
+
+
+def _tee_id(need: Need, host: HostInventory) -> Iterator[Lack]:
+    ids = next((one for one in host.tee_ids if one.kind == need.tee), None)
+    if ids is None or ids.total is None or ids.used is None:
+        mend = "the kernel's misc controller must be on, at the root of the control groups"
+        yield Lack("tee_ids_exhausted", f"how many ids of {need.tee} are free is not known", mend)
+    elif ids.used >= ids.total:
+        detail = f"all {ids.total} ids of {need.tee} are in use"
+        yield Lack(
+            "tee_ids_exhausted", detail, "stop an enclave, or give more ids in the firmware"
+        )
+
+
+def _memory(need: Need, ground: Ground) -> Iterator[Lack]:
+    available = ground.host.mem_available_mib
+    needed = need.memory_mib + OVERHEAD_MIB + ground.reserve_mib
+    if available is None or available < needed:
+        has = "not known" if available is None else f"{available} MiB"
+        detail = f"{needed} MiB are needed with the reserve, available: {has}"
+        yield Lack("memory_insufficient", detail, "stop something, or lower reserve.memory_mib")
+
+
+def _devices(need: Need, ground: Ground) -> Iterator[Lack]:
+    if not need.devices:
+        return
+    if not ground.host.iommufd:
+        yield Lack("iommufd_missing", "/dev/iommu is not there", "modprobe iommufd")
+    if not ground.memory_lockable:
+        mend = "set LimitMEMLOCK=infinity for it (ulimit -l unlimited)"
+        yield Lack("memory_not_lockable", "QEMU may not lock a guest's memory", mend)
+    for bdf in need.devices:
+        yield from _device(bdf, ground.devices.get(bdf), prepared=need.prepared)
+
+
+def _device(bdf: Bdf, device: Gpu | None, *, prepared: bool) -> Iterator[Lack]:
+    if device is None:
+        yield Lack("gpu_unknown", f"{bdf} is not on the bus", "reseat it, or reboot the host")
+        return
+    others = sorted(one.bdf for one in device.group if one.kind not in _GOES_ALONG)
+    if device.iommu_group is None or others:
+        with_whom = f" shares its IOMMU group with {', '.join(others)}" if others else " has none"
+        mend = "boot with intel_iommu=on or amd_iommu=on, ACS on"
+        yield Lack("iommu_group_not_viable", f"{bdf}{with_whom}", mend)
+    if prepared and (device.driver != "vfio-pci" or device.vfio_device is None):
+        mend = f"see `enclave-agent gpus`; it is at {device.driver or 'no driver'}"
+        yield Lack("gpus_dirty", f"{bdf} is not prepared", mend)
+
+
+def _quotes(ground: Ground) -> Iterator[Lack]:
+    if ground.quotes_fault is not None:
+        mend = "start the quote generation service (qgsd), or set qemu.quote_service"
+        yield Lack("quotes_unreachable", ground.quotes_fault, mend)

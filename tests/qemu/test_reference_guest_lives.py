@@ -1,0 +1,102 @@
+"""The reference guest, launched, served by, lost and ended through a fleet of real VMs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.enclaves.fleet import Fleet
+from agent.enclaves.port import ABSENT, VmPhase
+from agent.model.enclave import Enclave
+from tests.fakes.doomed_agent import launch_and_die
+from tests.fakes.vms import (
+    get_json,
+    lone_fleet,
+    order,
+    processes_of,
+    reference_image,
+    row,
+    until,
+    until_printed,
+)
+
+pytestmark = [pytest.mark.qemu, pytest.mark.slow]
+
+
+async def test_it_boots_and_serves_without_an_agent_and_powers_off_when_the_next_one_asks(
+    short_dir: Path,
+) -> None:
+    vm = row("guestaa2", memory_mib=256)
+    wanted = order(reference_image(), variables={"REGION": "north"}, secret="correct-horse")
+    launch_and_die(short_dir, vm, wanted, "started")
+    async with lone_fleet(short_dir, adopting=False) as fleet:
+        answer = await first_answer(fleet, vm)
+        assert (answer["version"], answer["id"]) == ("v1.1.0", vm.id)
+        assert answer["env"] == {"REGION": "north"}
+        assert answer["secrets"] == {"API_KEY": hashlib.sha256(b"correct-horse").hexdigest()}
+
+        await fleet.adopt([vm])
+        assert fleet.view(vm.id).phase is VmPhase.RUNNING
+        await fleet.stop(vm, grace_s=30)
+        assert fleet.view(vm.id) == ABSENT
+        assert processes_of(vm.launch_uuid) == []
+        console = fleet.console_tail(vm.id, 1 << 20)
+        assert b"boot complete" in console
+        assert b"powering off: power button" in console
+        assert b"correct-horse" not in console
+
+
+async def first_answer(fleet: Fleet, vm: Enclave) -> Any:
+    """The first answer of the workload; the test's own timeout ends the waiting."""
+    while True:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(2):
+                answer = await get_json(fleet, vm, "/")
+                if "error" not in answer:
+                    return answer
+        await asyncio.sleep(0.05)
+
+
+async def test_its_panic_is_seen_with_its_last_words(short_dir: Path) -> None:
+    vm = row("guestaa2", memory_mib=256)
+    wanted = order(reference_image(), variables={"GUEST_PANIC_AFTER_S": "0.5"})
+    async with lone_fleet(short_dir) as fleet:
+        await fleet.launch(vm, wanted)
+        view = await until(fleet, vm.id, lambda view: view.phase is VmPhase.EXITED)
+        assert view.exit_reason == "guest-reset"  # what its kernel does after a panic
+        assert b"kernel panic now, as told" in fleet.console_tail(vm.id)
+
+
+async def test_one_that_ignores_the_power_button_is_ended_and_its_last_words_kept(
+    short_dir: Path,
+) -> None:
+    vm = row("guestaa2", memory_mib=256)
+    wanted = order(reference_image(), variables={"GUEST_IGNORE_ACPI": "1"})
+    async with lone_fleet(short_dir) as fleet:
+        await fleet.launch(vm, wanted)
+        await until_printed(fleet, vm.id, b"boot complete")
+        await fleet.stop(vm, grace_s=1)
+        assert processes_of(vm.launch_uuid) == []
+        assert b"power button pressed, ignored as told" in fleet.console_tail(vm.id)
+
+
+async def test_one_that_floods_its_console_is_not_stalled_and_leaves_little(
+    short_dir: Path,
+) -> None:
+    vm = row("guestaa2", memory_mib=256)
+    # All of it with GUEST_CONSOLE_MIB=1024, which takes minutes under emulation.
+    mebibytes = os.environ.get("GUEST_CONSOLE_MIB", "24")
+    wanted = order(reference_image(), variables={"GUEST_CONSOLE_MIB": mebibytes})
+    async with lone_fleet(short_dir) as fleet:
+        await fleet.launch(vm, wanted)
+        await until_printed(fleet, vm.id, b"flood: ")
+        assert (await get_json(fleet, vm, "/health"))["id"] == vm.id
+        await until_printed(fleet, vm.id, f"printed {mebibytes} MiB".encode())
+        log = short_dir / "state" / "consoles" / vm.id
+        assert sum(path.stat().st_size for path in log.iterdir()) <= 8 << 20
