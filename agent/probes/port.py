@@ -1,0 +1,88 @@
+"""Health as the update engine sees it: a published verdict an enclave, always being renewed."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from agent.host.wake import Wake
+from agent.model.clock import Instant
+from agent.model.enclave import Endpoint
+from agent.model.ids import EnclaveId
+from agent.model.revision import Fault
+
+
+class TcpCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest port that must accept, and where it is reached."""
+
+    guest_port: int
+    endpoint: Endpoint
+
+
+class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """What to probe of an enclave. `https` is guest port 443."""
+
+    enclave: EnclaveId
+    launch_uuid: str
+    https: Endpoint
+    health_path: str
+    tcp: tuple[TcpCheck, ...]
+    container_names: tuple[str, ...]
+
+
+class ProbeView(msgspec.Struct, frozen=True, kw_only=True):
+    """One probe: consecutive passes so far (`passing`) of the `needed`, and its last answer."""
+
+    name: str
+    passing: int
+    needed: int
+    failing: int
+    last: str | None
+
+
+class HealthView(msgspec.Struct, frozen=True, kw_only=True):
+    """A published snapshot.
+
+    `boot_complete`: every boot stage is ok, skipped or warning. `boot_failed`: the stage that
+    failed, with its detail. `healthy`: None until each probe has given a verdict; True when all
+    pass (with hysteresis). `healthy_since`: since when all pass, fixed while it is healthy; the
+    results that made the verdict lie after it, so that a dwell counts from here. `flaps`: how
+    often it became unhealthy again. `fault`: the newest failing probe with its answer.
+    `spki_sha256`: of the key that the guest's TLS showed on the newest connection (hex); another
+    key than the first of this launch makes the enclave unhealthy.
+    """
+
+    launch_uuid: str
+    answered: bool = False
+    boot_stages: dict[str, Any] | None = None
+    boot_complete: bool = False
+    boot_failed: str | None = None
+    healthy: bool | None = None
+    healthy_since: Instant | None = None
+    flaps: int = 0
+    fault: Fault | None = None
+    probes: tuple[ProbeView, ...] = ()
+    containers: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+    spki_sha256: str | None = None
+
+
+class Probes(Protocol):
+    """All probers of this host: one task an enclave."""
+
+    changed: Wake  # rung at every change of a view that somebody would act upon
+
+    def watch(self, target: ProbeTarget) -> None:
+        """Begin, or go on with, probing. A target with another launch uuid starts afresh."""
+        ...
+
+    def unwatch(self, enclave_id: EnclaveId) -> None: ...
+
+    def view(self, enclave_id: EnclaveId) -> HealthView | None: ...
+
+    def take_news(self) -> frozenset[EnclaveId]:
+        """Of which enclaves `changed` was rung since this was last asked. For one reader."""
+        ...
+
+    async def close(self) -> None: ...

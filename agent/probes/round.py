@@ -1,0 +1,266 @@
+"""One round of probing: everything that is asked of one enclave, side by side where it can be.
+
+Over one TLS connection, one after the other: boot stages, containers, metrics, the workload; of a
+guest that has booted, stages and metrics only now and then. Beside it each TCP check on a
+connection of its own. A round takes at most twice the timeout, however the guest behaves, and its
+result says something about every probe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from agent.host.contact import Answer, Ending, NoAnswerError, open_tcp
+from agent.model.clock import Instant
+from agent.probes.answers import (
+    MAX_BODY_BYTES,
+    MAX_KEPT_BYTES,
+    BootReading,
+    Reading,
+    judge_boot_stages,
+    judge_containers,
+    judge_workload,
+    read_document,
+)
+from agent.probes.port import ProbeTarget, TcpCheck
+from agent.probes.verdict import Observation
+
+if TYPE_CHECKING:
+    from agent.host.visit import Visit
+
+BOOT_PROBE = "boot-stages"
+CONTAINERS_PROBE = "containers"
+_WELL_KNOWN = "/.well-known/tinfoil-"
+_SETTLE_S = 0.15
+_BODY_WAIT_S = 0.5
+_TCP_AT_ONCE = 4
+_ENDINGS = {
+    Ending.TOO_LONG: f"its answer is longer than {MAX_BODY_BYTES} bytes",
+    Ending.CUT_OFF: "its answer broke off",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """`answered`: the guest gave at least one HTTP answer. Documents: None where there is none.
+
+    `at`: by then all had answered, or had failed to; what it took to be sure comes after.
+    """
+
+    at: Instant
+    answered: bool = False
+    observations: tuple[Observation, ...] = ()
+    keys: tuple[str, ...] = ()
+    boot: BootReading | None = None
+    containers: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """See RoundOrder."""
+
+    reach_s: float
+    reached: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOrder:
+    """How to ask.
+
+    A `knock` is for a guest that may not be up yet: its first answer has to come within `reach_s`,
+    `reached` is called on it, and only then the TCP checks begin. `booted`: the guest is known to
+    have booted. It stays so, since it cannot boot again without its QEMU being launched anew.
+    """
+
+    context: ssl.SSLContext
+    timeout_s: float
+    now: Callable[[], Instant]
+    with_metrics: bool = False
+    booted: bool = False
+    knock: Knock | None = None
+
+
+def workload_probe(target: ProbeTarget) -> str:
+    """The name of the probe of the health path."""
+    return f"https {target.health_path}"
+
+
+def tcp_probe(check: TcpCheck) -> str:
+    """The name of a TCP check."""
+    return f"tcp {check.guest_port}"
+
+
+def probe_names(target: ProbeTarget) -> tuple[str, ...]:
+    """Every probe that a round has a result of, in the order of print."""
+    tcp = (tcp_probe(check) for check in target.tcp)
+    return (BOOT_PROBE, CONTAINERS_PROBE, workload_probe(target), *tcp)
+
+
+async def run_round(target: ProbeTarget, order: RoundOrder) -> RoundResult:
+    """Ask everything once. Raises nothing that a guest could cause."""
+    answered = asyncio.Event()
+    tcp = asyncio.create_task(_check_all_tcp(target, order, answered))
+    try:
+        https = await _Interview(target, order, answered).run()
+        if order.knock and not https.answered:
+            return https
+        accepted = await tcp
+        return replace(
+            https,
+            at=max((https.at, *(at for at, _ in accepted)), key=lambda at: at.boottime_s),
+            observations=(*https.observations, *(result for _, result in accepted)),
+        )
+    finally:
+        tcp.cancel()
+        await asyncio.gather(tcp, return_exceptions=True)
+
+
+class _Interview:
+    """The HTTPS part of a round."""
+
+    def __init__(self, target: ProbeTarget, order: RoundOrder, answered: asyncio.Event) -> None:
+        self._target = target
+        self._order = order
+        self._answered = answered
+        self._unreachable: NoAnswerError | None = None
+        self._ends_at = asyncio.get_running_loop().time() + 2 * order.timeout_s
+
+    async def run(self) -> RoundResult:
+        from agent.host.visit import Visit
+
+        target = self._target
+        async with Visit(target.https, self._order.context) as visit:
+            boot = await self._read_boot(visit)
+            containers = judge_containers(
+                await self._read(visit, "containers"), target.container_names
+            )
+            metrics = await self._read(visit, "metrics") if self._order.with_metrics else None
+            workload = await self._ask_workload(visit)
+            keys = tuple(visit.keys)
+        return RoundResult(
+            at=self._order.now(),
+            answered=self._answered.is_set(),
+            observations=(
+                _observe_boot(boot),
+                _observe(CONTAINERS_PROBE, containers.problem, "container_unhealthy"),
+                workload,
+            ),
+            keys=keys,
+            boot=boot,
+            containers=containers.document,
+            metrics=metrics.document if metrics and metrics.problem is None else None,
+        )
+
+    async def _read_boot(self, visit: Visit) -> BootReading | None:
+        """None if there is no need to ask."""
+        if self._order.booted and not self._order.with_metrics:
+            return None
+        return judge_boot_stages(await self._read(visit, "boot-stages"))
+
+    async def _read(self, visit: Visit, name: str) -> Reading:
+        try:
+            answer = await self._get(visit, _WELL_KNOWN + name, MAX_BODY_BYTES)
+        except NoAnswerError as error:
+            return Reading(None, f"{_WELL_KNOWN}{name}: {error}")
+        if answer.status == 200 and answer.ending is not Ending.COMPLETE:
+            return Reading(None, f"{_WELL_KNOWN}{name}: {_ENDINGS[answer.ending]}")
+        reading = read_document(answer.status, answer.body)
+        problem = reading.problem and f"{_WELL_KNOWN}{name}: {reading.problem}"
+        return Reading(reading.document, problem)
+
+    async def _ask_workload(self, visit: Visit) -> Observation:
+        path, name = self._target.health_path, workload_probe(self._target)
+        try:
+            answer = await self._get(visit, path, MAX_KEPT_BYTES, body_wait_s=_BODY_WAIT_S)
+        except NoAnswerError as error:
+            return _observe(name, f"{path}: {error}", error.code)
+        problem = judge_workload(path, answer.status, answer.body)
+        passing = f"HTTP {answer.status}"
+        return _observe(name, problem and f"{path}: {problem}", passing=passing)
+
+    async def _get(
+        self, visit: Visit, path: str, max_bytes: int, body_wait_s: float | None = None
+    ) -> Answer:
+        """After a guest that cannot be reached, or floods, the rest of the round is not tried."""
+        if self._unreachable is not None:
+            raise self._unreachable
+        knock, limit = self._order.knock, self._order.timeout_s
+        if knock and not self._answered.is_set():
+            limit = min(limit, knock.reach_s)
+        left = self._ends_at - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise NoAnswerError("no time was left in the round")
+        try:
+            answer = await visit.get(
+                path,
+                timeout_s=min(left, limit),
+                max_bytes=max_bytes,
+                body_wait_s=body_wait_s,
+            )
+        except NoAnswerError as error:
+            if visit.flooded or not visit.keys:
+                self._unreachable = error
+            raise
+        if knock and not self._answered.is_set():
+            knock.reached()
+        self._answered.set()
+        return answer
+
+
+async def _check_all_tcp(
+    target: ProbeTarget, order: RoundOrder, answered: asyncio.Event
+) -> list[tuple[Instant, Observation]]:
+    """All TCP checks, a few at once, each with the moment of its accepting or failing."""
+    if order.knock:
+        await answered.wait()
+    slots = asyncio.Semaphore(_TCP_AT_ONCE)
+
+    async def check(one: TcpCheck) -> tuple[Instant, Observation]:
+        name = tcp_probe(one)
+        try:
+            async with slots, open_tcp(one.endpoint, timeout_s=order.timeout_s) as connection:
+                at = order.now()
+                if is_relayed(one):
+                    await connection.settle(_SETTLE_S)
+        except NoAnswerError as error:
+            problem = f"port {one.guest_port}: {error}"
+            return order.now(), _observe(name, problem, error.code)
+        return at, _observe(name, None, passing="accepted")
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(check(one)) for one in target.tcp]
+    return [task.result() for task in tasks]
+
+
+def is_relayed(check: TcpCheck) -> bool:
+    """Whether QEMU's user-mode network, which forwards from this host's loopback, accepts first.
+
+    At its own address a guest accepts itself: there is nothing to be seen by waiting.
+    """
+    return ip_address(check.endpoint.address).is_loopback
+
+
+def _observe_boot(boot: BootReading | None) -> Observation:
+    if boot is None:
+        return _observe(BOOT_PROBE, None)
+    code = "boot_stage_failed" if boot.failed else "probe_failed"
+    return _observe(BOOT_PROBE, boot.problem, code, decisive=bool(boot.failed))
+
+
+def _observe(
+    probe: str,
+    problem: str | None,
+    code: str = "probe_failed",
+    *,
+    passing: str = "ok",
+    decisive: bool = False,
+) -> Observation:
+    if problem is None:
+        return Observation(probe, True, passing)
+    return Observation(probe, False, problem, code, decisive)

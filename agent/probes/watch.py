@@ -1,0 +1,182 @@
+"""One enclave being watched: knock until its guest answers, then round after round.
+
+Invariants: at most one round is under way, but for the knocks; a view is only ever replaced by a
+newer one of the same launch. The bell is rung for what a reader would act upon at once, and for
+the rest (a counter, an uptime in an answer) now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from agent.config import ProbesConfig
+from agent.host.clock import Clock
+from agent.model.ids import EnclaveId
+from agent.probes import pace
+from agent.probes.knock import Knocking
+from agent.probes.port import HealthView, ProbeTarget
+from agent.probes.round import Knock, RoundOrder, RoundResult, probe_names, run_round
+from agent.probes.verdict import Thresholds, begin, fold, retarget, views
+
+_METRICS_EVERY = 5  # rounds
+_WORDS = {None: "unknown", True: "healthy", False: "unhealthy"}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all watches share. `slots` bounds the rounds under way on this host."""
+
+    config: ProbesConfig
+    clock: Clock
+    context: ssl.SSLContext
+    changed: Callable[[EnclaveId], None]
+    chance: Callable[[], float]
+    slots: asyncio.Semaphore
+
+
+class Watch:
+    """The watch of one launch. `view` is always the newest published one."""
+
+    def __init__(self, target: ProbeTarget, surroundings: Surroundings) -> None:
+        self._target = target
+        self._around = surroundings
+        config = surroundings.config
+        self._thresholds = Thresholds(config.success_threshold, config.failure_threshold)
+        self._health = begin(probe_names(target))
+        self._began_s = asyncio.get_running_loop().time()
+        self._rung_s = self._told_s = self._began_s
+        self.enclave = target.enclave
+        self.launch_uuid = target.launch_uuid
+        self.view = HealthView(
+            launch_uuid=target.launch_uuid, probes=views(self._health, self._thresholds)
+        )
+
+    def retarget(self, target: ProbeTarget) -> None:
+        """Go on with the same launch, asking what `target` says from the next round on."""
+        if target != self._target:
+            self._target = target
+            self._health = retarget(self._health, probe_names(target))
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        self._take(await self._first_round())
+        rounds = 1
+        while True:
+            await asyncio.sleep(self._pause_s())
+            order = self._order(with_metrics=rounds % _METRICS_EVERY == 0)
+            async with self._around.slots:
+                result = await run_round(self._target, order)
+            self._take(result)
+            rounds += 1
+
+    async def _first_round(self) -> RoundResult:
+        def begin_round(knock: Knock) -> Coroutine[Any, Any, RoundResult]:
+            return run_round(self._target, self._order(knock=knock))
+
+        return await Knocking(
+            begin_round,
+            patience_s=self._around.config.timeout_s,
+            pause_s=self._until_first_healthy_s,
+            silent=self._take_silence,
+        ).run()
+
+    def _order(self, *, with_metrics: bool = True, knock: Knock | None = None) -> RoundOrder:
+        return RoundOrder(
+            context=self._around.context,
+            timeout_s=self._around.config.timeout_s,
+            now=self._around.clock.now,
+            with_metrics=with_metrics,
+            booted=self.view.boot_complete,
+            knock=knock,
+        )
+
+    def _take_silence(self, result: RoundResult) -> None:
+        """Of the many knocks that nobody answered, one an interval counts as a failed round."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._told_s + self._around.config.interval_s:
+            self._told_s = now_s
+            self._take(result)
+
+    def _take(self, result: RoundResult) -> None:
+        """Fold a result in, and publish."""
+        before = self._health
+        self._health = fold(before, result.observations, result.keys, result.at, self._thresholds)
+        if before.healthy is not self._health.healthy:
+            self._log_change(before.healthy)
+        self._publish(result)
+
+    def _log_change(self, before: bool | None) -> None:
+        fault = self._health.fault
+        _log.info(
+            "health changed",
+            extra={
+                "enclave": self.enclave,
+                "from": _WORDS[before],
+                "to": _WORDS[self._health.healthy],
+                "reason": f"{fault.probe}: {fault.code}" if fault else None,
+            },
+        )
+
+    def _publish(self, result: RoundResult) -> None:
+        old, health = self.view, self._health
+        boot = result.boot if result.boot and result.boot.document is not None else None
+        self.view = msgspec.structs.replace(
+            old,
+            answered=old.answered or result.answered,
+            boot_stages=boot.document if boot else old.boot_stages,
+            boot_complete=boot.complete if boot else old.boot_complete,
+            boot_failed=boot.failed if boot else old.boot_failed,
+            healthy=health.healthy,
+            healthy_since=health.healthy_since,
+            flaps=health.flaps,
+            fault=health.fault,
+            probes=views(health, self._thresholds),
+            containers=result.containers or old.containers,
+            metrics=result.metrics or old.metrics,
+            spki_sha256=health.key,
+        )
+        self._ring(old)
+
+    def _ring(self, old: HealthView) -> None:
+        now_s = asyncio.get_running_loop().time()
+        settled = self._health.healthy is True
+        patience_s = self._around.config.interval_s * (_METRICS_EVERY if settled else 1)
+        urgent = _essence(old) != _essence(self.view)
+        if urgent or (self.view != old and now_s >= self._rung_s + patience_s):
+            self._rung_s = now_s
+            self._around.changed(self.enclave)
+
+    def _pause_s(self) -> float:
+        """Before the next round."""
+        health, interval_s = self._health, self._around.config.interval_s
+        if health.healthy or health.flaps:
+            return pace.steady_s(interval_s, self._around.chance())
+        if health.fault is None:
+            return pace.confirm_s(interval_s)
+        return self._until_first_healthy_s()
+
+    def _until_first_healthy_s(self) -> float:
+        elapsed_s = asyncio.get_running_loop().time() - self._began_s
+        return pace.until_first_healthy_s(elapsed_s, self._around.config.interval_s)
+
+
+def _essence(view: HealthView) -> tuple[object, ...]:
+    """What a reader acts upon at once: no counters beyond what is needed, no texts, no times."""
+    return (
+        view.answered,
+        view.boot_complete,
+        view.boot_failed,
+        view.healthy,
+        view.healthy_since,
+        view.spki_sha256,
+        (view.fault.code, view.fault.probe) if view.fault else None,
+        tuple((probe.name, probe.passing) for probe in view.probes),
+    )

@@ -1,0 +1,74 @@
+"""Resets the clients of one server, which HAProxy itself can only close.
+
+HAProxy ends a session with a FIN, and a client that waits for an answer may take that for its end.
+So the client's own socket is borrowed from the process (pidfd_getfd) and disconnected: the kernel
+sends a RST at once, and HAProxy finds its client gone. Where the kernel does not lend sockets
+(another user's process, Yama), HAProxy's own closing is all that the client sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from agent.traffic.haproxy_config import BACKEND
+
+_PIDFD_GETFD = 438  # the same on every architecture
+_AF_UNSPEC = bytes(16)
+_SESSION = re.compile(
+    r"src=(?P<source>\S+) fe=\S+ be=(?P<backend>\S+) srv=(?P<server>\S+) "
+    r".*?(?:s0|scf)=\[[^\]]*fd=(?P<fd>-?\d+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A client by its address, and HAProxy's descriptor for it."""
+
+    source: str
+    fd: int
+
+
+def sessions_of(server: str, listing: str) -> list[Session]:
+    """Those of `show sess` that go to this server."""
+    return [
+        Session(found["source"], int(found["fd"]))
+        for found in map(_SESSION.search, listing.splitlines())
+        if found and found["backend"] == BACKEND and found["server"] == server
+    ]
+
+
+def reset(pid: int, sessions: Iterable[Session]) -> None:
+    """Disconnect them, as far as the kernel lets us. A descriptor that has changed is let be."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with contextlib.suppress(ProcessLookupError), _descriptor(os.pidfd_open(pid)) as pidfd:
+        for session in sessions:
+            borrowed = libc.syscall(_PIDFD_GETFD, pidfd, session.fd, 0) if session.fd > 2 else -1
+            if borrowed < 0:
+                continue
+            with contextlib.suppress(OSError), socket.socket(fileno=borrowed) as client:
+                if _is(client, session.source):
+                    libc.connect(borrowed, _AF_UNSPEC, len(_AF_UNSPEC))
+
+
+@contextlib.contextmanager
+def _descriptor(number: int) -> Iterator[int]:
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+def _is(client: socket.socket, source: str) -> bool:
+    host, _, port = source.rpartition(":")
+    peer = client.getpeername()
+    if not isinstance(peer, tuple) or len(peer) < 2:
+        return False
+    wanted = ipaddress.ip_address(host.strip("[]")), int(port)
+    return (ipaddress.ip_address(peer[0]), peer[1]) == wanted

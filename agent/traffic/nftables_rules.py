@@ -1,0 +1,255 @@
+"""Our table as text: what it holds besides elements, and the elements of an order. Pure.
+
+Text and not JSON on the way in, because nft before 1.1 refuses a map with concatenated data in
+JSON. Every value that gets here was checked (addresses, ports, a deployment's name), so nothing
+can be quoted wrongly.
+
+The table (family inet, so that guests' IPv6 is fenced off by the same transaction):
+
+    maps   exact, wildcard          listener → endpoint; a listener without an entry refuses
+           spread, spread_wildcard  the same for several endpoints, by a counter modulo 60
+    sets   listeners, wildcard_listeners   who owns a listener (in the element's comment)
+           orders                   generation and domain of a deployment (in the comment)
+           resetting                endpoints whose connections are being reset
+
+Why the dispatch looks twice: a lookup and the commit of a transaction race in kernels before 6.17,
+so that one lookup may find neither the old nor the new entry. The second finds the new one.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from agent.model.enclave import Endpoint
+from agent.model.resources import Listen
+from agent.traffic.port import RouteOrder, TrafficError
+
+SPREAD = 60  # divides evenly among 1 to 6 endpoints
+_PIECE = 40  # of a domain in a comment; the kernel keeps 128 bytes of each
+_MAPS = {
+    "exact": "type ipv4_addr . inet_service : ipv4_addr . inet_service",
+    "wildcard": "type inet_service : ipv4_addr . inet_service",
+    "spread": (f"typeof numgen inc mod {SPREAD} . ip daddr . tcp dport : ip daddr . tcp dport"),
+    "spread_wildcard": f"typeof numgen inc mod {SPREAD} . tcp dport : ip daddr . tcp dport",
+}
+_SETS = {
+    "listeners": "type ipv4_addr . inet_service",
+    "wildcard_listeners": "type inet_service",
+    "orders": "type ipv6_addr",
+    "resetting": "type ipv4_addr . inet_service",
+}
+_LOOKUP = (
+    "dnat ip to ip daddr . tcp dport map @exact",
+    "fib daddr type local dnat ip to tcp dport map @wildcard",
+)
+_LOOKUP_SPREAD = (
+    f"dnat ip to numgen inc mod {SPREAD} . ip daddr . tcp dport map @spread",
+    f"fib daddr type local dnat ip to numgen inc mod {SPREAD} . tcp dport map @spread_wildcard",
+)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The table without its elements. Two bases are the same if their digests are."""
+
+    table: str
+    bridge: str
+    subnet: str
+    host_ports: tuple[int, ...]
+
+    @functools.cached_property
+    def chains(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Chain name → (hook line, rules)."""
+        guest, subnet = f'iifname "{self.bridge}"', str(ipaddress.ip_network(self.subnet))
+        to_guest = f'oifname "{self.bridge}"'
+        reset = "ct state != new ip daddr . tcp dport @resetting reject with tcp reset"
+        refuse = "ct direction original ip daddr . tcp dport @listeners reject with tcp reset"
+        return {
+            "dispatch": ("", (*_LOOKUP, *_LOOKUP_SPREAD, *_LOOKUP)),
+            "spoofed": (
+                "type filter hook prerouting priority raw; policy accept;",
+                (
+                    f"{guest} ip daddr 127.0.0.0/8 drop",
+                    f"{guest} ip saddr != {subnet} drop",
+                ),
+            ),
+            # 127.0.0.0/8 from outside is left to the kernel's own refusal of martians.
+            "arriving": (
+                "type nat hook prerouting priority dstnat; policy accept;",
+                ("ip daddr 127.0.0.0/8 return", f"{guest} return", "jump dispatch"),
+            ),
+            "leaving": ("type nat hook output priority -100; policy accept;", ("jump dispatch",)),
+            "to_host": (
+                "type filter hook input priority filter; policy accept;",
+                (
+                    # Out of a known connection's window: the host must not answer for a guest.
+                    "ct state invalid ip daddr . tcp dport @listeners drop",
+                    "ct state invalid tcp dport @wildcard_listeners drop",
+                    *self._guest_to_host(guest),
+                    # Whatever arrives here for a listener was sent to no endpoint.
+                    refuse,
+                    "ct direction original tcp dport @wildcard_listeners reject with tcp reset",
+                ),
+            ),
+            "through_host": (
+                "type filter hook forward priority filter; policy accept;",
+                (
+                    reset,
+                    f"{guest} ct state established,related accept",
+                    f"{to_guest} ct state established,related accept",
+                    f"{guest} ct state invalid drop",
+                    # What is left of a connection that was reset must not come up again as new.
+                    f"{guest} tcp flags & (fin | syn | rst | ack) != syn drop",
+                    f"{guest} meta nfproto ipv6 drop",
+                    f"{guest} {to_guest} meta l4proto tcp reject with tcp reset",
+                    f"{guest} {to_guest} reject with icmpx admin-prohibited",
+                    f"{to_guest} ct status dnat accept",
+                    f"{to_guest} meta l4proto tcp reject with tcp reset",
+                    f"{to_guest} reject with icmpx admin-prohibited",
+                    refuse,
+                ),
+            ),
+            "from_host": (
+                "type filter hook output priority filter; policy accept;",
+                (reset, refuse),
+            ),
+            "translated": (
+                "type nat hook postrouting priority srcnat; policy accept;",
+                (
+                    f"{to_guest} ip saddr 127.0.0.0/8 masquerade",
+                    f'oifname != "{self.bridge}" ip saddr {subnet} masquerade',
+                ),
+            ),
+        }
+
+    def _guest_to_host(self, guest: str) -> Iterator[str]:
+        yield f"{guest} ct state established,related accept"
+        if self.host_ports:
+            ports = ", ".join(str(port) for port in sorted(set(self.host_ports)))
+            yield f"{guest} meta nfproto ipv4 tcp dport {{ {ports} }} accept"
+        yield f"{guest} meta l4proto tcp reject with tcp reset"
+        yield f"{guest} meta nfproto ipv6 drop"
+        yield f"{guest} reject with icmpx admin-prohibited"
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Names this version of the rules, in the comment of each of them."""
+        plain = repr((_MAPS, _SETS, self.chains))
+        return hashlib.sha256(plain.encode()).hexdigest()[:12]
+
+    @functools.cached_property
+    def comments(self) -> frozenset[tuple[str, str]]:
+        """(chain, comment) of every rule that must be there, and none else."""
+        return frozenset(
+            (chain, f"{self.digest}/{index}")
+            for chain, (_, rules) in self.chains.items()
+            for index in range(len(rules))
+        )
+
+    def text(self) -> str:
+        """Statements that make the table anew in place of what is there by its name."""
+        name = f"inet {self.table}"
+        lines = [f"add table {name}", f"delete table {name}", f"add table {name}"]
+        lines += [f"add map {name} {item} {{ {kind}; }}" for item, kind in _MAPS.items()]
+        lines += [f"add set {name} {item} {{ {kind}; }}" for item, kind in _SETS.items()]
+        for chain, (hook, _) in self.chains.items():
+            lines.append(f"add chain {name} {chain}" + (f" {{ {hook} }}" if hook else ""))
+        for chain, (_, rules) in self.chains.items():
+            lines += [
+                f'add rule {name} {chain} {rule} comment "{self.digest}/{index}"'
+                for index, rule in enumerate(rules)
+            ]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """What a set or map holds under a key: data (for a map) and comment, as text."""
+
+    value: str | None = None
+    comment: str | None = None
+
+
+Key = tuple[str, str]  # set or map, key as text
+Elements = Mapping[Key, Element]
+MAPS = frozenset(_MAPS)
+
+
+def elements_of(order: RouteOrder) -> dict[Key, Element]:
+    """Everything that puts one order in force."""
+    found: dict[Key, Element] = {}
+    for index, binding in enumerate(order.bindings):
+        listen = binding.listen
+        name = "wildcard_listeners" if listen.is_wildcard else "listeners"
+        if (name, listen_key(listen)) in found:
+            raise TrafficError(f"{listen} is named twice in the order of {order.deployment}")
+        found[name, listen_key(listen)] = Element(comment=f"{order.deployment} {index}")
+        found.update(_targets(listen, binding.endpoints))
+    for piece, text in enumerate(_pieces(order.domain)):
+        identity = f"{order.deployment} {order.generation} {piece}"
+        found["orders", _digest_key(identity)] = Element(comment=f"{identity} {text}")
+    return found
+
+
+def _targets(listen: Listen, endpoints: tuple[Endpoint, ...]) -> dict[Key, Element]:
+    key = listen_key(listen)
+    if len(endpoints) == 1:
+        name = "wildcard" if listen.is_wildcard else "exact"
+        return {(name, key): Element(value=endpoint_key(endpoints[0]))}
+    if len(endpoints) > SPREAD:
+        raise TrafficError(f"{listen} has {len(endpoints)} endpoints; {SPREAD} are the most")
+    name = "spread_wildcard" if listen.is_wildcard else "spread"
+    return {
+        (name, f"{index} . {key}"): Element(value=endpoint_key(endpoints[index % len(endpoints)]))
+        for index in range(SPREAD if endpoints else 0)
+    }
+
+
+def listen_key(listen: Listen) -> str:
+    """As nft prints it: the port alone for a wildcard."""
+    return str(listen.port) if listen.is_wildcard else f"{listen.address} . {listen.port}"
+
+
+def endpoint_key(endpoint: Endpoint) -> str:
+    return f"{ipaddress.IPv4Address(endpoint.address)} . {endpoint.port}"
+
+
+def _pieces(domain: str | None) -> list[str]:
+    text = "-" if domain is None else f"={domain}"
+    return [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
+
+
+def _digest_key(text: str) -> str:
+    """A key that two writers can only share if they mean the same generation.
+
+    An order is replaced by deleting the old key: a transaction that expects another generation
+    than the one in force fails as a whole, even one that a dead agent's nft still carries.
+    """
+    digest = hashlib.sha256(text.encode()).digest()[:16]
+    return str(ipaddress.IPv6Address(digest))
+
+
+def change(table: str, old: Elements, new: Elements) -> str:
+    """Statements from the old elements to the new ones; empty if there is no difference."""
+    lines = [
+        _statement("delete", table, key, Element())
+        for key, element in old.items()
+        if new.get(key) != element
+    ]
+    lines += [
+        _statement("create" if key[0] == "orders" else "add", table, key, element)
+        for key, element in new.items()
+        if old.get(key) != element
+    ]
+    return "".join(lines)
+
+
+def _statement(verb: str, table: str, key: Key, element: Element) -> str:
+    name, text = key
+    comment = f' comment "{element.comment}"' if element.comment is not None else ""
+    value = f" : {element.value}" if element.value is not None else ""
+    return f"{verb} element inet {table} {name} {{ {text}{comment}{value} }}\n"

@@ -1,0 +1,89 @@
+"""The data plane: who takes a deployment's new connections.
+
+Invariants of every implementation: `apply` is atomic for one deployment (a connection sees either
+the old or the new target, never none); established connections stay with the endpoint that they
+began with; a deployment whose bindings have no endpoints refuses at once; an `apply` of an older
+generation than the one in force is refused; what others put into the kernel or the machine is not
+touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from agent.errors import AgentError
+from agent.model.enclave import Endpoint
+from agent.model.ids import DeploymentName
+from agent.model.resources import Listen
+
+
+class TrafficError(AgentError):
+    """The data plane did not take an order. The order may be given again."""
+
+    @property
+    def code(self) -> str:
+        return "traffic_unavailable"
+
+
+class StaleGenerationError(TrafficError):
+    """An order older than the one in force."""
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One host listener and the endpoints behind it; none means: refuse at once."""
+
+    listen: Listen
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+class RouteOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All listeners of one deployment, with the generation of the decision behind them."""
+
+    deployment: DeploymentName
+    generation: int
+    bindings: tuple[Binding, ...]
+    domain: str | None = None
+
+
+class Traffic(Protocol):
+    """A data plane."""
+
+    kind: str  # "nftables", "haproxy" or "userspace", for /status
+
+    async def start(self) -> None:
+        """Become ready; leave what an earlier run of the agent put in force as it is."""
+        ...
+
+    async def apply(self, order: RouteOrder) -> None:
+        """Put one deployment's routes in force, in one transaction. Idempotent.
+
+        Raises TrafficError when nothing was changed (a listener that is taken, say).
+        """
+        ...
+
+    async def remove(self, deployment: DeploymentName) -> None:
+        """Forget a deployment. Idempotent."""
+        ...
+
+    async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
+        """What is in force, read from the data plane itself and not from memory."""
+        ...
+
+    async def connections(self, endpoint: Endpoint) -> int:
+        """Established connections that came through the data plane to this endpoint."""
+        ...
+
+    async def reset(self, endpoint: Endpoint) -> int:
+        """Reset (TCP RST to the client) every such connection; returns how many there were."""
+        ...
+
+    def refusal(self, listen: Listen) -> str | None:
+        """Why this backend cannot serve such a listener (IPv6 on nftables), or None. Pure."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of handles. What is in force stays in force."""
+        ...

@@ -1,0 +1,76 @@
+"""The proxy's control socket: requests in, answers out, one line each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from agent.errors import describe
+from agent.traffic.port import StaleGenerationError, TrafficError
+from agent.traffic.proxy import messages
+from agent.traffic.proxy.messages import Answer, Request
+from agent.traffic.proxy.router import Router
+
+
+class Control:
+    """Serves a Router on a unix socket that only its owner can open."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._decoder = msgspec.json.Decoder(Request)
+        self._encoder = msgspec.json.Encoder()
+        self.stop = asyncio.Event()
+
+    async def open(self, path: Path) -> asyncio.Server:
+        """Replaces a socket that a dead proxy left. The caller holds the lock beside it."""
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            return await asyncio.start_unix_server(
+                self._converse, path, limit=messages.LINE_LIMIT, backlog=16
+            )
+        finally:
+            os.umask(mask)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A request that arrived whole is carried out, also if the agent dies meanwhile."""
+        with contextlib.suppress(ConnectionError, asyncio.LimitOverrunError, ValueError):
+            while line := await reader.readline():
+                answer = await self._answer(line) if line.endswith(b"\n") else None
+                if answer is None:
+                    break
+                writer.write(self._encoder.encode(answer) + b"\n")
+                await writer.drain()
+        writer.close()
+
+    async def _answer(self, line: bytes) -> Answer:
+        try:
+            return await self._carry_out(self._decoder.decode(line))
+        except msgspec.MsgspecError as error:
+            return Answer(error=f"the traffic proxy does not understand: {error}")
+        except TrafficError as error:
+            return Answer(error=describe(error), stale=isinstance(error, StaleGenerationError))
+
+    async def _carry_out(self, request: Request) -> Answer:
+        match request:
+            case messages.Version():
+                return Answer(protocol=messages.PROTOCOL, pid=os.getpid())
+            case messages.Apply(order=order):
+                await self._router.apply(order)
+            case messages.Remove(deployment=deployment):
+                await self._router.remove(deployment)
+            case messages.Observe():
+                return Answer(orders=self._router.orders)
+            case messages.Connections(endpoint=endpoint):
+                return Answer(count=self._router.connections(endpoint))
+            case messages.Reset(endpoint=endpoint):
+                return Answer(count=self._router.reset(endpoint))
+            case messages.Shutdown():
+                self._router.close()
+                self._router.forget()
+                self.stop.set()
+        return Answer()

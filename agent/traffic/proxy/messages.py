@@ -1,0 +1,58 @@
+"""What the agent and the traffic proxy say to each other: one JSON object per line each way.
+
+The proxy outlives the agent that started it, so an agent of a later version speaks to it: this
+protocol is only ever added to. `PROTOCOL` grows with each addition; both sides bear fields that
+they do not know.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.model.enclave import Endpoint
+from agent.traffic.port import RouteOrder
+
+PROTOCOL = 1
+LINE_LIMIT = 4 * 1024 * 1024
+
+
+class Version(msgspec.Struct, frozen=True, tag="version", tag_field="op"):
+    """Asks who is there."""
+
+
+class Apply(msgspec.Struct, frozen=True, tag="apply", tag_field="op"):
+    order: RouteOrder
+
+
+class Remove(msgspec.Struct, frozen=True, tag="remove", tag_field="op"):
+    deployment: str
+
+
+class Observe(msgspec.Struct, frozen=True, tag="observe", tag_field="op"):
+    """Asks for the orders in force."""
+
+
+class Connections(msgspec.Struct, frozen=True, tag="connections", tag_field="op"):
+    endpoint: Endpoint
+
+
+class Reset(msgspec.Struct, frozen=True, tag="reset", tag_field="op"):
+    endpoint: Endpoint
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown", tag_field="op"):
+    """Ends the proxy with all its connections; its routes are forgotten."""
+
+
+Request = Version | Apply | Remove | Observe | Connections | Reset | Shutdown
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to any request; which fields count depends on it. `stale` goes with `error`."""
+
+    error: str | None = None
+    stale: bool = False
+    protocol: int | None = None
+    pid: int | None = None
+    count: int | None = None
+    orders: tuple[RouteOrder, ...] = ()

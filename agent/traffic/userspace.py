@@ -1,0 +1,217 @@
+"""The userspace data plane, as the agent holds it: a client of the traffic proxy's process.
+
+The proxy is started when it is missing and otherwise adopted; it outlives the agent. If it dies,
+it is started again at once and resumes its routes by itself (its connections are lost).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from agent.host.commands import CommandError, RunCommand, run_command
+from agent.host.process import Process, identify
+from agent.model.enclave import Endpoint
+from agent.model.ids import DeploymentName
+from agent.model.resources import Listen
+from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError
+from agent.traffic.proxy import messages
+from agent.traffic.proxy.messages import Answer, Request
+
+_ANSWER_S = 15.0
+_START_S = 15.0
+_RESTART_PAUSE_S = 1.0
+_log = logging.getLogger(__name__)
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class UserspaceTraffic:
+    """`command` starts a proxy; `--socket`, `--state` and `--log` are added to it."""
+
+    kind = "userspace"
+
+    def __init__(
+        self,
+        socket: Path,
+        state_file: Path,
+        log_file: Path,
+        *,
+        command: Sequence[str] | None = None,
+        run_command: RunCommand = run_command,
+    ) -> None:
+        self._socket = socket
+        self._state_file = state_file
+        self._start_command = [*(command or _proxy_command())]
+        self._start_command += ["--socket", str(socket), "--state", str(state_file)]
+        self._start_command += ["--log", str(log_file)]
+        self._run = run_command
+        self._lock = asyncio.Lock()
+        self._streams: _Streams | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Adopt the proxy that runs, or start one."""
+        await self._call(messages.Version())
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name="traffic-proxy-watch")
+
+    async def apply(self, order: RouteOrder) -> None:
+        await self._call(messages.Apply(order))
+
+    async def remove(self, deployment: DeploymentName) -> None:
+        await self._call(messages.Remove(deployment))
+
+    async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
+        answer = await self._call(messages.Observe())
+        return {order.deployment: order for order in answer.orders}
+
+    async def connections(self, endpoint: Endpoint) -> int:
+        return (await self._call(messages.Connections(endpoint))).count or 0
+
+    async def reset(self, endpoint: Endpoint) -> int:
+        return (await self._call(messages.Reset(endpoint))).count or 0
+
+    def refusal(self, listen: Listen) -> str | None:
+        """None: IPv6 is served too."""
+        return None
+
+    async def close(self) -> None:
+        """The proxy runs on."""
+        await self._stop_watching()
+        async with self._lock:
+            await self._hang_up()
+
+    async def shutdown(self) -> None:
+        """Uninstall: end the proxy with all its connections, forget its routes. Idempotent."""
+        await self._stop_watching()
+        async with self._lock:
+            await self._hang_up()
+            with contextlib.suppress(FileNotFoundError, ConnectionError):
+                self._streams = await self._connect()
+                await self._end(await self._ask(messages.Version()))
+            await self._hang_up()
+            self._state_file.unlink(missing_ok=True)
+
+    async def _end(self, proxy: Answer) -> None:
+        """Ask it to end, and wait until it has. Raises TrafficError, ConnectionError."""
+        found = identify(proxy.pid or 0)
+        process = Process.open(found) if found is not None else None
+        await self._ask(messages.Shutdown())
+        if process is None:
+            return
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await process.wait()
+        except TimeoutError as error:
+            raise TrafficError(f"the traffic proxy (process {proxy.pid}) does not end") from error
+        finally:
+            process.close()
+
+    async def _call(self, request: Request) -> Answer:
+        """Ask, starting a proxy if there is none. Every request may be asked twice."""
+        async with self._lock:
+            try:
+                answer = await self._ask_anew(request)
+            except OSError:
+                await self._start_proxy()
+                try:
+                    answer = await self._ask_anew(request)
+                except OSError as error:
+                    raise TrafficError("the traffic proxy does not answer") from error
+        if answer.error is not None:
+            raise (StaleGenerationError if answer.stale else TrafficError)(answer.error)
+        return answer
+
+    async def _ask_anew(self, request: Request) -> Answer:
+        """Over the connection that there is, or a new one if that has ended. Raises OSError."""
+        if self._streams is not None:
+            with contextlib.suppress(ConnectionError):
+                return await self._ask(request)
+        self._streams = await self._connect()
+        return await self._ask(request)
+
+    async def _connect(self) -> _Streams:
+        return await asyncio.open_unix_connection(self._socket, limit=messages.LINE_LIMIT)
+
+    async def _ask(self, request: Request) -> Answer:
+        """Give an interrupted conversation up: its answer would pass for the next one's."""
+        assert self._streams is not None
+        reader, writer = self._streams
+        whole = False
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                writer.write(msgspec.json.encode(request) + b"\n")
+                await writer.drain()
+                line = await reader.readline()
+            if not line.endswith(b"\n"):
+                raise ConnectionResetError("the traffic proxy hung up")
+            answer = msgspec.json.decode(line, type=Answer)
+            whole = True
+        except TimeoutError as error:
+            raise TrafficError(f"the traffic proxy did not answer in {_ANSWER_S:g} s") from error
+        except msgspec.MsgspecError as error:
+            raise TrafficError("the traffic proxy's answer is not understood") from error
+        finally:
+            if not whole:
+                await self._hang_up()
+        return answer
+
+    async def _hang_up(self) -> None:
+        if self._streams is not None:
+            _, writer = self._streams
+            self._streams = None
+            await _close(writer)
+
+    async def _start_proxy(self) -> None:
+        """Returns when a proxy serves the socket; its start is bounded, its life is not."""
+        try:
+            started = await self._run(self._start_command, timeout_s=_START_S)
+        except CommandError as error:
+            raise TrafficError("the traffic proxy could not be started") from error
+        if started.status != 0:
+            raise TrafficError(f"the traffic proxy did not start: {started.complaint}")
+        _log.info("traffic proxy started socket=%s", self._socket)
+
+    async def _watch(self) -> None:
+        """Wait for the proxy's end, and start it again."""
+        while True:
+            try:
+                reader, writer = await self._connect()
+                try:
+                    await reader.read()
+                finally:
+                    await _close(writer)
+                _log.warning("traffic proxy ended socket=%s", self._socket)
+                await self._call(messages.Version())
+            except (OSError, TrafficError) as error:
+                _log.warning("traffic proxy cannot be reached error=%s", error)
+                await asyncio.sleep(_RESTART_PAUSE_S)
+                with contextlib.suppress(TrafficError):
+                    await self._call(messages.Version())
+
+    async def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+            self._watching = None
+
+
+def _proxy_command() -> tuple[str, ...]:
+    """Under the name that people look for, where it is installed beside the interpreter."""
+    script = Path(sys.executable).with_name("enclave-agent")
+    if script.exists():
+        return (str(script), "traffic-proxy")
+    return (sys.executable, "-m", "agent.traffic.proxy")
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()

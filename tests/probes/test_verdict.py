@@ -1,0 +1,151 @@
+"""The hysteresis, against a plain model of it and by its invariants."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.host.clock import ManualClock
+from agent.probes.verdict import (
+    KEY_CHANGED,
+    KEY_PROBE,
+    Health,
+    Observation,
+    Thresholds,
+    begin,
+    fold,
+    retarget,
+    views,
+)
+
+NAMES = ("a", "b")
+KEY = "11" * 32
+OTHER_KEY = "22" * 32
+thresholds = st.builds(Thresholds, st.integers(1, 4), st.integers(1, 4))
+rounds = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30)
+
+
+def result(name: str, passed: bool) -> Observation:
+    return Observation(name, passed, "fine" if passed else f"{name} is down")
+
+
+def play(history: list[tuple[bool, bool]], limits: Thresholds) -> list[Health]:
+    clock, health = ManualClock(), begin(NAMES)
+    states = [health]
+    for outcome in history:
+        clock.advance(1)
+        observations = [result(n, p) for n, p in zip(NAMES, outcome, strict=True)]
+        health = fold(health, observations, [KEY], clock.now(), limits)
+        states.append(health)
+    return states
+
+
+def modelled_verdict(results: list[bool], limits: Thresholds) -> bool | None:
+    """The newest run of equal results that was long enough, looked for from scratch."""
+    verdict = None
+    for end in range(1, len(results) + 1):
+        for wanted, length in ((True, limits.success), (False, limits.failure)):
+            if end >= length and all(r is wanted for r in results[end - length : end]):
+                verdict = wanted
+    return verdict
+
+
+@given(rounds, thresholds)
+def test_a_verdict_needs_its_number_of_results_in_a_row(
+    history: list[tuple[bool, bool]], limits: Thresholds
+) -> None:
+    final = play(history, limits)[-1]
+    verdicts = {state.name: state.verdict for state in final.probes}
+    for index, name in enumerate(NAMES):
+        assert verdicts[name] is modelled_verdict([r[index] for r in history], limits)
+
+
+@given(rounds, thresholds)
+def test_healthy_means_that_every_verdict_is_good_and_unhealthy_that_one_is_bad(
+    history: list[tuple[bool, bool]], limits: Thresholds
+) -> None:
+    for health in play(history, limits):
+        verdicts = [state.verdict for state in health.probes]
+        assert (health.healthy is True) == all(v is True for v in verdicts)
+        assert (health.healthy is False) == any(v is False for v in verdicts)
+
+
+@given(rounds, thresholds)
+def test_healthy_since_is_the_start_of_an_unbroken_run_of_passes_and_then_stays(
+    history: list[tuple[bool, bool]], limits: Thresholds
+) -> None:
+    states = play(history, limits)
+    for index, (before, after) in enumerate(pairwise(states)):
+        assert (after.healthy_since is not None) == (after.healthy is True)
+        if before.healthy and after.healthy:
+            assert after.healthy_since == before.healthy_since
+        elif after.healthy_since is not None:
+            first = round(after.healthy_since.boottime_s - 1001)
+            if all(history[index]):
+                assert all(all(r) for r in history[first : index + 1])
+            else:
+                assert first == index
+
+
+@given(rounds, thresholds)
+def test_flaps_count_the_falls_from_health(
+    history: list[tuple[bool, bool]], limits: Thresholds
+) -> None:
+    states = play(history, limits)
+    falls = sum(a.healthy is True and b.healthy is False for a, b in pairwise(states))
+    assert states[-1].flaps == falls
+
+
+@given(rounds, thresholds)
+def test_the_fault_is_of_a_probe_that_failed_last_and_there_is_none_when_all_passed(
+    history: list[tuple[bool, bool]], limits: Thresholds
+) -> None:
+    final = play(history, limits)[-1]
+    last = history[-1] if history else (True, True)
+    failing = [name for name, passed in zip(NAMES, last, strict=True) if not passed]
+    assert (final.fault.probe if final.fault else None) == (failing[0] if failing else None)
+
+
+@given(st.lists(st.sampled_from([KEY, OTHER_KEY]), max_size=12), thresholds)
+def test_any_other_key_than_the_first_makes_unhealthy_at_once(
+    keys: list[str], limits: Thresholds
+) -> None:
+    clock, health = ManualClock(), begin(())
+    for key in keys:
+        health = fold(health, (), [key], clock.now(), limits)
+        assert health.key == key
+        if key != keys[0]:
+            assert health.healthy is False
+            assert health.fault is not None
+            assert (health.fault.code, health.fault.probe) == (KEY_CHANGED, KEY_PROBE)
+
+
+def test_another_key_in_the_middle_of_a_round_is_not_hidden_by_the_first_after_it() -> None:
+    health = fold(begin(()), (), [KEY, OTHER_KEY, KEY], ManualClock().now(), Thresholds(1, 3))
+    assert health.healthy is False
+
+
+def test_a_round_without_a_result_of_a_probe_leaves_it_as_it_is() -> None:
+    limits, now = Thresholds(1, 1), ManualClock().now()
+    health = fold(begin(NAMES), [result("a", True), result("b", True)], [KEY], now, limits)
+    assert fold(health, [result("unknown", False)], (), now, limits) == health
+
+
+def test_a_new_probe_of_a_known_launch_has_to_pass_first() -> None:
+    limits, now = Thresholds(1, 1), ManualClock().now()
+    health = fold(begin(("a",)), [result("a", True)], [KEY], now, limits)
+    more = retarget(health, ("a", "b"))
+    assert [view.passing for view in views(more, limits)] == [1, 0, 1]
+    again = fold(more, [result("a", True)], [KEY], now, limits)
+    assert again.healthy is None
+
+
+def test_what_is_published_counts_passes_no_further_than_needed() -> None:
+    limits, now = Thresholds(2, 3), ManualClock().now()
+    health = begin(("a",))
+    for _ in range(5):
+        health = fold(health, [result("a", True)], [KEY], now, limits)
+    shown = views(health, limits)[0]
+    assert (shown.passing, shown.needed, shown.failing, shown.last) == (2, 2, 0, "fine")
