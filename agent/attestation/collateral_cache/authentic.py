@@ -1,0 +1,212 @@
+"""Whether an answer is what was asked for, by the vendor's own signatures; and until when.
+
+Imports what verifies: load it where an answer is judged, in a thread. An answer that fails is
+never kept, so that a wrong one cannot stand in the way of the right one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import assert_never
+from urllib.parse import unquote
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+
+from agent.attestation.collateral import Endorsements, split_pem
+from agent.attestation.collateral_cache.answer import Answer, Life
+from agent.attestation.collateral_cache.items import (
+    AmdChain,
+    AmdCrl,
+    Item,
+    PckCrl,
+    QeIdentity,
+    RootCrl,
+    TcbInfo,
+    Vcek,
+)
+from agent.attestation.ecdsa import signature_holds
+from agent.attestation.evidence import EvidenceError
+from agent.attestation.pinned_chain import (
+    UNREADABLE,
+    Chain,
+    earliest_end,
+    ec_key,
+    load_chain,
+    spki_sha256,
+    verify_chain,
+)
+from agent.attestation.roots import INTEL_ROOT, Trust
+from agent.attestation.snp import require_hardware, require_tcb
+from agent.attestation.snp_certificate import parse_certificate
+from agent.attestation.snp_chain import verify_chain as verify_amd_chain
+from agent.attestation.snp_chain import verify_issuers
+from agent.attestation.snp_crl import verify_crl
+from agent.attestation.snp_tcb import Signer, decode_tcb
+from agent.attestation.tdx.documents import Hex, Moment
+from agent.attestation.tdx.revocation import check_revocation
+from agent.attestation.tdx.signatures import intel_rules
+
+# A newer list is looked for at least daily, and always long before the old one ends.
+_REFRESH = dt.timedelta(days=1)
+_TCB_SIGNING = "Intel SGX TCB Signing"
+_PCK_CAS = {"platform": "Intel SGX PCK Platform CA", "processor": "Intel SGX PCK Processor CA"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roots:
+    """Whose word counts."""
+
+    amd: Trust
+    intel_spki_sha256: str = INTEL_ROOT
+
+
+class _Dated(msgspec.Struct, frozen=True, rename="camel"):
+    id: str
+    issue_date: Moment
+    next_update: Moment
+    fmspc: Hex | None = None
+
+
+class _TcbInfoBody(msgspec.Struct, frozen=True):
+    document: msgspec.Raw = msgspec.field(name="tcbInfo")
+    signature: Hex
+
+
+class _QeIdentityBody(msgspec.Struct, frozen=True):
+    document: msgspec.Raw = msgspec.field(name="enclaveIdentity")
+    signature: Hex
+
+
+def authenticate(
+    item: Item, answer: Answer, voucher: Answer | None, roots: Roots, now: dt.datetime
+) -> Life:
+    """How long the answer is good for. `voucher`: the answer to `voucher_of(item)`.
+
+    Raises EvidenceError: it is not the vendor's, not about this item, or over.
+    """
+    match item:
+        case AmdChain(product, signer):
+            ask, ark = amd_issuers(answer)
+            root, end = verify_issuers(ask, ark, signer, roots.amd, now)
+            if root is not product:
+                raise _wrong("amd-chain", f"it is of {root}, not of {product}")
+            return Life(end, None)
+        case Vcek():
+            return Life(_vcek_end(item, answer, voucher, roots, now), None)
+        case AmdCrl():
+            _, ark = amd_issuers(_given(voucher))
+            end = verify_crl(answer.body, parse_certificate(ark, "ARK"), now).next_update
+        case TcbInfo(fmspc):
+            found, end = _signed_document(answer, _TcbInfoBody, roots, now)
+            if found.id != "TDX" or bytes.fromhex(found.fmspc or "") != fmspc:
+                raise _wrong("tcb-info", f"it is of {found.id!r} {found.fmspc}")
+        case QeIdentity():
+            found, end = _signed_document(answer, _QeIdentityBody, roots, now)
+            if found.id != "TD_QE":
+                raise _wrong("qe-identity", f"it is of {found.id!r}")
+        case PckCrl(ca):
+            issuer, anchor = _pck_issuer(answer, _PCK_CAS[ca], roots, now)
+            listed = check_revocation(answer.body, issuer, (), now, "pck_crl")
+            end = min(listed, earliest_end([issuer, anchor]))
+        case RootCrl():
+            anchor = _signing_chain(_given(voucher), roots, now)[-1]
+            end = check_revocation(answer.body, anchor, (), now, "root_crl")
+        case _:
+            assert_never(item)
+    return Life(end, now + min((end - now) / 2, _REFRESH))
+
+
+def amd_issuers(answer: Answer) -> tuple[bytes, bytes]:
+    """ASK and ARK, in DER, out of the vendor's PEM. Raises EvidenceError."""
+    try:
+        text = answer.body.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise _wrong("amd-chain", "it is not PEM") from error
+    found = split_pem(text, "amd-chain")
+    if len(found) != 2:
+        raise _wrong("amd-chain", f"it has {len(found)} certificates, not ASK and ARK")
+    return found[0], found[1]
+
+
+def chain_pem(answer: Answer) -> str:
+    """The issuers' certificates out of the header."""
+    return unquote(answer.chain)
+
+
+def _vcek_end(
+    item: Vcek, answer: Answer, voucher: Answer | None, roots: Roots, now: dt.datetime
+) -> dt.datetime:
+    ask, ark = amd_issuers(_given(voucher))
+    given = Endorsements(leaf=answer.body, ask=ask, ark=ark)
+    chain = verify_amd_chain(given, Signer.VCEK, roots.amd, now)
+    if chain.product is not item.product:
+        raise _wrong("amd-vcek", f"it is of {chain.product}, not of {item.product}")
+    require_hardware(item.chip_id, item.product, chain.leaf)
+    require_tcb(decode_tcb(item.tcb, item.product, "reported TCB"), chain.leaf)
+    return chain.valid_until
+
+
+def _signed_document(
+    answer: Answer,
+    kind: type[_TcbInfoBody | _QeIdentityBody],
+    roots: Roots,
+    now: dt.datetime,
+) -> tuple[_Dated, dt.datetime]:
+    """The document, in date and signed over its very bytes; and its end."""
+    try:
+        body = msgspec.json.decode(answer.body, type=kind)
+        dated = msgspec.json.decode(body.document, type=_Dated)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _wrong("intel", f"the document cannot be read: {error}") from error
+    chain = _signing_chain(answer, roots, now)
+    signature = bytes.fromhex(body.signature)
+    if not signature_holds(ec_key(chain[0]), signature, bytes(body.document), hashes.SHA256()):
+        raise _wrong("intel", "the document is not signed by its issuer chain's key")
+    _require_time(dated.issue_date, dated.next_update, now, dated.id)
+    return dated, min(dated.next_update, earliest_end(chain))
+
+
+def _signing_chain(answer: Answer, roots: Roots, now: dt.datetime) -> Chain:
+    rules = intel_rules(
+        "tdx_signing_chain", "the issuer chain", 2, _TCB_SIGNING, roots.intel_spki_sha256
+    )
+    chain = load_chain(chain_pem(answer).encode("ascii", "replace"), rules)
+    verify_chain(chain, rules, now)
+    return chain
+
+
+def _pck_issuer(
+    answer: Answer, name: str, roots: Roots, now: dt.datetime
+) -> tuple[x509.Certificate, x509.Certificate]:
+    """The authority that signs the list, and the root; neither is the leaf of any chain."""
+    rules = intel_rules("tdx_pck_crl_chain", "the issuer chain", 2, name, roots.intel_spki_sha256)
+    issuer, root = load_chain(chain_pem(answer).encode("ascii", "replace"), rules)
+    if spki_sha256(root) != roots.intel_spki_sha256:
+        raise _wrong("pck-crl", "its issuer chain does not end in Intel's root")
+    for certificate in (issuer, root):
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        _require_time(begin, end, now, "pck-crl's issuer chain")
+        try:
+            certificate.verify_directly_issued_by(root)
+        except (InvalidSignature, *UNREADABLE) as error:
+            raise _wrong("pck-crl", "its issuer chain does not hold") from error
+    return issuer, root
+
+
+def _given(voucher: Answer | None) -> Answer:
+    if voucher is None:
+        raise _wrong("collateral", "what it is authenticated with is not here")
+    return voucher
+
+
+def _require_time(begin: dt.datetime, end: dt.datetime, now: dt.datetime, what: str) -> None:
+    if not begin <= now <= end:
+        raise EvidenceError("collateral_expired", f"{what} is for {begin} to {end}")
+
+
+def _wrong(what: str, why: str) -> EvidenceError:
+    return EvidenceError("collateral_wrong", f"{what}: {why}")

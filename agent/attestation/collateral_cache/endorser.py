@@ -1,0 +1,188 @@
+"""What stands for a guest's evidence, out of the cache; implements `verifier.Endorser`.
+
+The evidence of a guest that was believed is remembered, so that after a restart what stands for
+this host's chip and TCB is at hand before anything asks for it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.attestation.collateral import Endorsements, PcsResponse
+from agent.attestation.collateral_cache.answer import Answer, Kept
+from agent.attestation.collateral_cache.bundle import pcs_response
+from agent.attestation.collateral_cache.cache import CollateralCache
+from agent.attestation.collateral_cache.items import AmdChain, AmdCrl, Item, Vcek
+from agent.attestation.collateral_cache.shelf import Shelf
+from agent.attestation.document import CpuKind
+from agent.attestation.evidence import EvidenceError
+from agent.attestation.port import NotYetError
+from agent.attestation.snp_tcb import Signer
+from agent.errors import describe
+from agent.host.clock import Clock
+from agent.host.files import StorageError
+from agent.host.threads import finish_in_thread
+from agent.host.wake import Wake
+
+if TYPE_CHECKING:
+    from agent.attestation.collateral_cache.authentic import Roots
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SnpParts:
+    """What stands for a report."""
+
+    vcek: Kept
+    chain: Kept
+    crl: Kept | None
+
+
+TdxParts = tuple[tuple[Item, Kept], ...]
+
+
+class CachedEndorser:
+    """`require_crl`: without AMD's list an answer is not complete, and is waited for.
+
+    `changed` rings when this host's own chip or TCB is seen to be another one.
+    """
+
+    def __init__(
+        self,
+        cache: CollateralCache,
+        shelf: Shelf,
+        roots: Callable[[], Roots],
+        clock: Clock,
+        *,
+        require_crl: bool = False,
+    ) -> None:
+        self._cache = cache
+        self._shelf = shelf
+        self._roots = roots
+        self._clock = clock
+        self._require_crl = require_crl
+        self._latest: dict[CpuKind, tuple[bytes, bytes]] = {}
+        self.changed = Wake()
+
+    async def endorsements(self, report: bytes) -> Endorsements | None:
+        """See the protocol. Raises NotYetError while the vendor is not to be asked."""
+        parts = await self.snp_parts(report)
+        if parts is None:
+            return None
+        return await finish_in_thread(_endorsements, parts)
+
+    async def revocation_lists(self, report: bytes, ark: bytes) -> tuple[bytes, ...]:
+        """See the protocol. Raises NotYetError where a list is required and may come later."""
+        item = await finish_in_thread(_crl_of, report, ark, self._roots)
+        crl = await self._crl(item) if item is not None else None
+        return (crl.answer.body,) if crl else ()
+
+    async def intel(self, quote: bytes) -> tuple[PcsResponse, ...]:
+        """See the protocol. Raises NotYetError; EvidenceError for no genuine quote."""
+        parts = await self.tdx_parts(quote)
+        return tuple(pcs_response(item, kept.answer) for item, kept in parts)
+
+    async def snp_parts(self, report: bytes) -> SnpParts | None:
+        """Raises NotYetError; EvidenceError for what is no report."""
+        signer, vceks = await finish_in_thread(_snp_needs, report)
+        for vcek in vceks:
+            leaf = await self._cache.get(vcek)
+            chain = await self._cache.get(AmdChain(vcek.product, signer))
+            if leaf is not None and chain is not None:
+                return SnpParts(leaf, chain, await self._crl(AmdCrl(vcek.product, signer)))
+        return None
+
+    async def tdx_parts(self, quote: bytes) -> TdxParts:
+        """All of it, or nothing. Raises NotYetError; EvidenceError for no genuine quote."""
+        now = self._clock.now().wall
+        items = await finish_in_thread(_tdx_needs, quote, self._roots, now)
+        found = [(item, await self._cache.get(item)) for item in items]
+        parts = tuple((item, kept) for item, kept in found if kept is not None)
+        return parts if len(parts) == len(found) else ()
+
+    async def seen(self, kind: CpuKind, evidence: bytes) -> None:
+        """Evidence of a guest of this host that was believed: remember chip and TCB."""
+        try:
+            mark = _mark(kind, evidence)
+        except EvidenceError:
+            return
+        if self._latest.get(kind, (b"", b""))[0] == mark:
+            return
+        self._latest[kind] = (mark, evidence)
+        try:
+            await finish_in_thread(self._shelf.store, f"latest-{kind}", Answer(body=evidence))
+        except StorageError as error:
+            log.warning("the latest evidence is not kept", extra={"error": describe(error)})
+        self.changed.ring()
+
+    async def recall(self) -> None:
+        """Take up what an earlier life of the agent had seen."""
+        for kind in CpuKind:
+            answer = await finish_in_thread(self._shelf.load, f"latest-{kind}")
+            if answer is not None and kind not in self._latest:
+                try:
+                    self._latest[kind] = (_mark(kind, answer.body), answer.body)
+                except EvidenceError:
+                    log.warning("the latest evidence on disk is damaged", extra={"kind": kind})
+
+    async def prefetch(self) -> None:
+        """Have at hand what stands for this host; what cannot be had now is tried again later."""
+        for kind, (_, evidence) in list(self._latest.items()):
+            try:
+                if kind is CpuKind.SNP:
+                    await self.snp_parts(evidence)
+                else:
+                    await self.tdx_parts(evidence)
+            except (NotYetError, EvidenceError) as error:
+                log.info("collateral of this host", extra={"error": describe(error)})
+
+    async def _crl(self, item: AmdCrl) -> Kept | None:
+        try:
+            return await self._cache.get(item)
+        except NotYetError:
+            if self._require_crl:
+                raise
+            return None
+
+
+def _mark(kind: CpuKind, evidence: bytes) -> bytes:
+    """What stays the same from one guest of this host to the next: chip and TCB."""
+    if kind is CpuKind.SNP:
+        from agent.attestation.snp_report import parse_report
+
+        report = parse_report(evidence)
+        return report.reported_tcb + report.chip_id
+    from agent.attestation.tdx.quote import parse_quote
+
+    return parse_quote(evidence).pck_chain
+
+
+def _endorsements(parts: SnpParts) -> Endorsements:
+    from agent.attestation.collateral_cache.authentic import amd_issuers
+
+    ask, ark = amd_issuers(parts.chain.answer)
+    crls = (parts.crl.answer.body,) if parts.crl else ()
+    return Endorsements(leaf=parts.vcek.answer.body, ask=ask, ark=ark, crls=crls)
+
+
+def _snp_needs(report: bytes) -> tuple[Signer, tuple[Vcek, ...]]:
+    from agent.attestation.collateral_cache.needs import snp_needs
+
+    return snp_needs(report)
+
+
+def _crl_of(report: bytes, ark: bytes, roots: Callable[[], Roots]) -> AmdCrl | None:
+    from agent.attestation.collateral_cache.needs import crl_of
+
+    return crl_of(report, ark, roots())
+
+
+def _tdx_needs(quote: bytes, roots: Callable[[], Roots], now: dt.datetime) -> tuple[Item, ...]:
+    from agent.attestation.collateral_cache.needs import tdx_needs
+
+    return tdx_needs(quote, roots(), now)

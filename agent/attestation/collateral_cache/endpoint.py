@@ -1,0 +1,170 @@
+"""`POST /attestation-collaterals`: a guest's collateral, on a listener of its own.
+
+A guest says its evidence and gets what stands for it, and nothing else: no URL of its choosing is
+asked, and what it gets is signed by the vendor, so that it needs no trust in us, nor in the plain
+HTTP between. Connections, bodies, waits and peers are bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+import math
+from typing import Annotated, Any, Literal
+
+import msgspec
+from aiohttp import web
+
+from agent.attestation.collateral_cache.allowance import Allowance
+from agent.attestation.collateral_cache.bundle import (
+    Collaterals,
+    snp_collaterals,
+    tdx_collaterals,
+)
+from agent.attestation.collateral_cache.cache import CollateralNotYetError
+from agent.attestation.collateral_cache.endorser import CachedEndorser
+from agent.attestation.collateral_cache.visitor import Door, Visitor
+from agent.attestation.document import MAX_EVIDENCE_BYTES, CpuKind
+from agent.attestation.evidence import EvidenceError
+from agent.errors import AgentError
+from agent.host.clock import Clock
+from agent.model.resources import Listen
+
+log = logging.getLogger(__name__)
+
+PATH = "/attestation-collaterals"
+_MAX_BODY_BYTES = 4 * MAX_EVIDENCE_BYTES // 3 + 4096
+_BODY_S = 10.0
+_MAX_AT_ONCE = 32
+_HANDLER: dict[str, Any] = {"access_log": None}
+_Name = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class EndpointError(AgentError):
+    """The listener cannot be had. The text names the setting."""
+
+    @property
+    def code(self) -> str:
+        return "listen_failed"
+
+
+class _Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`repo` and `tag` name the guest's release; nothing is given for it here."""
+
+    platform: Literal["sev-snp", "tdx"]
+    quote_base64: str
+    repo: _Name = ""
+    tag: _Name = ""
+
+
+class CollateralEndpoint:
+    """One server. `close` lets questions under way finish for a moment."""
+
+    def __init__(
+        self,
+        endorser: CachedEndorser,
+        clock: Clock,
+        allowance: Allowance | None = None,
+        door: Door | None = None,
+    ) -> None:
+        self._endorser = endorser
+        self._clock = clock
+        self._allowance = allowance or Allowance()
+        self._door = door or Door()
+        self._server: asyncio.Server | None = None
+        self._room = asyncio.Semaphore(_MAX_AT_ONCE)
+        app = web.Application(client_max_size=_MAX_BODY_BYTES)
+        app.router.add_post(PATH, self._answer)
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
+
+    async def start(self, where: Listen) -> int:
+        """Listen; the port is given back. Raises EndpointError."""
+        await self._runner.setup()
+        server, loop = self._runner.server, asyncio.get_running_loop()
+        assert server is not None
+
+        def visitor() -> Visitor:
+            return Visitor(server, door=self._door, loop=loop, **_HANDLER)
+
+        try:
+            self._server = await loop.create_server(visitor, where.address, where.port)
+        except OSError as error:
+            await self._runner.cleanup()
+            raise EndpointError(
+                f"attestation.collateral.listen: cannot listen on {where}: {error.strerror}"
+            ) from error
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def close(self) -> None:
+        """Take no more questions."""
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        if isinstance(request.protocol, Visitor):
+            request.protocol.heard()
+        response = await self._admit(request)
+        response.force_close()
+        return response
+
+    async def _admit(self, request: web.Request) -> web.Response:
+        wait_s = self._allowance.wait_s(request.remote or "", self._clock.now().boottime_s)
+        if wait_s:
+            return _later(429, "too_many_requests", "ask less often", wait_s)
+        if self._room.locked():
+            return _later(503, "busy", "too many ask at once", 1.0)
+        async with self._room:
+            return await self._judge(request)
+
+    async def _judge(self, request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(_BODY_S):
+                data = await request.read()
+        except TimeoutError:
+            return _refusal(408, "too_slow", f"the body did not come in {_BODY_S:g} s")
+        except web.HTTPRequestEntityTooLarge:
+            return _refusal(413, "too_large", f"the body is over {_MAX_BODY_BYTES} bytes")
+        try:
+            question = msgspec.json.decode(data, type=_Question)
+            evidence = base64.b64decode(question.quote_base64, validate=True)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return _refusal(400, "bad_request", str(error).replace("`", "")[:200])
+        except (binascii.Error, ValueError):
+            return _refusal(400, "bad_request", "quote_base64: it is not base64")
+        return await self._found(CpuKind(question.platform), evidence)
+
+    async def _found(self, kind: CpuKind, evidence: bytes) -> web.Response:
+        try:
+            found = await self._collaterals(kind, evidence)
+        except EvidenceError as error:
+            return _refusal(400, error.code, f"quote_base64: {error}")
+        except CollateralNotYetError as error:
+            return _later(503, error.code, "the vendor does not answer now", error.wait_s)
+        if found is None:
+            return _refusal(404, "no_collateral", "nothing is known that stands for this evidence")
+        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+
+    async def _collaterals(self, kind: CpuKind, evidence: bytes) -> Collaterals | None:
+        if kind is CpuKind.SNP:
+            snp = await self._endorser.snp_parts(evidence)
+            return snp_collaterals(snp.vcek, snp.chain, snp.crl) if snp else None
+        tdx = await self._endorser.tdx_parts(evidence)
+        return tdx_collaterals(tdx) if tdx else None
+
+
+def _refusal(status: int, code: str, detail: str, **headers: str) -> web.Response:
+    body = msgspec.json.encode({"status": status, "code": code, "detail": detail})
+    return web.Response(
+        status=status,
+        body=body,
+        content_type="application/problem+json",
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
+
+
+def _later(status: int, code: str, detail: str, wait_s: float) -> web.Response:
+    return _refusal(status, code, detail, Retry_After=str(max(1, math.ceil(wait_s))))

@@ -1,0 +1,99 @@
+"""Who a device says it is in its certificates: chip, own name, firmware digest.
+
+Source: DMTF SPDM's device information (other name 1.3.6.1.4.1.412.274.1) and TCG DICE
+(2.23.133.5.4.1), in the one form that NVIDIA's devices use.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from agent.attestation.evidence import EvidenceError
+from agent.attestation.gpu.claims import DeviceKind
+from agent.attestation.gpu.spdm import DIGEST_BYTES
+from agent.attestation.pinned_chain import UNREADABLE, Chain, spki_sha256
+
+_DEVICE_INFO = x509.ObjectIdentifier("1.3.6.1.4.1.412.274.1")
+_DICE = x509.ObjectIdentifier("2.23.133.5.4.1")
+_NAME = re.compile(r"NVIDIA:([A-Z]{2}_?[0-9]{2,3}[A-Z]?):([0-9A-F]{16})")
+# SEQUENCE { INTEGER 1, P-384 key (120 bytes), SEQUENCE { SHA-384, OCTET STRING (48 bytes) } }
+_DICE_HEAD = bytes.fromhex("3081ba020101")
+_DICE_DIGEST = bytes.fromhex("303d060960864801650304020204 30")
+_DICE_KEY_BYTES = 120
+
+_FAMILIES = (
+    (re.compile(r"GH[0-9]{3}"), DeviceKind.GPU, "HOPPER"),
+    (re.compile(r"GB[0-9]{3}[A-Z]?"), DeviceKind.GPU, "BLACKWELL"),
+    (re.compile(r"LS_10"), DeviceKind.NVSWITCH, "LS10"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceIdentity:
+    """Of a verified chain: `key` is the SHA-256 of the key provisioned into the device."""
+
+    kind: DeviceKind
+    architecture: str
+    chip: str
+    device: str
+    key: str
+    fwid: bytes | None
+
+
+def read_identity(chain: Chain) -> DeviceIdentity:
+    """Read the leaf, and the device's certificate that issued it. Raises where it has no name."""
+    try:
+        extensions = chain[0].extensions
+    except UNREADABLE as error:
+        raise EvidenceError("gpu_identity", "the certificate's extensions are not read") from error
+    name = _device_name(extensions)
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise EvidenceError("gpu_identity", f"the certificate's device name is {name!r}")
+    chip = match[1]
+    for pattern, kind, architecture in _FAMILIES:
+        if pattern.fullmatch(chip):
+            return DeviceIdentity(
+                kind=kind,
+                architecture=architecture,
+                chip=chip,
+                device=name,
+                key=spki_sha256(chain[1]),
+                fwid=_fwid(extensions),
+            )
+    raise EvidenceError("gpu_chip", f"chip {chip!r} is none of Hopper, Blackwell, LS10")
+
+
+def _device_name(extensions: x509.Extensions) -> str:
+    try:
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound as error:
+        raise EvidenceError("gpu_identity", "the certificate names no device") from error
+    others = [
+        n.value for n in names if isinstance(n, x509.OtherName) and n.type_id == _DEVICE_INFO
+    ]
+    if len(others) != 1:
+        raise EvidenceError("gpu_identity", "the certificate must name one device")
+    # UTF8String, its length in one byte.
+    (other,) = others
+    if not 2 <= len(other) < 130 or other[:2] != bytes([0x0C, len(other) - 2]):
+        raise EvidenceError("gpu_identity", "the certificate's device name is no short text")
+    return other[2:].decode("ascii", "replace")
+
+
+def _fwid(extensions: x509.Extensions) -> bytes | None:
+    """The firmware digest in the certificate; None where it is not in the one known form."""
+    try:
+        extension = extensions.get_extension_for_oid(_DICE)
+    except x509.ExtensionNotFound:
+        return None
+    value = extension.value
+    raw = value.value if isinstance(value, x509.UnrecognizedExtension) else b""
+    key_end = len(_DICE_HEAD) + _DICE_KEY_BYTES
+    head, digest = raw[: len(_DICE_HEAD)], raw[key_end : key_end + len(_DICE_DIGEST)]
+    fwid = raw[key_end + len(_DICE_DIGEST) :]
+    known = (head, digest, len(fwid)) == (_DICE_HEAD, _DICE_DIGEST, DIGEST_BYTES)
+    return fwid if known else None

@@ -1,0 +1,31 @@
+"""Building the gate of a host that has a TEE."""
+
+from __future__ import annotations
+
+from agent.attestation.policy import Policy
+from agent.attestation.roots import Trust
+from agent.attestation.snp_tcb import Product
+from agent.attestation.verifier import Endorser, Verifier
+from agent.config import AttestationConfig
+from agent.host.clock import Clock
+
+
+def open_verifier(
+    config: AttestationConfig,
+    clock: Clock,
+    *,
+    endorser: Endorser | None = None,
+    simulated_root: str | None = None,
+) -> Verifier:
+    """`simulated_root`: SPKI SHA-256 of the ARK of this installation's simulated Milan.
+
+    Given with `tee: simulated` and never otherwise: without it no evidence is believed but what
+    the vendors' own roots vouch for.
+    """
+    roots = {simulated_root: Product.MILAN} if simulated_root else {}
+    return Verifier(
+        policy=Policy(config=config, allow_simulated=bool(simulated_root)),
+        trust=Trust(simulated=roots),
+        clock=clock,
+        endorser=endorser,
+    )

@@ -1,0 +1,153 @@
+"""Whether a SEV-SNP report says what it must: one check a demand, passed or not. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+import msgspec
+
+from agent.attestation.claims import SnpClaims
+from agent.attestation.expected import Expected
+from agent.attestation.port import Check
+from agent.attestation.snp_tcb import Tcb
+from agent.config import SignerRule, SnpConfig, TcbMinimum
+
+
+def check_snp(
+    claims: SnpClaims, config: SnpConfig, expected: Expected, now: dt.datetime
+) -> tuple[Check, ...]:
+    """Every check; what was proved on the way to the claims is told too."""
+    return (
+        *_origin(claims, config, now),
+        *_launch(claims, config),
+        *_platform(claims, config),
+        *_tcbs(claims, config),
+        *_pins(claims, config, expected),
+    )
+
+
+def _origin(claims: SnpClaims, config: SnpConfig, now: dt.datetime) -> Iterator[Check]:
+    report = claims.report
+    by = f" of {claims.provider}" if claims.provider else ""
+    yield Check(
+        code="snp_signature",
+        passed=True,
+        detail=f"version {report.version}, {claims.product}, signed by a {report.signer.name}{by} "
+        f"under the root {claims.root_spki_sha256}; TCB and chip agree with its certificate",
+    )
+    yield Check(
+        code="snp_validity",
+        passed=now <= claims.valid_until,
+        detail=f"what vouches for it is valid until {claims.valid_until:%Y-%m-%d %H:%M} UTC",
+    )
+    looked = "no certificate is on AMD's revocation list"
+    yield Check(
+        code="snp_revocation",
+        passed=claims.revocation_checked or not config.require_crl,
+        detail=looked if claims.revocation_checked else "not checked: no revocation list came",
+    )
+    yield Check(
+        code="snp_signer",
+        passed=config.signer in (SignerRule.ANY, report.signer.value),
+        detail=f"signed by a {report.signer.name}, allowed: {config.signer}",
+    )
+
+
+def _launch(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:
+    """What was fixed when the guest was launched."""
+    report, policy = claims.report, claims.report.policy
+    yield _forbidden("snp_debug", policy.debug, "debugging by the host")
+    yield _forbidden("snp_migration_agent", policy.migration_agent, "a migration agent")
+    yield _forbidden("snp_smt", policy.smt and not config.allow_smt, "SMT", policy.smt)
+    yield _forbidden("snp_cxl", policy.cxl and not config.allow_cxl, "CXL memory", policy.cxl)
+    yield Check(
+        code="snp_single_socket",
+        passed=policy.single_socket or not config.require_single_socket,
+        detail=f"guest policy: {'one socket only' if policy.single_socket else 'any sockets'}",
+    )
+    yield Check(
+        code="snp_vmpl",
+        passed=report.vmpl <= config.max_vmpl,
+        detail=f"asked for at VMPL {report.vmpl}, at most {config.max_vmpl}",
+    )
+    yield Check(
+        code="snp_guest_svn",
+        passed=report.guest_svn >= config.minimum_guest_svn,
+        detail=f"guest SVN {report.guest_svn}, at least {config.minimum_guest_svn}",
+    )
+
+
+def _platform(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:
+    """What the host's firmware is and says. Both firmwares: the committed one may come back."""
+    report = claims.report
+    major, _, minor = config.minimum_abi.partition(".")
+    versions = (report.current_firmware, report.committed_firmware)
+    yield Check(
+        code="snp_abi",
+        passed=all((one.major, one.minor) >= (int(major), int(minor)) for one in versions),
+        detail=f"firmware {versions[0]}, committed {versions[1]}, at least {config.minimum_abi}",
+    )
+    hiding = report.platform.ciphertext_hiding
+    yield Check(
+        code="snp_ciphertext_hiding",
+        passed=hiding or not config.require_ciphertext_hiding,
+        detail=f"ciphertext hiding is {'on' if hiding else 'off'}",
+    )
+    checked = report.platform.alias_check_complete
+    yield Check(
+        code="snp_alias_check",
+        passed=checked or not config.require_alias_check,
+        detail=f"the memory's aliases were {'' if checked else 'not '}looked for",
+    )
+
+
+def _tcbs(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:
+    yield _tcb("current", claims.current, config.current_tcb)
+    yield _tcb("reported", claims.reported, config.reported_tcb)
+    yield _tcb("committed", claims.committed, config.committed_tcb)
+    yield _tcb("launch", claims.launch, config.launch_tcb)
+
+
+def _tcb(which: str, tcb: Tcb, minimum: TcbMinimum) -> Check:
+    """A part that this product does not have is asked nothing of."""
+    least: dict[str, int] = msgspec.structs.asdict(minimum)
+    low = [
+        f"{part} {value}, at least {least[part]}"
+        for part, value in tcb.parts().items()
+        if value < least[part]
+    ]
+    return Check(
+        code=f"snp_{which}_tcb", passed=not low, detail=f"{which} TCB: {'; '.join(low) or tcb}"
+    )
+
+
+def _pins(claims: SnpClaims, config: SnpConfig, expected: Expected) -> Iterator[Check]:
+    report = claims.report
+    yield _equal("snp_measurement", "measurement", report.measurement, expected.snp_measurement)
+    yield _equal("snp_host_data", "host data", report.host_data, expected.host_data)
+    for name, found, pin in (
+        ("id_key_digest", report.id_key_digest, config.id_key_digest),
+        ("author_key_digest", report.author_key_digest, config.author_key_digest),
+    ):
+        if pin is None:
+            detail = f"{name}: {found.hex()}, not pinned"
+            yield Check(code=f"snp_{name}", passed=True, detail=detail)
+        else:
+            yield _equal(f"snp_{name}", name, found, bytes.fromhex(pin))
+    if expected.report_data is not None:
+        yield _equal("snp_report_data", "report data", report.report_data, expected.report_data)
+
+
+def _forbidden(code: str, wrong: bool, what: str, allowed: bool | None = None) -> Check:
+    allows = wrong if allowed is None else allowed
+    verb = "allows" if allows else "forbids"
+    return Check(code=code, passed=not wrong, detail=f"guest policy: {verb} {what}")
+
+
+def _equal(code: str, what: str, found: bytes, wanted: bytes | None) -> Check:
+    if wanted is None:
+        return Check(code=code, passed=False, detail=f"{what}: none is known to compare it with")
+    same = found == wanted
+    detail = f"{what}: {found.hex()}" + ("" if same else f", expected {wanted.hex()}")
+    return Check(code=code, passed=same, detail=detail)

@@ -1,0 +1,99 @@
+"""The gate that evidence must pass before an enclave may be called Ready."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Protocol
+
+import msgspec
+
+from agent.attestation.expected import Expected
+from agent.errors import AgentError
+from agent.model.enclave import Enclave, Endpoint
+from agent.model.ids import EnclaveId
+from agent.model.release import Release
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One check of a verdict."""
+
+    code: str
+    passed: bool
+    detail: str
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the evidence is worth. `attested` None: nothing is claimed (tee: none), or known yet.
+
+    `retry`: no verdict yet (the guest is still gathering collateral); ask again. `firmware`: of
+    the host's processor, as signed evidence tells it; where it changes all are judged again.
+    """
+
+    attested: bool | None
+    retry: bool = False
+    checks: tuple[Check, ...] = ()
+    simulated: bool = False
+    firmware: str | None = None
+
+    @property
+    def admits(self) -> bool:
+        """Whether an enclave with this verdict may become Ready."""
+        return self.attested is not False and not self.retry
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What a guest answered, byte for byte, and what it is worth.
+
+    `document` is None if none was read. `nonce`: the one that was sent (hex).
+    """
+
+    document: bytes | None
+    verdict: Verdict
+    expected: Expected
+    nonce: str
+    spki_sha256: str
+    observed_at: dt.datetime
+
+
+class NothingClaimedError(AgentError):
+    """There is no evidence on this host: nothing is claimed of its guests."""
+
+    @property
+    def code(self) -> str:
+        return "not_on_this_host"
+
+
+class NotYetError(AgentError):
+    """There is no evidence yet: the guest cannot be reached, or still gathers collateral."""
+
+    @property
+    def code(self) -> str:
+        return "evidence_not_yet"
+
+
+class Attestation(Protocol):
+    """Verifies an enclave's evidence over the key that its TLS shows."""
+
+    async def verify(
+        self, enclave: Enclave, release: Release, endpoint: Endpoint, spki_sha256: str
+    ) -> Verdict:
+        """Fetch evidence with a fresh nonce; judge it against the release and this very key."""
+        ...
+
+    async def evidence(
+        self,
+        enclave: Enclave,
+        release: Release,
+        endpoint: Endpoint,
+        spki_sha256: str,
+        nonce: bytes | None,
+    ) -> Evidence:
+        """What the guest answers to this nonce, or what it answered last to one of ours.
+
+        Raises NotYetError, NothingClaimedError.
+        """
+        ...
+
+    def forget(self, enclave_id: EnclaveId) -> None:
+        """Keep nothing of an enclave that is gone."""
+        ...

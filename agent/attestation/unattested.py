@@ -1,0 +1,35 @@
+"""`tee: none`: a plain VM, of which nothing is claimed."""
+
+from __future__ import annotations
+
+from agent.attestation.port import Evidence, NothingClaimedError, Verdict
+from agent.model.enclave import Enclave, Endpoint
+from agent.model.ids import EnclaveId
+from agent.model.release import Release
+
+
+class Unattested:
+    """Claims nothing: `attested` is null in every answer. Needs `allow_unattested: true`."""
+
+    async def verify(
+        self, enclave: Enclave, release: Release, endpoint: Endpoint, spki_sha256: str
+    ) -> Verdict:
+        """Claim nothing."""
+        del enclave, release, endpoint, spki_sha256
+        return Verdict(attested=None)
+
+    async def evidence(
+        self,
+        enclave: Enclave,
+        release: Release,
+        endpoint: Endpoint,
+        spki_sha256: str,
+        nonce: bytes | None,
+    ) -> Evidence:
+        """There is none."""
+        del enclave, release, endpoint, spki_sha256, nonce
+        raise NothingClaimedError("There is no evidence to attest with on this host (tee: none).")
+
+    def forget(self, enclave_id: EnclaveId) -> None:
+        """Nothing was kept."""
+        del enclave_id

@@ -1,0 +1,226 @@
+"""The live gate: asks a guest for evidence over a fresh nonce and says what it is worth.
+
+Invariants: the evidence is fetched over a connection of its own, whose key must be the very one
+that it was asked about; a nonce is used once; the libraries that verify are loaded with the first
+evidence, and work in a thread, so that a host without any pays nothing and the loop never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, assert_never
+
+from agent.attestation.collateral import Endorsements, PcsResponse
+from agent.attestation.document import NONCE_BYTES, CpuKind, Document
+from agent.attestation.evidence import EvidenceError
+from agent.attestation.expected import Expected, ExpectedSource, expected_of
+from agent.attestation.fetch import Fetched, Fetcher
+from agent.attestation.policy import Policy
+from agent.attestation.port import Check, Evidence, NotYetError, Verdict
+from agent.attestation.roots import Trust
+from agent.host.clock import Clock
+from agent.host.threads import finish_in_thread
+from agent.model.enclave import Enclave, Endpoint
+from agent.model.ids import EnclaveId
+from agent.model.release import Release
+
+if TYPE_CHECKING:
+    from agent.attestation.appraisal import Question
+
+log = logging.getLogger(__name__)
+
+
+class Endorser(Protocol):
+    """Where collateral comes from that a document does not carry: a cache, a directory.
+
+    Methods raise NotYetError where a vendor is not to be asked now, and EvidenceError for evidence
+    that cannot be read.
+    """
+
+    async def endorsements(self, report: bytes) -> Endorsements | None:
+        """What vouches for this report, as far as it is known here; None if it is not."""
+        ...
+
+    async def revocation_lists(self, report: bytes, ark: bytes) -> tuple[bytes, ...]:
+        """AMD's lists, in DER, for a report whose certificates end in this root."""
+        ...
+
+    async def intel(self, quote: bytes) -> tuple[PcsResponse, ...]:
+        """Intel's answers for this quote: all that it needs, or none."""
+        ...
+
+    async def seen(self, kind: CpuKind, evidence: bytes) -> None:
+        """This evidence was believed: there will be more of its chip and TCB."""
+        ...
+
+
+class NoEndorser:
+    """Documents carry what they need, or are refused."""
+
+    async def endorsements(self, report: bytes) -> Endorsements | None:
+        del report
+        return None
+
+    async def revocation_lists(self, report: bytes, ark: bytes) -> tuple[bytes, ...]:
+        del report, ark
+        return ()
+
+    async def intel(self, quote: bytes) -> tuple[PcsResponse, ...]:
+        del quote
+        return ()
+
+    async def seen(self, kind: CpuKind, evidence: bytes) -> None:
+        """Nothing is remembered."""
+
+
+class Verifier:
+    """Implements `agent.attestation.port.Attestation`. Keeps the newest evidence an enclave."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        trust: Trust,
+        clock: Clock,
+        fetcher: Fetcher | None = None,
+        endorser: Endorser | None = None,
+        expected: ExpectedSource = expected_of,
+    ) -> None:
+        self._policy = policy
+        self._trust = trust
+        self._clock = clock
+        self._fetcher = fetcher or Fetcher()
+        self._endorser = endorser or NoEndorser()
+        self._expected = expected
+        self._latest: dict[EnclaveId, tuple[str, Evidence]] = {}
+
+    async def verify(
+        self, enclave: Enclave, release: Release, endpoint: Endpoint, spki_sha256: str
+    ) -> Verdict:
+        """Fetch with a fresh nonce and judge. `retry`: the guest has no evidence yet."""
+        nonce = os.urandom(NONCE_BYTES)
+        try:
+            found = await self._observe(release, endpoint, spki_sha256, nonce)
+        except NotYetError as error:
+            return Verdict(
+                attested=None,
+                retry=True,
+                checks=(Check(code=error.code, passed=False, detail=str(error)),),
+            )
+        self._latest[enclave.id] = (enclave.launch_uuid, found)
+        _tell(enclave, found)
+        return found.verdict
+
+    async def evidence(
+        self,
+        enclave: Enclave,
+        release: Release,
+        endpoint: Endpoint,
+        spki_sha256: str,
+        nonce: bytes | None,
+    ) -> Evidence:
+        """For whoever asks: over their nonce, or the newest over one of ours. See the port."""
+        if nonce is not None:
+            return await self._observe(release, endpoint, spki_sha256, nonce)
+        launch, found = self._latest.get(enclave.id, (None, None))
+        if found is None or launch != enclave.launch_uuid:
+            raise NotYetError(f"no evidence of enclave {enclave.id} was seen yet")
+        return found
+
+    def forget(self, enclave_id: EnclaveId) -> None:
+        """Keep nothing of an enclave that is gone."""
+        self._latest.pop(enclave_id, None)
+
+    async def _observe(
+        self, release: Release, endpoint: Endpoint, spki_sha256: str, nonce: bytes
+    ) -> Evidence:
+        expected = self._expected(release)
+        document: bytes | None = None
+        try:
+            fetched = await self._fetcher.fetch(endpoint, nonce)
+            document = fetched.body
+            verdict = await self._judge(fetched, expected, spki_sha256, nonce)
+        except EvidenceError as error:
+            check = Check(code=error.code, passed=False, detail=str(error))
+            verdict = Verdict(attested=False, checks=(check,))
+        return Evidence(
+            document=document,
+            verdict=verdict,
+            expected=expected,
+            nonce=nonce.hex(),
+            spki_sha256=spki_sha256,
+            observed_at=self._clock.now().wall,
+        )
+
+    async def _judge(
+        self, fetched: Fetched, expected: Expected, spki_sha256: str, nonce: bytes
+    ) -> Verdict:
+        """Raises EvidenceError for a document that cannot be read, or came over another key."""
+        if fetched.spki_sha256 != spki_sha256:
+            raise EvidenceError(
+                "tls_key_changed",
+                f"the guest showed the TLS key {fetched.spki_sha256}, not {spki_sha256} as before",
+            )
+        document, question = await finish_in_thread(_read, fetched, expected, nonce, self._clock)
+        with suppress(EvidenceError):  # what cannot be read is refused below, beside other checks
+            document = await self._completed(document)
+        verdict = await finish_in_thread(_appraise, document, question, self._policy, self._trust)
+        if verdict.attested and not verdict.simulated:
+            await self._endorser.seen(document.cpu, document.report)
+        return verdict
+
+    async def _completed(self, document: Document) -> Document:
+        """The document with the collateral that it does not carry, as far as it is known here."""
+        carried, report = document.collateral, document.report
+        match document.cpu:
+            case CpuKind.SNP:
+                amd = carried.amd
+                if amd is None:
+                    amd = await self._endorser.endorsements(report)
+                elif not amd.crls:
+                    amd = replace(amd, crls=await self._endorser.revocation_lists(report, amd.ark))
+                completed = replace(carried, amd=amd)
+            case CpuKind.TDX:
+                completed = replace(
+                    carried, intel=carried.intel or await self._endorser.intel(report)
+                )
+            case _:
+                assert_never(document.cpu)
+        return replace(document, collateral=completed)
+
+
+def _read(
+    fetched: Fetched, expected: Expected, nonce: bytes, clock: Clock
+) -> tuple[Document, Question]:
+    from agent.attestation.appraisal import Question, read_document
+
+    question = Question(
+        nonce=nonce,
+        spki_sha256=fetched.spki_sha256,
+        expected=expected,
+        now=clock.now().wall,
+    )
+    return read_document(fetched.body, nonce), question
+
+
+def _appraise(
+    document: Document,
+    question: Question,
+    policy: Policy,
+    trust: Trust,
+) -> Verdict:
+    from agent.attestation.appraisal import appraise
+
+    return appraise(document, question, policy, trust)
+
+
+def _tell(enclave: Enclave, found: Evidence) -> None:
+    failed = [check.code for check in found.verdict.checks if not check.passed]
+    fields = {"enclave": enclave.id, "deployment": enclave.deployment, "failed": ",".join(failed)}
+    if found.verdict.simulated:
+        log.warning("evidence judged: SIMULATED — NOT CONFIDENTIAL", extra=fields)
+    else:
+        log.info("evidence judged", extra=fields)

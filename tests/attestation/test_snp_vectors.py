@@ -1,0 +1,83 @@
+"""Genuine reports and the vendor's own chains: the right verdict, for the right reason."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from agent.attestation.claims import SnpClaims
+from agent.attestation.collateral import Endorsements, split_pem
+from agent.attestation.evidence import EvidenceError
+from agent.attestation.expected import Expected
+from agent.attestation.policy import Policy, check_claims
+from agent.attestation.roots import Trust
+from agent.attestation.snp import verify_report
+from agent.attestation.snp_tcb import Product
+from agent.config import AttestationConfig
+from tests.fakes import vectors
+from tests.fakes.vectors import needs_vectors
+
+pytestmark = needs_vectors
+NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+
+
+def chain(product: str, leaf: bytes) -> Endorsements:
+    ask, ark = vectors.pem(f"roots/ask_ark_{product}.pem")
+    return Endorsements(leaf=leaf, ask=ask, ark=ark)
+
+
+def milan(name: str) -> SnpClaims:
+    report = vectors.read(f"snp/{name}.report.bin")
+    given = chain("milan", vectors.read(f"snp/{name}.vcek.der"))
+    return verify_report(report, given, Trust(), NOW)
+
+
+def failed(claims: SnpClaims, **expected: Any) -> list[str]:
+    wanted = {"snp_measurement": claims.report.measurement, **expected}
+    policy = Policy(config=AttestationConfig())
+    checks = check_claims(claims, policy, Expected(**wanted), NOW)
+    return [check.code for check in checks if not check.passed]
+
+
+def test_a_genuine_milan_is_believed() -> None:
+    claims = milan("milan")
+    assert (claims.product, claims.simulated, claims.report.version) == (Product.MILAN, False, 2)
+    assert claims.current.parts() == {"bootloader": 3, "tee": 0, "snp": 8, "microcode": 115}
+    assert (
+        failed(claims) == ["snp_host_data"] if any(claims.report.host_data) else not failed(claims)
+    )
+
+
+def test_a_genuine_milan_that_may_be_debugged_is_refused_for_that() -> None:
+    claims = milan("milan-debug-on")
+    assert failed(claims, host_data=claims.report.host_data) == ["snp_debug"]
+
+
+def test_reports_are_not_believed_with_each_others_certificates() -> None:
+    report = vectors.read("snp/milan.report.bin")
+    given = chain("milan", vectors.read("snp/milan-debug-on.vcek.der"))
+    with pytest.raises(EvidenceError) as caught:
+        verify_report(report, given, Trust(), NOW)
+    assert caught.value.code == "report_signature"
+
+
+@pytest.mark.parametrize("name", ["milan", "genoa", "turin"])
+def test_the_pins_are_the_vendors_roots(name: str) -> None:
+    from agent.attestation.roots import PINNED
+    from agent.attestation.snp_certificate import ca_key, is_signed_by, parse_certificate
+
+    file = "turin_vcek" if name == "turin" else name
+    for path in (f"roots/ask_ark_{file}.pem", f"roots/ask_ark_{name}_vlek.pem"):
+        ask, ark = (parse_certificate(one, "it") for one in vectors.pem(path))
+        assert PINNED[ark.spki_sha256] == name.capitalize()
+        assert is_signed_by(ca_key(ark, 1), ark)
+        assert is_signed_by(ca_key(ark, 1), ask)
+        assert ask.spki_sha256 not in PINNED
+
+
+@pytest.mark.parametrize("product", ["milan", "milan_vlek", "genoa", "turin_vcek", "turin_vlek"])
+def test_the_vendors_chains_are_read_as_collateral_holds_them(product: str) -> None:
+    path = f"roots/ask_ark_{product}.pem"
+    assert split_pem(vectors.read(path).decode(), "it") == vectors.pem(path)
