@@ -1,0 +1,48 @@
+"""The process that does what needs the library for certificates: one order, one answer, the end.
+
+python -m agent.trust.child    the order on stdin, the answer on stdout; see `agent.trust.clerk`
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import assert_never
+
+import msgspec
+
+from agent.errors import AgentError, describe
+from agent.trust.clerk import Answer, Inspect, Install, Orders, Refusal, Request
+from agent.trust.facts import TrustError
+from agent.trust.inspection import inspect
+from agent.trust.request import install, request_certificate
+
+
+def carry_out(order: Orders) -> Answer:
+    """What a TrustError says is an answer; what else is raised ends the process."""
+    tls, host_id = order.files.config, order.host_id
+    try:
+        match order:
+            case Inspect():
+                return Answer(facts=inspect(tls, host_id))
+            case Request():
+                return Answer(pem=request_certificate(tls, host_id))
+            case Install():
+                install(tls, host_id, order.certificate_pem, order.ca_pem, order.crl_pem)
+                return Answer()
+            case _:
+                assert_never(order)
+    except TrustError as error:
+        return Answer(refusal=Refusal(setting=error.setting, reason=error.reason))
+
+
+def main() -> None:
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
+    try:
+        answer = carry_out(order)
+    except AgentError as error:
+        sys.exit(describe(error))
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+if __name__ == "__main__":
+    main()
