@@ -1,0 +1,30 @@
+"""A bell for each deployment, and a stroke for all: whose world has changed is to have a turn.
+
+What is seen of one enclave moves its own deployment alone. Of eight that are probed every few
+seconds each would otherwise have a turn for the news of every other.
+"""
+
+from __future__ import annotations
+
+from agent.host.wake import Wake
+from agent.model.ids import DeploymentName
+
+
+class Bells:
+    """Of the deployments that have an owner."""
+
+    def __init__(self) -> None:
+        self._of: dict[DeploymentName, Wake] = {}
+
+    def of(self, name: DeploymentName) -> Wake:
+        """The bell that its owner waits for."""
+        return self._of.setdefault(name, Wake())
+
+    def ring(self) -> None:
+        """For everybody."""
+        for bell in self._of.values():
+            bell.ring()
+
+    def forget(self, name: DeploymentName) -> None:
+        """Nobody owns it any more."""
+        self._of.pop(name, None)

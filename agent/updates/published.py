@@ -1,0 +1,122 @@
+"""The published snapshot: what every reader (status, command line, report, metrics) reads.
+
+The engine replaces it whole; nobody mutates it. `version` grows with every replacement.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from agent.attestation.port import Verdict
+from agent.enclaves.port import VmView
+from agent.model.clock import Instant
+from agent.model.enclave import Enclave, EnclaveState
+from agent.model.ids import DeploymentName
+from agent.model.inventory import Inventory
+from agent.model.reasons import Decision
+from agent.model.resources import Amounts
+from agent.model.revision import Deployment, DeploymentStatus, Revision
+from agent.model.update import Update
+from agent.probes.port import HealthView
+
+
+class Feasibility(StrEnum):
+    """How a rollback to a revision would go."""
+
+    WARM = "warm"
+    COLD = "cold"
+    FETCH = "fetch"
+    IMPOSSIBLE = "impossible"
+
+
+class RollbackOption(msgspec.Struct, frozen=True, kw_only=True):
+    """One older revision and how far away it is."""
+
+    revision: int
+    tag: str
+    feasibility: Feasibility
+    reason: str | None = None
+
+
+class EnclaveFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One enclave: its row, what is observed of it, and what is concluded."""
+
+    row: Enclave
+    state: EnclaveState
+    vm: VmView
+    health: HealthView | None = None
+    verdict: Verdict | None = None
+    connections: int | None = None
+
+
+class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment. `revision`: the active one, or the newest while nothing ever served.
+
+    `update`: the running one, or the newest. `update_deadline`: of its step, if any.
+    """
+
+    row: Deployment
+    status: DeploymentStatus
+    revision: Revision | None
+    update: Update | None
+    update_deadline: Instant | None = None
+    enclaves: tuple[EnclaveFacts, ...] = ()
+    stale_secrets: tuple[str, ...] = ()
+    rollback: tuple[RollbackOption, ...] = ()
+    next_update: Decision
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a person should mend. severity: info, warning, error."""
+
+    code: str
+    severity: str
+    detail: str
+    mend: str
+    since: str
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """What each `auto` became, and why."""
+
+    value: str
+    reason: str
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The host."""
+
+    id: str
+    agent_version: str
+    tee: Resolved
+    accel: Resolved
+    supervisor: Resolved
+    network: Resolved
+    traffic: Resolved
+    started_at: Instant
+    draining: bool
+    inventory_complete: bool
+    simulated: bool
+    free: Amounts
+    total: Amounts
+    leased: Amounts = Amounts()
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """All that there is to read. `ready`: False with reasons until adopted and reconciled.
+
+    `store_damage`: why the store cannot be trusted; all else is then as it was last known.
+    `inventory`: None before the first look.
+    """
+
+    version: int
+    observed_at: Instant
+    ready: bool
+    not_ready_reasons: tuple[str, ...]
+    host: HostFacts
+    deployments: dict[DeploymentName, DeploymentFacts]
+    inventory: Inventory | None = None
+    problems: tuple[Problem, ...] = ()
+    store_damage: str | None = None

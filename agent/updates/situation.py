@@ -1,0 +1,196 @@
+"""What the planner is given and what it answers. Pure values.
+
+A `Situation` is the recorded rows of one deployment plus what was observed. A `Plan` is either a
+`Write` (persist this, then ask again) or a set of actions that should be in flight until something
+changes. Actions are idempotent orders; the same action wanted twice is one action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from agent.attestation.port import Verdict
+from agent.enclaves.port import ABSENT, VmPhase, VmView
+from agent.model.clock import Instant
+from agent.model.enclave import Enclave
+from agent.model.event import EventDraft
+from agent.model.ids import EnclaveId
+from agent.model.lease import Sample
+from agent.model.revision import Deployment, Fault, Revision
+from agent.model.update import Update
+from agent.probes.port import HealthView
+
+
+class ActionKind(StrEnum):
+    """What the executor can do for one deployment."""
+
+    PREPARE = "prepare"  # fetch and verify the artifacts of an enclave's revision
+    LAUNCH = "launch"  # have the VM of this launch running
+    STOP = "stop"  # have nothing of the enclave left on the host
+    REQUALIFY = "requalify"  # what the enclave held is clean again
+    VERIFY = "verify"  # judge the evidence over the key last seen
+    APPLY_ROUTE = "apply_route"  # bring the data plane to the recorded route
+    RESET = "reset"  # reset the connections still open to the enclave
+    FORGET_DEPLOYMENT = "forget_deployment"  # listeners, secrets and logs of a deleted deployment
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One order. `key` tells two of a kind apart: a launch uuid, a generation, a key's hash."""
+
+    kind: ActionKind
+    enclave: EnclaveId | None = None
+    key: str = ""
+    grace_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an action ended. `count`: of a reset, the connections."""
+
+    fault: Fault | None = None
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What evidence was worth at a moment. `key`: the launch and the TLS key that it is about."""
+
+    key: str
+    verdict: Verdict
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The configured times, in seconds. `boot_deadline_s` None scales with the enclave's size.
+
+    `reverify_s` None: nothing is claimed on this host, so nothing is judged again.
+    `drop_on_loss`: an enclave that loses its attestation leaves the traffic.
+    """
+
+    dwell_s: float = 5
+    soak_s: float = 30
+    drain_s: float = 30
+    boot_deadline_s: float | None = None
+    stop_grace_s: float = 60
+    default_start_period_s: float = 60
+    probe_slack_s: float = 15
+    failing_for_s: float = 6  # after the start period, before failing probes are believed
+    relaunch_limit: int = 5
+    relaunch_window_s: float = 1800
+    relaunch_backoff_s: float = 5
+    reverify_s: float | None = None
+    drop_on_loss: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that a decision may depend on.
+
+    `boots`: seconds that guests of the size of the update's took on this host, newest first.
+    """
+
+    now: Instant
+    deployment: Deployment
+    update: Update | None
+    enclaves: Mapping[EnclaveId, Enclave]
+    revisions: Mapping[int, Revision]
+    policy: Policy
+    vms: Mapping[EnclaveId, VmView] = field(default_factory=dict)
+    health: Mapping[EnclaveId, HealthView] = field(default_factory=dict)
+    verdicts: Mapping[EnclaveId, Judged] = field(default_factory=dict)
+    connections: Mapping[EnclaveId, int] = field(default_factory=dict)
+    applied_generation: int | None = None
+    firmware_changed_at: Instant | None = None  # of the host's processor, as evidence told it
+    outcomes: Mapping[Action, Outcome] = field(default_factory=dict)
+    host_stopping: bool = False
+    boots: tuple[float, ...] = ()
+
+    def vm(self, enclave_id: EnclaveId | None) -> VmView:
+        """What is observed of a VM; one that nobody knows is absent."""
+        return self.vms.get(enclave_id, ABSENT) if enclave_id else ABSENT
+
+    def healthy(self, enclave_id: EnclaveId) -> bool | None:
+        """The verdict on this very launch; None while there is none."""
+        view = self.health_of(enclave_id)
+        return view.healthy if view else None
+
+    def health_of(self, enclave_id: EnclaveId) -> HealthView | None:
+        """The health of this very launch, never of one before."""
+        row, view = self.enclaves.get(enclave_id), self.health.get(enclave_id)
+        if row is None or view is None or view.launch_uuid != row.launch_uuid:
+            return None
+        return view
+
+    @property
+    def route_applied(self) -> bool:
+        return self.applied_generation == self.deployment.route.generation
+
+    @property
+    def apply_route(self) -> Action:
+        return Action(ActionKind.APPLY_ROUTE, key=str(self.deployment.route.generation))
+
+    def gone(self, enclave_id: EnclaveId) -> bool:
+        """Whether the VM of a launched enclave ended without being told to."""
+        return self.vm(enclave_id).phase in (VmPhase.ABSENT, VmPhase.EXITED)
+
+    def is_up(self, row: Enclave) -> bool:
+        """Whether the VM of the recorded launch runs."""
+        vm = self.vm(row.id)
+        return vm.phase is VmPhase.RUNNING and vm.launch_uuid == row.launch_uuid
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What is to be persisted in one transaction. None and empty mean: leave as it is.
+
+    `inherit`: (from, to): claims of the first enclave pass to the second, then its row goes.
+    `restart`: a revision to be brought back by a new update in the same transaction. `regroup`: an
+    enclave that is to have other GPUs than those that it failed with. `failed_on`, `proven_on`:
+    enclaves whose launch did not get through its boot, or did, which is held against their GPUs.
+    """
+
+    deployment: Deployment | None = None
+    update: Update | None = None
+    put_enclaves: tuple[Enclave, ...] = ()
+    drop_enclaves: tuple[EnclaveId, ...] = ()
+    inherit: tuple[EnclaveId, EnclaveId] | None = None
+    samples: tuple[Sample, ...] = ()
+    events: tuple[EventDraft, ...] = ()
+    restart: int | None = None
+    regroup: EnclaveId | None = None
+    failed_on: EnclaveId | None = None
+    proven_on: EnclaveId | None = None
+    delete_deployment: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Persist `write` and ask again; or have exactly `actions` in flight until `wake_at`."""
+
+    write: Write | None = None
+    actions: frozenset[Action] = frozenset()
+    wake_at: Instant | None = None
+
+    def also(self, other: Plan) -> Plan:
+        """Both; a write of either comes first, this one's before the other's."""
+        if self.write or other.write:
+            return Plan(write=self.write or other.write)
+        times = [at for at in (self.wake_at, other.wake_at) if at is not None]
+        return Plan(
+            actions=self.actions | other.actions,
+            wake_at=min(times, key=lambda at: at.boottime_s, default=None),
+        )
+
+
+def rest(until: Instant | None = None) -> Plan:
+    """Nothing to do before `until`, or before something changes."""
+    return Plan(wake_at=until)
+
+
+def act(*actions: Action, until: Instant | None = None) -> Plan:
+    """Have these in flight."""
+    return Plan(actions=frozenset(actions), wake_at=until)

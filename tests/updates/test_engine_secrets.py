@@ -1,0 +1,93 @@
+"""Staged values of secrets: recorded or removed, whatever else is asked for meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from agent.host.clock import ManualClock
+from agent.model.ids import DeploymentName
+from agent.store.memory import MemoryStore
+from agent.store.port import Transaction
+from agent.updates.port import Caller
+from agent.updates.secrets import Secrets, Staged
+from agent.updates.vault import Vault
+from tests.fakes.rows import deployment, revision
+
+NAME = DeploymentName("web")
+CALLER = Caller(name="test")
+
+
+@pytest.fixture
+async def store() -> MemoryStore:
+    store = MemoryStore(ManualClock().now)
+
+    def work(tx: Transaction) -> None:
+        tx.put_deployment(deployment(NAME))
+        tx.put_revision(revision(1, NAME))
+
+    await store.transact(work)
+    return store
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return Vault(tmp_path / "secrets", tmp_path / "key")
+
+
+def kept(tmp_path: Path) -> dict[str, str]:
+    folder = tmp_path / "secrets" / NAME
+    return {path.name: path.read_text() for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+async def record(store: MemoryStore, staged: Staged) -> None:
+    await store.transact(lambda tx: staged.record(tx, CALLER))
+
+
+async def test_a_value_that_is_not_recorded_is_removed(
+    store: MemoryStore, vault: Vault, tmp_path: Path
+) -> None:
+    secrets = Secrets(store, vault)
+
+    async def refused() -> None:
+        async with secrets.staging(NAME, {"KEY": "value"}):
+            assert kept(tmp_path) == {"KEY.1": "value"}
+            raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        await refused()
+    assert kept(tmp_path) == {}
+
+
+async def test_two_requests_at_once_get_a_version_each_and_keep_their_values(
+    store: MemoryStore, vault: Vault, tmp_path: Path
+) -> None:
+    secrets = Secrets(store, vault)
+    entered, versions = asyncio.Event(), []
+
+    async def second() -> None:
+        entered.set()
+        async with secrets.staging(NAME, {"KEY": "two"}) as staged:
+            versions.append(staged.versions["KEY"])
+            await record(store, staged)
+
+    async with secrets.staging(NAME, {"KEY": "one"}) as staged:
+        other = asyncio.create_task(second())
+        await entered.wait()
+        await store.read(lambda tx: tx.deployments())  # the other one gets as far as it can
+        versions.append(staged.versions["KEY"])
+        await record(store, staged)
+        assert kept(tmp_path) == {"KEY.1": "one"}
+    await other
+    assert versions == [1, 2]
+    assert kept(tmp_path) == {"KEY.2": "two"}
+    assert (await store.read(lambda tx: tx.secret_versions(NAME)))["KEY"][0] == 2
+
+
+async def test_requests_of_other_deployments_do_not_wait(store: MemoryStore, vault: Vault) -> None:
+    secrets = Secrets(store, vault)
+    async with secrets.staging(NAME, {"KEY": "one"}):
+        async with asyncio.timeout(10), secrets.staging(DeploymentName("other"), {"KEY": "two"}):
+            pass
