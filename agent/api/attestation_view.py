@@ -1,0 +1,58 @@
+"""Evidence as it is answered: the guest's bytes untouched, our verdict beside them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.attestation.expected import Expected
+from agent.attestation.port import Evidence, Verdict
+from agent.wire.answers import AttestationAnswer, AttestationCheck, AttestationVerdict
+
+_NULL = b"null"
+
+
+def attestation_answer(found: Evidence) -> AttestationAnswer:
+    """What the guest sent stands in it byte for byte, if it is JSON; else null does."""
+    return AttestationAnswer(
+        evidence=msgspec.Raw(_json(found.document)),
+        verdict=_verdict(found.verdict),
+        expected=_expected(found.expected),
+        nonce=found.nonce,
+        spki_sha256=found.spki_sha256,
+        observed_at=found.observed_at,
+    )
+
+
+def _json(document: bytes | None) -> bytes:
+    """A guest must not be able to write our own members."""
+    if document is None:
+        return _NULL
+    try:
+        msgspec.json.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _NULL
+    return document
+
+
+def _verdict(verdict: Verdict) -> AttestationVerdict:
+    return AttestationVerdict(
+        accepted=verdict.attested is True,
+        checks=[
+            AttestationCheck(code=check.code, passed=check.passed, detail=check.detail)
+            for check in verdict.checks
+        ],
+        simulated=verdict.simulated,
+    )
+
+
+def _expected(expected: Expected) -> dict[str, str | int | None]:
+    def shown(data: bytes | None) -> str | None:
+        return None if data is None else data.hex()
+
+    return {
+        "snp_measurement": shown(expected.snp_measurement),
+        "rtmr1": shown(expected.rtmr1),
+        "rtmr2": shown(expected.rtmr2),
+        "host_data": shown(expected.host_data),
+        "gpus": expected.gpus,
+    }

@@ -1,0 +1,93 @@
+"""Handlers of the inventory, and its values as views."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from agent.api.body import shown
+from agent.api.problems import HttpError
+from agent.api.reply import Reply, json_reply
+from agent.api.route import Call
+from agent.inventory.port import UnknownGpuError
+from agent.model.gpu import Gpu, Quarantine
+from agent.model.ids import Bdf
+from agent.model.inventory import Inventory
+from agent.updates.audit import sign
+from agent.wire import gpu_views as v
+from agent.wire.text import BDF_PATTERN
+
+_BDF = re.compile(BDF_PATTERN)
+_SAME = (
+    *("bdf", "uuid", "serial", "module_id", "name", "architecture", "memory_mib", "numa_node"),
+    *("iommu_group", "driver", "responds", "ecc", "remapped_rows", "temperature_c", "power_w"),
+    *("utilization_percent", "nvlink", "fabric", "mig", "guest", "owner"),
+)
+
+
+async def inventory(call: Call) -> Reply:
+    """As published; what the host has is asked of nobody here."""
+    found = call.surface.engine.snapshot.inventory
+    if found is None:
+        raise HttpError(503, "starting", "The agent has not looked at the host yet; ask again.")
+    return json_reply(inventory_view(found))
+
+
+async def release(call: Call) -> Reply:
+    """Lift a quarantine."""
+    text = call.names["bdf"].lower()
+    if not _BDF.fullmatch(text):
+        raise UnknownGpuError(shown(text))
+    caller = call.caller
+    gpu = await call.surface.engine.gpus.release(
+        Bdf(text), caller.name, lambda tx, draft: sign(tx, draft, caller)
+    )
+    return json_reply(gpu_view(gpu))
+
+
+def inventory_view(found: Inventory) -> v.InventoryView:
+    host = msgspec.to_builtins(found.host)
+    return v.InventoryView(
+        gpus=[gpu_view(gpu) for gpu in found.gpus],
+        switches=[gpu_view(gpu) for gpu in found.switches],
+        host=msgspec.convert({**host, "nvidia_driver": found.nvml_driver}, v.HostInventoryView),
+        observed_at=found.observed_at.wall,
+        complete=found.complete,
+    )
+
+
+def gpu_view(gpu: Gpu) -> v.GpuView:
+    bars = None if gpu.bars is None else sum(bar.size_bytes for bar in gpu.bars) >> 20
+    return v.GpuView(
+        **{name: getattr(gpu, name) for name in _SAME},
+        device_id=None if gpu.device is None else f"{gpu.device:04x}",
+        group=[
+            v.GroupMemberView(bdf=one.bdf, kind=one.kind, driver=one.driver) for one in gpu.group
+        ],
+        bar_mib=bars,
+        reset_methods=None if gpu.reset_methods is None else list(gpu.reset_methods),
+        cc_mode=v.CcModeView(active=gpu.cc_mode.active, pending=gpu.cc_mode.pending),
+        link=msgspec.convert(gpu.link, v.LinkView, from_attributes=True),
+        aer=msgspec.convert(gpu.aer, v.AerView, from_attributes=True),
+        processes=None
+        if gpu.processes is None
+        else [msgspec.to_builtins(one) for one in gpu.processes],
+        state=gpu.state,
+        health=v.GpuHealthView(
+            severity=gpu.health.severity,
+            action=gpu.health.action,
+            reasons=[
+                v.GpuReasonView(code=one.code, detail=one.detail, since=one.since)
+                for one in gpu.health.reasons
+            ],
+        ),
+        quarantine=_quarantine_view(gpu.quarantine),
+        seen_by=[str(one) for one in gpu.seen_by],
+    )
+
+
+def _quarantine_view(put: Quarantine | None) -> v.QuarantineView | None:
+    if put is None:
+        return None
+    return v.QuarantineView(reason=put.reason, since=put.since.wall, actor=put.actor)

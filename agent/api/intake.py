@@ -1,0 +1,191 @@
+"""From a request's struct to the engine's request: every value checked, once, here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from msgspec import UNSET, UnsetType
+
+from agent.model import ids
+from agent.model.ids import DeploymentName
+from agent.model.reasons import DecidedStrategy, Decision, Reason, ReasonCode
+from agent.model.resources import Demand, Listen, Publish
+from agent.updates.port import (
+    Change,
+    FieldError,
+    NewDeployment,
+    NewLease,
+    PlanQuestion,
+    RefusedError,
+)
+from agent.wire import requests as wire
+from agent.wire.text import (
+    DOMAIN_PATTERN,
+    LEASE_PATTERN,
+    LISTEN_PATTERN,
+    MAX_NAMES,
+    MAX_VALUE_BYTES,
+)
+
+T = TypeVar("T")
+V = TypeVar("V", str, str | None)
+
+_LISTEN = re.compile(LISTEN_PATTERN)
+_DOMAIN = re.compile(DOMAIN_PATTERN)
+_LEASE = re.compile(LEASE_PATTERN)
+
+
+def new_deployment(name: DeploymentName, body: wire.DeployRequest) -> NewDeployment:
+    """Raises FieldError with the field's path, RefusedError if two listeners overlap."""
+    listen = _listen("listen", body.listen)
+    publish = _publish(body.publish)
+    _refuse_overlap(listen, publish)
+    return NewDeployment(
+        name=name,
+        repo=_parsed("repo", body.repo or name, ids.parse_repo),
+        tag=_parsed("tag", body.tag, ids.parse_tag),
+        listen=listen,
+        publish=publish,
+        domain=_matching("domain", body.domain, _DOMAIN, "must be a host name in lower case"),
+        variables=_values("variables", body.variables),
+        secrets=_values("secrets", body.secrets),
+        staging=body.staging,
+        lease=_lease(body.lease),
+    )
+
+
+def change(body: wire.UpdateRequest) -> Change:
+    """Raises FieldError with the field's path, RefusedError if two listeners overlap."""
+    listen = body.listen if body.listen is UNSET else _listen("listen", body.listen)
+    publish = body.publish if body.publish is UNSET else _publish(body.publish or ())
+    _refuse_overlap(None if listen is UNSET else listen, () if publish is UNSET else publish)
+    return Change(
+        tag=body.tag if body.tag is UNSET else _parsed("tag", body.tag, ids.parse_tag),
+        listen=listen,
+        publish=publish,
+        variables=_changes("variables", body.variables),
+        secrets=_changes("secrets", body.secrets),
+        staging=body.staging,
+        strategy=None if body.strategy is UNSET else body.strategy,
+        revert_after_switch=None
+        if body.revert_after_switch is UNSET
+        else body.revert_after_switch,
+        restart_old_on_failure=body.restart_old_on_failure,
+        lease=_lease(body.lease),
+    )
+
+
+def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
+    """Raises FieldError with the field's path."""
+    if body.deployment is UNSET and body.demand is UNSET:
+        raise FieldError("deployment", "a deployment or a demand is needed")
+    if body.demand is not UNSET and not (body.deployment is UNSET and body.tag is UNSET):
+        raise FieldError("demand", "either a demand, or a deployment with a tag")
+    name = body.deployment
+    demand = body.demand
+    return PlanQuestion(
+        deployment=None
+        if name is UNSET
+        else _parsed("deployment", name, ids.parse_deployment_name),
+        tag=None if body.tag is UNSET else _parsed("tag", body.tag, ids.parse_tag),
+        demand=None if demand is UNSET else _demand(demand),
+        strategy=None if body.strategy is UNSET else body.strategy,
+        staging=isinstance(body, wire.PlanRequest) and body.staging,
+    )
+
+
+def new_lease(body: wire.LeaseRequest) -> NewLease:
+    """Raises FieldError with the field's path."""
+    wanted = plan_question(body)
+    return NewLease(
+        deployment=wanted.deployment,
+        tag=wanted.tag,
+        demand=wanted.demand,
+        strategy=wanted.strategy,
+        ttl_s=body.ttl_s,
+    )
+
+
+def rollback_target(body: wire.RollbackRequest) -> str | int | None:
+    """A tag, a revision's number, or None for the one before."""
+    return _parsed("to", body.to, ids.parse_tag) if isinstance(body.to, str) else body.to
+
+
+def secret_values(values: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    """Raises FieldError that names the secret, never its value."""
+    return _values("", values)
+
+
+def _demand(body: wire.DemandRequest) -> Demand:
+    return Demand(
+        gpus=body.gpus, memory_mib=body.memory_mib, vcpus=body.vcpus, disk_mib=body.disk_mib
+    )
+
+
+def _parsed(field: str, text: str, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise FieldError(field, str(error)) from None
+
+
+def _matching(field: str, text: str | None, form: re.Pattern[str], rule: str) -> str | None:
+    if text is not None and not form.fullmatch(text):
+        raise FieldError(field, rule)
+    return text
+
+
+def _lease(text: str | None) -> str | None:
+    return _matching("lease", text, _LEASE, "must be a lease's id: 16 of a-z and 2-7")
+
+
+def _listen(field: str, text: str) -> Listen:
+    listen = _parsed(field, text, Listen.parse)
+    if not _LISTEN.fullmatch(text):
+        raise FieldError(field, "must be ADDRESS:PORT or [IPV6]:PORT in plain notation")
+    return listen
+
+
+def _publish(entries: tuple[wire.PublishRequest, ...]) -> tuple[Publish, ...]:
+    return tuple(
+        Publish(listen=_listen(f"publish[{n}].listen", one.listen), guest_port=one.guest_port)
+        for n, one in enumerate(entries)
+    )
+
+
+def _refuse_overlap(listen: Listen | None, publish: tuple[Publish, ...]) -> None:
+    """A request that fights with itself is refused like one that fights with another."""
+    seen = [] if listen is None else [listen]
+    for one in publish:
+        for other in seen:
+            if one.listen.overlaps(other):
+                detail = f"{one.listen} and {other} in this request are one listener"
+                reason = Reason(code=ReasonCode.LISTEN_IN_USE, detail=detail)
+                raise RefusedError(Decision(strategy=DecidedStrategy.REFUSE, reasons=(reason,)))
+        seen.append(one.listen)
+
+
+def _changes(
+    field: str, values: Mapping[str, str | None] | UnsetType | None
+) -> Mapping[str, str | None] | UnsetType | None:
+    return values if values is None or values is UNSET else _values(field, values)
+
+
+def _values(field: str, values: Mapping[str, V]) -> Mapping[str, V]:
+    """Names and sizes. An error names the entry; it never shows a value."""
+    if len(values) > MAX_NAMES:
+        raise FieldError(
+            field or "body", f"has {len(values)} entries, at most {MAX_NAMES} will do"
+        )
+    for name, value in values.items():
+        place = f"{field}.{name[:80]}" if field else name[:80]
+        _parsed(place, name, ids.parse_variable_name)
+        if value is None:
+            continue
+        if "\0" in value:
+            raise FieldError(place, "must not contain NUL")
+        if len(value) > MAX_VALUE_BYTES or len(value.encode()) > MAX_VALUE_BYTES:
+            raise FieldError(place, f"is over {MAX_VALUE_BYTES // 1024} KiB")
+    return values

@@ -1,0 +1,114 @@
+"""`/status`, encoded once a snapshot: asking it often costs next to nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from agent.api.views import amounts_view, decision_view, deployment_view
+from agent.model.gpu import GpuState
+from agent.model.inventory import Inventory
+from agent.updates.port import Engine
+from agent.updates.published import HostFacts, Snapshot
+from agent.wire.host_views import (
+    CapacityView,
+    CoordinatorView,
+    FreeAndTotal,
+    GpuCountsView,
+    HostView,
+    ProblemView,
+    StatusView,
+)
+
+_RESOLVED = ("tee", "accel", "supervisor", "network", "traffic")
+
+
+class StatusPage:
+    """The bytes of `/status`. What they say is as of the snapshot, all of it from one moment."""
+
+    def __init__(self, engine: Engine, coordinator: Callable[[], CoordinatorView]) -> None:
+        self._engine = engine
+        self._coordinator = coordinator
+        self._encoder = msgspec.json.Encoder()
+        self._key: tuple[int, CoordinatorView] | None = None
+        self._body = b""
+
+    def body(self) -> bytes:
+        snapshot = self._engine.snapshot
+        coordinator = self._coordinator()
+        if self._key is None or self._key != (snapshot.version, coordinator):
+            self._body = self._encoder.encode(status_view(snapshot, coordinator))
+            self._key = (snapshot.version, coordinator)
+        return self._body
+
+
+def status_view(snapshot: Snapshot, coordinator: CoordinatorView) -> StatusView:
+    host = snapshot.host
+    return StatusView(
+        host=_host_view(host),
+        gpus=_gpu_counts(snapshot.inventory),
+        capacity=free_and_total(host),
+        deployments=[
+            deployment_view(facts, snapshot.observed_at)
+            for _, facts in sorted(snapshot.deployments.items())
+        ],
+        coordinator=coordinator,
+        problems=[
+            ProblemView(
+                code=one.code,
+                severity=one.severity,
+                detail=one.detail,
+                mend=one.mend,
+                since=one.since,
+            )
+            for one in snapshot.problems
+        ],
+        ready=snapshot.ready,
+        reasons=list(snapshot.not_ready_reasons),
+        observed_at=snapshot.observed_at.wall,
+    )
+
+
+def free_and_total(host: HostFacts) -> FreeAndTotal:
+    return FreeAndTotal(free=amounts_view(host.free), total=amounts_view(host.total))
+
+
+def capacity_view(snapshot: Snapshot) -> CapacityView:
+    return CapacityView(
+        free=amounts_view(snapshot.host.free),
+        total=amounts_view(snapshot.host.total),
+        leased=amounts_view(snapshot.host.leased),
+        deployments={
+            name: decision_view(facts.next_update)
+            for name, facts in sorted(snapshot.deployments.items())
+        },
+    )
+
+
+def _host_view(host: HostFacts) -> HostView:
+    return HostView(
+        id=host.id,
+        agent_version=host.agent_version,
+        tee=host.tee.value,
+        accel=host.accel.value,
+        supervisor=host.supervisor.value,
+        network=host.network.value,
+        traffic=host.traffic.value,
+        started_at=host.started_at.wall,
+        draining=host.draining,
+        inventory_complete=host.inventory_complete,
+        simulated=host.simulated,
+        why={name: getattr(host, name).reason for name in _RESOLVED},
+    )
+
+
+def _gpu_counts(inventory: Inventory | None) -> GpuCountsView:
+    """Of what is there: an absent GPU is a problem and no part of the total."""
+    states = Counter(gpu.state for gpu in inventory.gpus) if inventory else Counter()
+    present = [state for state in GpuState if state is not GpuState.ABSENT]
+    return GpuCountsView(
+        total=sum(states[state] for state in present),
+        **{str(state): states[state] for state in present},
+    )

@@ -1,0 +1,139 @@
+"""The API's servers: every listener with its role, over one surface."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from agent.api.app import make_app
+from agent.api.connection import Connection, PeerConnection
+from agent.api.gate import Gate
+from agent.api.listeners import Listener, remove
+from agent.api.peers import Peers
+from agent.api.roles import Role
+from agent.api.surface import Surface
+from agent.host.endure import endure
+from agent.trust.peer import Peer
+
+if TYPE_CHECKING:
+    from agent.trust.keeper import Trust
+
+_SHUTDOWN_S = 3.0
+_HEAR_OUT_S = 0.05
+_BACKLOG = 512
+_HANDLER: dict[str, Any] = {"access_log": None, "keepalive_timeout": 75.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """The TLS listener: a bound socket, and the certificates that say who may connect."""
+
+    sock: socket.socket
+    trust: Trust
+
+
+class ApiServer:
+    """Serves until closed. The listeners are its own from `start` on: `close` closes them."""
+
+    def __init__(
+        self, surface: Surface, listeners: Sequence[Listener], rpc: Rpc | None = None
+    ) -> None:
+        self._surface = surface
+        self._listeners = tuple(listeners)
+        self._rpc = rpc
+        self._runners: list[web.AppRunner] = []
+        self._servers: list[asyncio.Server] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to serve on every listener. On failure nothing is left serving."""
+        self._tasks.append(asyncio.create_task(self._tally(), name="api-tally"))
+        try:
+            for listener in self._listeners:
+                await self._serve(listener)
+            if self._rpc is not None:
+                await self._serve_peers(self._rpc)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Take no more connections, end the streams, let requests finish for a moment."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        for server in self._servers:
+            server.close()
+        for listener in self._listeners:
+            remove(listener)
+        if any(listener.handed_over for listener in self._listeners):
+            # Who was accepted a moment ago has not been heard yet, and would be hung up on.
+            await asyncio.sleep(_HEAR_OUT_S)
+        for runner in self._runners:
+            await runner.cleanup()
+        for listener in self._listeners:
+            listener.sock.close()
+        if self._rpc is not None:
+            self._rpc.sock.close()
+        self._tasks.clear()
+        self._runners.clear()
+        self._servers.clear()
+
+    async def _serve(self, listener: Listener) -> None:
+        server = await self._server(listener.role)
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> web.RequestHandler:
+            return Connection(server, loop=loop, **_HANDLER)
+
+        self._servers.append(await loop.create_server(protocol, sock=listener.sock))
+
+    async def _serve_peers(self, rpc: Rpc) -> None:
+        """From the first moment on at which there are certificates."""
+        servers = {role: await self._server(role) for role in (Role.COORDINATOR, Role.OBSERVER)}
+        loop = asyncio.get_running_loop()
+
+        def connect(
+            role: Role, peer: Peer, lost: Callable[[PeerConnection], None]
+        ) -> PeerConnection:
+            return PeerConnection(servers[role], peer=peer, lost=lost, loop=loop, **_HANDLER)
+
+        peers = Peers(rpc.trust, connect)
+        tally = self._surface.tally
+
+        async def gate() -> None:
+            seen = rpc.trust.changed.count
+            while rpc.trust.material is None:
+                seen = await rpc.trust.changed.beyond(seen)
+            rpc.sock.listen(_BACKLOG)
+            await Gate(rpc.sock, rpc.trust.server_context, peers.enter, tally.refused).run()
+
+        for work in (gate, peers.keep):
+            self._tasks.append(asyncio.create_task(endure("rpc", work)))
+
+    async def _server(self, role: Role) -> web.Server:
+        runner = web.AppRunner(
+            make_app(self._surface, role),
+            handle_signals=False,
+            shutdown_timeout=_SHUTDOWN_S,
+        )
+        await runner.setup()
+        self._runners.append(runner)
+        assert runner.server is not None
+        return runner.server
+
+    async def _tally(self) -> None:
+        """Count what ends, as it is published."""
+        engine, tally = self._surface.engine, self._surface.tally
+        seen = engine.changed.count
+        while True:
+            tally.observe(engine.snapshot)
+            seen = await engine.changed.beyond(seen)

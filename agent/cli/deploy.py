@@ -1,0 +1,76 @@
+"""`enclave-agent deploy`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.exits import Exit, Failure
+from agent.cli.options import values, waiting
+from agent.cli.session import session
+
+if TYPE_CHECKING:
+    from agent.wire.requests import PublishRequest
+
+
+@click.command()
+@click.argument("name")
+@click.option("--tag", required=True, metavar="T", help="The release.")
+@click.option("--listen", required=True, metavar="ADDR:PORT", help="Where clients connect.")
+@click.option(
+    "--publish",
+    "publish",
+    multiple=True,
+    metavar="ADDR:PORT:GUESTPORT",
+    help="One more listener, for another port of the guest; repeatable.",
+)
+@click.option("--repo", metavar="R", help="Where releases come from. [NAME]")
+@click.option("--domain", metavar="D", help="The name that clients ask for.")
+@values
+@click.option("--staging", is_flag=True, help="Stay ready until accepted.")
+@waiting
+def deploy(  # noqa: PLR0917 - click passes them by name
+    name: str,
+    tag: str,
+    listen: str,
+    publish: tuple[str, ...],
+    repo: str | None,
+    domain: str | None,
+    variables: tuple[str, ...],
+    secrets: tuple[str, ...],
+    staging: bool,
+    wait: bool,
+    timeout_s: float | None,
+) -> None:
+    """Create a deployment and start it."""
+    from agent.cli.client import segment
+    from agent.cli.values import parse_variables, read_secrets
+    from agent.cli.waiting import follow_up
+    from agent.wire.answers import Deployed
+    from agent.wire.requests import DeployRequest
+
+    body = DeployRequest(
+        tag=tag,
+        listen=listen,
+        publish=tuple(_publish(text) for text in publish),
+        repo=repo,
+        domain=domain,
+        variables=parse_variables(variables),
+        secrets=read_secrets(secrets),
+        staging=staging,
+    )
+    client = session().client()
+    answer = client.send("PUT", f"/v1/deployments/{segment(name)}", body, Deployed)
+    follow_up(client, answer.update, wait=wait, timeout_s=timeout_s)
+
+
+def _publish(text: str) -> PublishRequest:
+    from agent.model.resources import Publish
+    from agent.wire.requests import PublishRequest
+
+    try:
+        one = Publish.parse(text)
+    except ValueError as error:
+        raise Failure(Exit.USAGE, f"--publish '{text}': {error}") from None
+    return PublishRequest(listen=str(one.listen), guest_port=one.guest_port)

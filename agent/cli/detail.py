@@ -1,0 +1,180 @@
+"""The page of `enclave-agent status NAME`: one deployment in full."""
+
+from __future__ import annotations
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from agent.cli.client import reason_text
+from agent.cli.overview import health_word, update_text
+from agent.cli.screen import pairs, table, word
+from agent.cli.text import duration, moment, safe, safe_lines
+from agent.config import SIMULATED
+from agent.wire.views import (
+    DecisionView,
+    DeploymentView,
+    EnclaveView,
+    FaultView,
+    RollbackView,
+    UpdateView,
+)
+
+
+def detail(one: DeploymentView) -> RenderableType:
+    """What it is, what runs, the update, the ways back, what is wrong."""
+    parts: list[RenderableType] = [_head(one)]
+    if one.enclaves:
+        parts.extend(["", _enclaves(one.enclaves)])
+    if one.update is not None:
+        parts.extend(["", *update_block(one.update)])
+    if one.rollback:
+        parts.extend(["", _rollback(one.rollback)])
+    parts.extend(["", *decision_block("next update", one.next_update)])
+    told = one.update.error if one.update is not None else None
+    if one.error is not None and one.error != told:
+        parts.extend(["", *fault_block(one.error)])
+    return Group(*parts)
+
+
+def _head(one: DeploymentView) -> RenderableType:
+    shown = pairs()
+    name = Text.assemble((f"{safe(one.name)}  ", "bold"))
+    name.append_text(word(one.status))
+    shown.add_row("deployment", name)
+    if one.tag:
+        shown.add_row("release", f"{safe(one.tag)}, revision {one.revision}")
+    if one.simulated:
+        shown.add_row("", Text(SIMULATED, style="bold red"))
+    if one.debug:
+        shown.add_row("", Text("debug release", style="yellow"))
+    if one.listen:
+        shown.add_row("listens", safe(one.listen))
+    for extra in one.publish:
+        shown.add_row("", f"{safe(extra.listen)} to port {extra.guest_port} of the guest")
+    if one.domain:
+        shown.add_row("domain", safe(one.domain))
+    for name_, value in sorted(one.variables.items()):
+        shown.add_row("variable", safe(f"{name_}={value}"))
+    for secret in sorted({*one.secrets, *one.stale_secrets}):
+        stale = ", newer value waits for a relaunch" if secret in one.stale_secrets else ""
+        shown.add_row("secret", safe(secret) + stale)
+    return shown
+
+
+def _enclaves(enclaves: list[EnclaveView]) -> RenderableType:
+    rows = table(
+        "ENCLAVE", "SLOT", "REV", "STATE", "HEALTH", "ATTESTED", "ADDRESS", "CONNS", "PID", "UP"
+    )
+    for one in enclaves:
+        attested = {None: "-", True: "yes", False: "no"}[one.attested]
+        rows.add_row(
+            one.id,
+            one.slot,
+            str(one.revision),
+            _state(one),
+            word(health_word(one)),
+            f"{attested} (SIMULATED)" if one.simulated else attested,
+            safe(one.address),
+            "-" if one.connections is None else str(one.connections),
+            str(one.pid or "-"),
+            "-" if one.uptime_s is None else duration(one.uptime_s),
+        )
+    return rows
+
+
+def _state(one: EnclaveView) -> Text:
+    """With how far its end is."""
+    shown = word(one.state)
+    return shown.append(f" ({safe(one.teardown)})") if one.teardown else shown
+
+
+def update_block(update: UpdateView) -> list[RenderableType]:
+    """An update with its moments and, while it runs, its progress."""
+    shown = pairs()
+    title = Text(f"{update.id}  ")
+    title.append_text(update_text(update))
+    shown.add_row("update", title)
+    shown.add_row("strategy", f"{update.strategy}{', staged' if update.staging else ''}")
+    for reason in update.reasons:
+        shown.add_row("", safe(reason_text(reason)))
+    for name in ("created_at", "started_at", "ready_at", "switched_at", "finished_at"):
+        at = getattr(update, name)
+        if at is not None:
+            since = (at - update.created_at).total_seconds()
+            offset = "" if name == "created_at" else f"  +{duration(since)}"
+            shown.add_row(name.removesuffix("_at"), f"{moment(at)}{offset}")
+    if update.downtime_s is not None:
+        shown.add_row("downtime", duration(update.downtime_s))
+    if update.reset_connections:
+        shown.add_row("reset", f"{update.reset_connections} connections")
+    progress = update.progress
+    stages = stage_words(progress.boot_stages)
+    if stages:
+        shown.add_row("boot", safe(", ".join(f"{name} {state}" for name, state in stages)))
+    for probe in progress.probes:
+        last = f"  last: {safe(probe.last)}" if probe.last else ""
+        shown.add_row("probe", f"{safe(probe.name)} {probe.passing}/{probe.needed}{last}")
+    if progress.deadline_at is not None:
+        shown.add_row("until", f"{moment(progress.deadline_at)} at the latest")
+    blocks: list[RenderableType] = [shown]
+    if update.error is not None:
+        blocks.extend(fault_block(update.error))
+    return blocks
+
+
+def stage_words(boot_stages: dict[str, object] | None) -> list[tuple[str, str]]:
+    """(name, status) of what the guest calls its stages; it may say anything."""
+    stages = (boot_stages or {}).get("stages")
+    if not isinstance(stages, list):
+        return []
+    return [
+        (str(stage.get("name", "?"))[:40], str(stage.get("status", "?"))[:20])
+        for stage in stages[:64]
+        if isinstance(stage, dict)
+    ]
+
+
+def decision_block(title: str, decision: DecisionView) -> list[RenderableType]:
+    """What admission says, with its reasons."""
+    shown = pairs()
+    shown.add_row(title, word(decision.strategy))
+    if decision.gpus:
+        shown.add_row("gpus", safe(", ".join(decision.gpus)))
+    for reason in decision.reasons:
+        shown.add_row("because", safe(reason_text(reason)))
+    if decision.retry_after_s is not msgspec.UNSET:
+        shown.add_row("try again", f"in {duration(decision.retry_after_s)}")
+    estimate = decision.downtime_estimate_s
+    if estimate is not msgspec.UNSET and not estimate.p90:
+        shown.add_row("downtime", "none expected")
+    elif estimate is not msgspec.UNSET:
+        basis = f"{estimate.samples} samples" if estimate.samples else "no history yet"
+        shown.add_row(
+            "downtime",
+            f"about {duration(estimate.p50)}, rarely over {duration(estimate.p90)} ({basis})",
+        )
+    return [shown]
+
+
+def _rollback(options: list[RollbackView]) -> RenderableType:
+    rows = table("ROLLBACK TO", "REV", "HOW", "WHY")
+    for one in options:
+        rows.add_row(safe(one.tag), str(one.revision), one.feasibility, safe(one.reason or ""))
+    return rows
+
+
+def fault_block(fault: FaultView) -> list[RenderableType]:
+    """What went wrong, down to the console."""
+    where = f" in step {fault.step}" if fault.step else ""
+    blocks: list[RenderableType] = [
+        Text(f"{safe(fault.code)}{where}: {safe(fault.detail)}", style="bold red")
+    ]
+    if fault.probe:
+        blocks.append(Text(f"last probe: {safe(fault.probe)}"))
+    if fault.console_tail:
+        blocks.append(Text("console:", style="dim"))
+        tail = safe_lines(fault.console_tail).rstrip("\n")
+        blocks.append(Padding(Text(tail), (0, 0, 0, 2)))
+    return blocks

@@ -1,0 +1,299 @@
+"""`enclave-agent doctor`: what this host can and cannot do, line by line, with the mend.
+
+It looks and starts nothing of its own but queries of what a program is and can do: that KVM really
+runs a guest, and that a bridge can really be made, is proved by the daemon, which then says so in
+its status.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.doctor_line import Line
+from agent.cli.exits import Exit
+from agent.cli.options import output
+from agent.cli.session import session
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+BOOTED = Path("/run/systemd/system")  # sd_booted(3)
+_TIMEOUT_S = 10
+_MIN_MEMORY_MIB = 4096
+
+
+@click.command()
+@output
+def doctor(output: str) -> None:
+    """Say what this host can and cannot do."""
+    from agent.cli.check_config import load
+    from agent.cli.doctor_gpus import gpu_lines
+    from agent.cli.doctor_tee import tee_lines
+
+    path = session().config_path
+    config = load(path)
+    lines = [
+        Line("config", "ok", str(path) if path else "none; every setting is its default"),
+        *(check(config) for check in CHECKS),
+        *tee_lines(config),
+        *gpu_lines(config),
+    ]
+    if output == "json":
+        click.echo(json.dumps([asdict(line) for line in lines], indent=2))
+    else:
+        _show(lines)
+    if any(line.state == "error" for line in lines):
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _show(lines: list[Line]) -> None:
+    from agent.cli.screen import show, table, word
+    from agent.cli.text import safe
+
+    rows = table("WHAT", "STATE", "FOUND", "MEND")
+    for line in lines:
+        rows.add_row(line.what, word(line.state), safe(line.detail), safe(line.mend))
+    show(rows)
+
+
+def _qemu(config: Config) -> Line:
+    binary = shutil.which(config.qemu.binary)
+    if binary is None:
+        return Line(
+            "qemu",
+            "error",
+            f"{config.qemu.binary} is not there",
+            "apt-get install qemu-system-x86, or set qemu.binary",
+        )
+    return Line("qemu", "ok", f"{_first_line([binary, '--version'])} ({binary})")
+
+
+def _kvm(config: Config) -> Line:
+    device = Path("/dev/kvm")
+    if not device.exists():
+        return Line(
+            "kvm",
+            "warn",
+            "/dev/kvm is not there; guests run slowly, in emulation (tcg)",
+            "enable virtualization in the firmware and load kvm_amd or kvm_intel",
+        )
+    if not os.access(device, os.R_OK | os.W_OK):
+        return Line(
+            "kvm", "warn", "/dev/kvm may not be used", "join the group kvm, or run as root"
+        )
+    return Line("kvm", "ok", "/dev/kvm may be used; the daemon proves once that it runs a guest")
+
+
+def _tee(config: Config) -> Line:
+    from agent.config import SIMULATED, Tee
+
+    if config.tee is Tee.SIMULATED:
+        return Line(
+            "tee",
+            "warn",
+            f"{SIMULATED}: the agent plays the secure processor itself (tee: simulated)",
+            "for trials only; serve from a host with SEV-SNP or TDX",
+        )
+    found = [
+        name
+        for name, path in (
+            ("sev-snp", "module/kvm_amd/parameters/sev_snp"),
+            ("tdx", "module/kvm_intel/parameters/tdx"),
+        )
+        if _reads_yes(config.host.sysfs_root / path)
+    ]
+    if found:
+        return Line("tee", "ok", f"{', '.join(found)} on in the kernel")
+    return Line(
+        "tee",
+        "warn",
+        f"neither SEV-SNP nor TDX is on in this kernel (configured: tee: {config.tee})",
+        "use a host with one of them; for trials tee: simulated, "
+        "or tee: none with allow_unattested: true",
+    )
+
+
+def _firmware(config: Config) -> Line:
+    from agent.config import Tee
+
+    directory = config.qemu.firmware_dir
+    if config.tee is Tee.NONE:
+        return Line("firmware", "ok", "plain VMs boot QEMU's own")
+    if any(directory.glob("*")):
+        return Line("firmware", "ok", f"{directory}; releases name theirs by its SHA-256")
+    return Line(
+        "firmware",
+        "warn",
+        f"qemu.firmware_dir has none: {directory}",
+        "put the OVMF of your releases there; scripts/fetch-firmware finds one",
+    )
+
+
+def _tap(config: Config) -> Line:
+    device = Path("/dev/net/tun")
+    if os.geteuid() != 0:
+        return Line(
+            "network",
+            "warn",
+            "not root: user-mode network only",
+            "run as root for taps on a bridge",
+        )
+    if not device.exists():
+        return Line("network", "warn", "/dev/net/tun is not there", "modprobe tun")
+    if shutil.which("ip") is None:
+        return Line("network", "warn", "ip is not there", "apt-get install iproute2")
+    return Line("network", "ok", "/dev/net/tun and ip are there")
+
+
+def _nft(config: Config) -> Line:
+    binary = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
+    if binary is None:
+        return Line(
+            "traffic", "warn", "nft is not there; the userspace data plane is used", _NFT_MEND
+        )
+    if os.geteuid() != 0:
+        return Line("traffic", "warn", "not root: the userspace data plane is used", "run as root")
+    done = _run([binary, "list", "tables"])
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["it fails"])[0]
+        return Line("traffic", "warn", f"nft: {said}", "load nf_tables; grant CAP_NET_ADMIN")
+    return Line("traffic", "ok", _first_line([binary, "--version"]))
+
+
+_NFT_MEND = "apt-get install nftables"
+
+
+def _haproxy(config: Config) -> Line:
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
+    binary = shutil.which("haproxy", path=path)
+    if binary is not None:
+        return Line("haproxy", "ok", f"{_first_line([binary, '-v'])} ({binary})")
+    if config.traffic.mode == "haproxy":
+        return Line("haproxy", "error", "haproxy is not there", "apt-get install haproxy")
+    return Line("haproxy", "ok", "not there, and not needed: traffic.mode is another")
+
+
+def _memory(config: Config) -> Line:
+    sizes = {}
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        name, _, rest = line.partition(":")
+        sizes[name] = int(rest.split()[0]) // 1024
+    available, total = sizes["MemAvailable"], sizes["MemTotal"]
+    left = available - config.reserve.memory_mib
+    detail = f"{available} of {total} MiB available, {config.reserve.memory_mib} MiB kept back"
+    if left < _MIN_MEMORY_MIB:
+        return Line(
+            "memory", "warn", f"{detail}: {max(0, left)} MiB for enclaves", "reserve.memory_mib"
+        )
+    return Line("memory", "ok", detail)
+
+
+def _swap(config: Config) -> Line:
+    active = len(Path("/proc/swaps").read_text(encoding="ascii").splitlines()) - 1
+    if active > 0:
+        return Line(
+            "swap", "warn", f"{active} swap areas: secrets could reach a disk", "swapoff -a"
+        )
+    return Line("swap", "ok", "none")
+
+
+def _run_dir(config: Config) -> Line:
+    """Of the nearest directory that is there already."""
+    path = config.run_dir
+    while not path.exists():
+        path = path.parent
+    kind = _first_line(["stat", "--file-system", "--format=%T", str(path)])
+    if kind not in {"tmpfs", "ramfs"}:
+        return Line(
+            "run_dir",
+            "warn",
+            f"{config.run_dir} is on {kind}: secrets would reach a disk",
+            "set run_dir to a directory on tmpfs, such as /run/enclave-agent",
+        )
+    return Line("run_dir", "ok", f"{config.run_dir} is on {kind}")
+
+
+def _systemd(config: Config) -> Line:
+    detached = "VMs run in sessions of their own"
+    if config.supervisor == "detached":
+        return Line("supervisor", "ok", f"configured: {detached}")
+    wanted = "error" if config.supervisor == "systemd" else "warn"
+    if not BOOTED.is_dir():
+        return Line("supervisor", wanted, f"no systemd: {detached}", "set supervisor: detached")
+    if os.geteuid() != 0:
+        mend = "install the service with scripts/install"
+        return Line("supervisor", wanted, f"not root: {detached}", mend)
+    version = _first_line(["systemd-run", "--version"])
+    return Line("supervisor", "ok", f"{version}: each VM is a unit with a user of its own")
+
+
+def _sysfs(config: Config) -> Line:
+    root = config.host.sysfs_root
+    drivers = root / "bus/pci/drivers"
+    if not drivers.exists() or os.access(drivers, os.W_OK) or os.geteuid() != 0:
+        return Line("sysfs", "ok", f"{root} is there")
+    return Line(
+        "sysfs",
+        "warn",
+        f"{root} is read-only: GPUs are seen, and cannot be prepared for enclaves",
+        "run the agent on the host itself, or mount sysfs writable where it runs",
+    )
+
+
+def _releases(config: Config) -> Line:
+    source = config.releases.source
+    if source is None:
+        return Line("releases", "warn", "no source is configured", "set releases.source")
+    if source.startswith("https://"):
+        return Line("releases", "ok", source)
+    if not Path(source.removeprefix("file://")).is_dir():
+        return Line("releases", "error", f"{source} is no directory", "set releases.source")
+    return Line("releases", "ok", source)
+
+
+CHECKS: tuple[Callable[[Config], Line], ...] = (
+    _qemu,
+    _kvm,
+    _tee,
+    _firmware,
+    _tap,
+    _nft,
+    _haproxy,
+    _systemd,
+    _sysfs,
+    _memory,
+    _swap,
+    _run_dir,
+    _releases,
+)
+
+
+def _reads_yes(path: Path) -> bool:
+    try:
+        return path.read_text(encoding="ascii").strip() in {"Y", "1"}
+    except OSError:
+        return False
+
+
+def _first_line(argv: list[str]) -> str:
+    done = _run(argv)
+    return (done.stdout.strip().splitlines() or ["says nothing"])[0]
+
+
+def _run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    """A tool's answer; one that fails or hangs answers with an error."""
+    try:
+        return subprocess.run(
+            argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(argv, 1, "", str(error))

@@ -1,0 +1,144 @@
+"""The page of `enclave-agent status`: host, deployments, what is wrong."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from agent.cli.screen import pairs, table, word
+from agent.cli.text import safe
+from agent.config import SIMULATED
+from agent.wire.host_views import AmountsView, ProblemView, StatusView
+from agent.wire.views import DeploymentView, EnclaveView, UpdateView
+
+_DASH = "-"
+_ENDED = frozenset({"completed", "cancelled"})
+
+
+def overview(status: StatusView) -> RenderableType:
+    """All of it, the worst last: that is where the eye is when the prompt comes back."""
+    parts: list[RenderableType] = [_host(status), ""]
+    if status.deployments:
+        parts.append(deployments_table(status.deployments))
+    else:
+        parts.append("no deployments; the first one: enclave-agent deploy --help")
+    for lines in (_faults(status.deployments), _stale(status.deployments)):
+        parts.extend(["", *lines] if lines else [])
+    if status.problems:
+        parts.extend(["", _problems(status.problems)])
+    return Group(*parts)
+
+
+def _host(status: StatusView) -> RenderableType:
+    host = status.host
+    shown = pairs()
+    state = Text.assemble((safe(host.id), "bold"))
+    state.append(f"  enclave-agent {safe(host.agent_version)}, ")
+    state.append_text(_readiness(status))
+    shown.add_row("host", state)
+    if host.simulated:
+        shown.add_row("", Text(SIMULATED, style="bold red"))
+    tee = "none (nothing is attested)" if host.tee == "none" else safe(host.tee)
+    shown.add_row("tee", tee)
+    runs = [f"{name} {getattr(host, name)}" for name in ("accel", "network", "traffic")]
+    shown.add_row("runs on", safe(", ".join([*runs, f"supervisor {host.supervisor}"])))
+    shown.add_row("free", _amounts(status.capacity.free, status.capacity.total))
+    if status.coordinator.configured:
+        link = "connected" if status.coordinator.connected else "not connected"
+        waiting = status.coordinator.outbox
+        shown.add_row("coordinator", f"{link}, {waiting} events to be acknowledged")
+    return shown
+
+
+def _readiness(status: StatusView) -> Text:
+    if not status.ready:
+        why = f": {', '.join(status.reasons)}" if status.reasons else ""
+        return Text(f"starting{safe(why)}", style="yellow")
+    if status.host.draining:
+        return Text("draining: admits nothing new", style="yellow")
+    return Text("ready", style="green")
+
+
+def _amounts(free: AmountsView, total: AmountsView) -> str:
+    parts = [
+        f"{free.memory_mib} of {total.memory_mib} MiB",
+        f"{free.vcpus} of {total.vcpus} vCPUs",
+        f"{free.addresses} of {total.addresses} addresses",
+    ]
+    if total.gpus:
+        parts.insert(0, f"{free.gpus} of {total.gpus} GPUs")
+    return ", ".join(parts)
+
+
+def deployments_table(deployments: list[DeploymentView]) -> RenderableType:
+    """A line a deployment."""
+    rows = table("DEPLOYMENT", "STATUS", "TAG", "REV", "SLOT", "HEALTH", "LISTEN", "UPDATE")
+    for one in deployments:
+        rows.add_row(
+            Text(safe(one.name), style="bold"),
+            word(one.status),
+            safe(one.tag or _DASH),
+            str(one.revision or _DASH),
+            str(one.active_slot or _DASH),
+            word(health_of(one)),
+            safe(one.listen or _DASH),
+            update_text(one.update),
+        )
+    return rows
+
+
+def health_of(one: DeploymentView) -> str:
+    """Of the enclave that serves."""
+    serving = [each for each in one.enclaves if each.slot == one.active_slot]
+    return health_word(serving[0]) if serving else _DASH
+
+
+def health_word(enclave: EnclaveView) -> str:
+    if enclave.healthy is None:
+        return "not known"
+    return "healthy" if enclave.healthy else "unhealthy"
+
+
+def update_text(update: UpdateView | None) -> Text:
+    """`v1 -> v2 started, boot 40 %`; of what has ended, only how."""
+    if update is None:
+        return Text(_DASH)
+    tags = f"{update.from_tag} -> {update.tag}" if update.from_tag else update.tag
+    text = Text(f"{safe(tags)} ")
+    text.append_text(word(update.status))
+    if update.finished_at is None:
+        share = update.progress.percent
+        text.append(f", {update.step}" + ("" if share is None else f" {share} %"))
+    elif update.status not in _ENDED:
+        text.append(f" in {update.step}")
+    return text
+
+
+def _faults(deployments: list[DeploymentView]) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for one in deployments:
+        fault = one.error or (one.update.error if one.update else None)
+        if fault is not None:
+            lines.append(Text(f"{safe(one.name)}: {fault.code}: {safe(fault.detail)}"))
+            lines.append(Text(f"  more: enclave-agent status {safe(one.name)}", style="dim"))
+    return lines
+
+
+def _stale(deployments: list[DeploymentView]) -> list[RenderableType]:
+    return [
+        Text(
+            f"{safe(one.name)}: newer secrets wait for a relaunch: "
+            f"{safe(', '.join(one.stale_secrets))}"
+        )
+        for one in deployments
+        if one.stale_secrets
+    ]
+
+
+def _problems(problems: list[ProblemView]) -> RenderableType:
+    rows = table("PROBLEM", "SEVERITY", "WHAT", "MEND", "SINCE")
+    for one in problems:
+        rows.add_row(
+            safe(one.code), word(one.severity), safe(one.detail), safe(one.mend), safe(one.since)
+        )
+    return rows

@@ -1,0 +1,55 @@
+"""`enclave-agent relaunch`."""
+
+from __future__ import annotations
+
+import click
+
+from agent.cli.options import STRATEGIES, values, waiting
+from agent.cli.session import session
+
+
+@click.command()
+@click.argument("name")
+@click.option("--tag", metavar="T", help="Another release. [the same]")
+@values
+@click.option("--staging", is_flag=True, help="Stay ready until accepted.")
+@click.option("--strategy", type=STRATEGIES, help="Insist on it. [what fits]")
+@click.option("--dry-run", is_flag=True, help="Only say what it would be.")
+@waiting
+def relaunch(  # noqa: PLR0917 - click passes them by name
+    name: str,
+    tag: str | None,
+    variables: tuple[str, ...],
+    secrets: tuple[str, ...],
+    staging: bool,
+    strategy: str | None,
+    dry_run: bool,
+    wait: bool,
+    timeout_s: float | None,
+) -> None:
+    """Update a deployment to another release or values."""
+    from msgspec import UNSET
+
+    from agent.cli.client import segment
+    from agent.cli.values import parse_variables, read_secrets
+    from agent.cli.waiting import follow_up
+    from agent.model.reasons import Strategy
+    from agent.wire.requests import UpdateRequest
+    from agent.wire.views import UpdateView
+
+    wanted = Strategy(strategy) if strategy else UNSET
+    body = UpdateRequest(
+        tag=tag or UNSET,
+        variables=dict(parse_variables(variables)) or UNSET,
+        secrets=dict(read_secrets(secrets)) or UNSET,
+        staging=staging,
+        strategy=wanted,
+    )
+    client = session().client()
+    if dry_run:
+        from agent.cli.plan import ask
+
+        ask(client, name, tag=tag, strategy=wanted, staging=staging)
+        return
+    update = client.send("POST", f"/v1/deployments/{segment(name)}/updates", body, UpdateView)
+    follow_up(client, update, wait=wait, timeout_s=timeout_s)

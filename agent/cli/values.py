@@ -1,0 +1,85 @@
+"""Variables and secrets from the command line.
+
+A secret's value never is an argument: every user of the machine can read the arguments of a
+process. No message here repeats what stands where a secret was expected.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent.cli.exits import Exit, Failure
+from agent.model.ids import parse_variable_name
+from agent.wire.text import MAX_VALUE_BYTES
+
+
+def parse_variables(entries: Iterable[str]) -> dict[str, str]:
+    """From `K=V`."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals:
+            raise Failure(Exit.USAGE, f"--variable '{entry}': must be K=V")
+        found[_name("--variable", name, found)] = value
+    return found
+
+
+def read_secrets(entries: Iterable[str]) -> dict[str, str]:
+    """From `K=@FILE` and `K=-`; stdin can be read for one of them only."""
+    found: dict[str, str] = {}
+    from_stdin: str | None = None
+    for entry in entries:
+        name, equals, source = entry.partition("=")
+        if not equals:
+            raise Failure(Exit.USAGE, "a secret must be K=@FILE or K=-")
+        _name("secret", name, found)
+        if source == "-":
+            if from_stdin is not None:
+                raise Failure(
+                    Exit.USAGE, f"secrets {from_stdin} and {name}: stdin can be only one of them"
+                )
+            from_stdin = name
+            found[name] = _text(name, sys.stdin.buffer.read(MAX_VALUE_BYTES + 3))
+        elif source.startswith("@"):
+            found[name] = _text(name, _read(name, source[1:]))
+        else:
+            raise Failure(
+                Exit.USAGE,
+                f"secret {name}: its value must not be an argument",
+                [
+                    "every user of this machine can read the arguments of a process",
+                    f"give it from a file or stdin: {name}=@FILE or {name}=-",
+                ],
+            )
+    return found
+
+
+def _name(what: str, name: str, found: dict[str, str]) -> str:
+    try:
+        parse_variable_name(name)
+    except ValueError as error:
+        raise Failure(Exit.USAGE, f"{what} '{name[:80]}': {error}") from None
+    if name in found:
+        raise Failure(Exit.USAGE, f"{what} {name}: is given twice")
+    return name
+
+
+def _read(name: str, path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(MAX_VALUE_BYTES + 3)
+    except OSError as error:
+        raise Failure(Exit.USAGE, f"secret {name}: {path}: {error.strerror}") from None
+
+
+def _text(name: str, data: bytes) -> str:
+    """UTF-8 of at most 64 KiB, less one line end."""
+    cut = data.removesuffix(b"\n").removesuffix(b"\r") if data.endswith(b"\n") else data
+    if len(cut) > MAX_VALUE_BYTES:
+        raise Failure(Exit.USAGE, f"secret {name}: is over {MAX_VALUE_BYTES // 1024} KiB")
+    try:
+        return cut.decode()
+    except UnicodeDecodeError:
+        raise Failure(Exit.USAGE, f"secret {name}: is not UTF-8 text") from None

@@ -1,0 +1,78 @@
+"""The inventory of GPUs, joined to what it looks at; and who prepares them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.config import Config
+from agent.host.clock import Clock
+from agent.host.kernel_log import KernelLog
+from agent.host.units import borrow
+from agent.inventory.nvml.probe import NvmlProbe
+from agent.inventory.pci import PciReader
+from agent.inventory.platform import PlatformProbe
+from agent.inventory.port import Gpus
+from agent.inventory.preparation.bench import Bench
+from agent.inventory.preparation.modes import ModeTool
+from agent.inventory.preparation.places import places_of
+from agent.inventory.preparation.workshop import Workshop
+from agent.inventory.watch import InventoryWatch
+from agent.model.gpu import Gpu
+from agent.model.ids import Bdf, EnclaveId
+from agent.probes.port import Probes
+from agent.store.port import Store
+from agent.updates.gpus import gpu_uses
+
+
+def gpus_of(
+    config: Config, clock: Clock, store: Store, probes: Probes, *, in_units: bool
+) -> InventoryWatch:
+    """Nothing is started. What a guest says of its own GPUs comes from its probes."""
+
+    def said(enclave_id: EnclaveId) -> Mapping[str, Any] | None:
+        view = probes.view(enclave_id)
+        return view.metrics if view else None
+
+    host = config.host
+    return InventoryWatch(
+        store,
+        clock,
+        pci=PciReader(host.sysfs_root),
+        platform=PlatformProbe(
+            disk=config.state_dir,
+            sysfs_root=host.sysfs_root,
+            cgroup_root=host.cgroup_root,
+            vcpus=host.vcpus,
+        ),
+        nvml=lambda hear: NvmlProbe(host.nvml_library, clock, on_event=hear),
+        interval_s=config.inventory.interval_s,
+        guest_metrics=said,
+        uses=gpu_uses,
+        kernel=lambda hear: KernelLog(hear, borrow=borrow if in_units else None),
+    )
+
+
+def workshop_of(
+    config: Config, clock: Clock, store: Store, gpus: Gpus, *, confidential: bool
+) -> Workshop:
+    """Who prepares GPUs. Without confidential computing their mode is nobody's concern."""
+
+    def devices() -> tuple[Gpu, ...]:
+        inventory = gpus.inventory
+        return (*inventory.gpus, *inventory.switches) if inventory else ()
+
+    async def quarantine(bdf: Bdf, reason: str) -> None:
+        await gpus.quarantine(bdf, reason, "agent")
+
+    return Workshop(
+        store,
+        clock,
+        Bench(config.host.sysfs_root),
+        ModeTool(config.host.gpu_tools) if confidential else None,
+        present=lambda: places_of(devices()),
+        place_of=lambda bdf: places_of(devices()).get(bdf),
+        quarantine=quarantine,
+        released=gpus.released,
+        was_reset=gpus.was_reset,
+    )

@@ -1,0 +1,313 @@
+"""The composition root's building half: one function a part, joined by constructor arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.attestation.port import Attestation
+from agent.attestation.unattested import Unattested
+from agent.config import Config, NetworkConfig, NetworkMode, SupervisorKind, Tee, TrafficMode
+from agent.daemon.choices import CannotStartError, Choices, choose
+from agent.daemon.gpus import gpus_of, workshop_of
+from agent.daemon.host_supply import SupplyReader
+from agent.daemon.preflight import HostPreflight, host_look
+from agent.enclaves.detached import DetachedSupervisor
+from agent.enclaves.fleet import Fleet
+from agent.enclaves.network import Network
+from agent.enclaves.network_tap import TapNetwork
+from agent.enclaves.network_user import UserNetwork
+from agent.enclaves.port import SecureProcessor
+from agent.enclaves.quotes import read_quote_service
+from agent.enclaves.supervisor import Supervisor
+from agent.enclaves.units import SystemdSupervisor
+from agent.host.clock import RealClock
+from agent.host.commands import RunCommand, run_command
+from agent.host.files import in_memory
+from agent.host.threads import finish_in_thread
+from agent.host.units import in_units
+from agent.inventory.host import HostProbe
+from agent.model.ids import HostId
+from agent.model.resources import Amounts
+from agent.probes.runner import Prober
+from agent.releases.measurement import (
+    MeasurementCheck,
+    SnpMeasurements,
+    promised_to_tdx,
+    unmeasured,
+)
+from agent.releases.store import ReleaseStore, open_releases
+from agent.store.port import Store
+from agent.traffic.haproxy import HaproxyTraffic
+from agent.traffic.nftables import NftablesTraffic
+from agent.traffic.userspace import UserspaceTraffic
+from agent.updates.engine import EngineRoom
+from agent.updates.parts import Parts
+from agent.updates.preflight import no_preflight
+from agent.updates.published import HostFacts, Resolved
+from agent.updates.situation import Policy
+from agent.updates.vault import Vault
+
+if TYPE_CHECKING:
+    from agent.attestation.collateral_cache.service import CollateralService
+    from agent.attestation.simulated_chain import SimulatedChain
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Everything that was built, for `run` to start and close in order."""
+
+    room: EngineRoom
+    fleet: Fleet
+    releases: ReleaseStore
+    collateral: CollateralService | None
+
+
+def build(
+    config: Config, choices: Choices, clock: RealClock, store: Store, host_id: HostId
+) -> House:
+    """Join the parts. Nothing is started and nothing on the host is touched."""
+    releases = open_releases(
+        config.releases, state_dir=config.state_dir, firmware_dir=config.qemu.firmware_dir
+    )
+    network = network_of(config, choices)
+    prober = Prober(config.probes, clock)
+    units = choices.supervisor.value == SupervisorKind.SYSTEMD
+    gpus = gpus_of(config, clock, store, prober, in_units=units)
+    tee = Tee(choices.tee.value)
+    chain = _simulated_chain(config, clock) if tee is Tee.SIMULATED else None
+    measurements = SnpMeasurements() if tee in (Tee.SIMULATED, Tee.SEV_SNP) else None
+    enclaves = Fleet(
+        run_dir=config.run_dir,
+        state_dir=config.state_dir,
+        binary=config.qemu.binary,
+        user=config.qemu.user,
+        accel=config.accel,
+        network=network,
+        supervisor=supervisor_of(config, choices),
+        tee=tee,
+        check_launch=measurements.check_launch if measurements else None,
+        processor=_simulated_processor(chain) if chain else None,
+        device_of=lambda bdf: gpus.inventory.gpu(bdf) if gpus.inventory else None,
+        quotes=read_quote_service(config.qemu.quote_service),
+        tdx_firmware=config.qemu.tdx_firmware,
+    )
+    collateral = collateral_of(config, tee, clock)
+    probe = HostProbe(
+        config.state_dir, cgroup_root=config.host.cgroup_root, vcpus=config.host.vcpus
+    )
+    confidential = tee in (Tee.SEV_SNP, Tee.TDX)
+    sizes = config.host.gpu_group_sizes
+    parts = Parts(
+        store=store,
+        clock=clock,
+        releases=releases,
+        enclaves=enclaves,
+        probes=prober,
+        traffic=traffic_of(config, choices),
+        attestation=_attestation(config, choices, clock, chain, collateral),
+        vault=Vault(secrets_dir(config), config.state_dir / "secret-digest.key"),
+        gpus=gpus,
+        preparation=workshop_of(config, clock, store, gpus, confidential=confidential),
+        supply=SupplyReader(
+            probe,
+            config.reserve,
+            enclaves,
+            store,
+            gpus,
+            group_sizes=None if isinstance(sizes, str) else sizes,
+            tee=tee,
+            listeners_by_name=choices.traffic.value == TrafficMode.HAPROXY,
+        ),
+        policy=policy(config),
+        host_id=host_id,
+        measured=_measured(tee, measurements),
+        preflight=HostPreflight(
+            tee,
+            config,
+            enclaves.qemu,
+            gpus,
+            host_look(config),
+            in_units=units,
+        )
+        if confidential
+        else no_preflight,
+        image_age_s=config.releases.cache_max_age_days * 86400,
+    )
+    facts = _host_facts(config, choices, clock, host_id)
+    return House(
+        room=EngineRoom(parts, facts), fleet=enclaves, releases=releases, collateral=collateral
+    )
+
+
+def _measured(tee: Tee, measurements: SnpMeasurements | None) -> MeasurementCheck:
+    if measurements is not None:
+        return measurements.check_image
+    return promised_to_tdx if tee is Tee.TDX else unmeasured
+
+
+async def make_simulated_chain(config: Config, clock: RealClock) -> None:
+    """Have the certificates of `tee: simulated` there before anything needs them: the first time
+    it takes seconds. Raises SimulatedChainError, StorageError.
+    """
+    await finish_in_thread(_simulated_chain, config, clock)
+
+
+def _simulated_chain(config: Config, clock: RealClock) -> SimulatedChain:
+    """Imported only where it is used: other hosts have no need of it in their memory."""
+    from agent.attestation.simulated_chain import open_chain
+
+    return open_chain(config.state_dir / "simulated-processor.pem", clock.now().wall)
+
+
+def _simulated_processor(chain: SimulatedChain) -> SecureProcessor:
+    from agent.attestation.simulated_processor import SimulatedProcessor
+    from agent.releases.launch_digest import snp_launch_digest
+
+    return SimulatedProcessor(chain, snp_launch_digest)
+
+
+def collateral_of(config: Config, tee: Tee, clock: RealClock) -> CollateralService | None:
+    """The vendors' collateral, where there is a vendor: none knows a simulated processor."""
+    if tee not in (Tee.SEV_SNP, Tee.TDX):
+        return None
+    from agent.attestation.collateral_cache.service import open_collateral
+
+    return open_collateral(config.attestation, state_dir=config.state_dir, clock=clock)
+
+
+def _attestation(
+    config: Config,
+    choices: Choices,
+    clock: RealClock,
+    chain: SimulatedChain | None,
+    collateral: CollateralService | None,
+) -> Attestation:
+    """Imported only where it is used: what verifies is large."""
+    if choices.tee.value == Tee.NONE:
+        return Unattested()
+    from agent.attestation.opening import open_verifier
+
+    root = chain.root_spki_sha256 if chain else None
+    endorser = collateral.endorser if collateral else None
+    return open_verifier(config.attestation, clock, endorser=endorser, simulated_root=root)
+
+
+def secrets_dir(config: Config, shared_memory: Path = Path("/dev/shm")) -> Path:  # noqa: S108
+    """Where secrets' values lie: in memory only.
+
+    In the run directory, which is a tmpfs on a real host; where it is not, in the shared memory
+    of the host under a name of this installation. Raises CannotStartError if neither is one.
+    """
+    if in_memory(config.run_dir):
+        return config.run_dir / "secrets"
+    if in_memory(shared_memory):
+        of = hashlib.sha256(os.fsencode(config.state_dir)).hexdigest()[:16]
+        return shared_memory / f"enclave-agent-{os.geteuid()}-{of}"
+    raise CannotStartError("run_dir", "must be on a tmpfs: secrets may touch no disk")
+
+
+def policy(config: Config) -> Policy:
+    """The configured times."""
+    update, probes = config.update, config.probes
+    deadline = update.boot_deadline_s
+    rounds_s = (probes.failure_threshold + 1) * (probes.interval_s + probes.timeout_s)
+    return Policy(
+        dwell_s=update.dwell_s,
+        soak_s=update.soak_s,
+        drain_s=update.drain_s,
+        boot_deadline_s=None if isinstance(deadline, str) else deadline,
+        stop_grace_s=update.stop_grace_s,
+        probe_slack_s=rounds_s,
+        failing_for_s=probes.failure_threshold * probes.interval_s,
+        reverify_s=config.attestation.interval_s,
+        drop_on_loss=config.attestation.on_loss == "drop_traffic",
+    )
+
+
+def network_of(config: Config, choices: Choices) -> Network:
+    """The network that was chosen."""
+    network = config.network
+    if choices.network.value == NetworkMode.USER:
+        return UserNetwork(network.loopback_subnet)
+    return TapNetwork(network.bridge, network.subnet, instance=str(config.state_dir))
+
+
+def supervisor_of(config: Config, choices: Choices) -> Supervisor:
+    """Who keeps the VMs' processes, as was chosen."""
+    if choices.supervisor.value == SupervisorKind.SYSTEMD:
+        return SystemdSupervisor(config.update.stop_grace_s)
+    return DetachedSupervisor()
+
+
+def traffic_of(
+    config: Config, choices: Choices
+) -> NftablesTraffic | HaproxyTraffic | UserspaceTraffic:
+    """The data plane that was chosen. An agent with a bridge of its own has its own table."""
+    network = config.network
+    if choices.traffic.value == TrafficMode.NFTABLES:
+        standard = network.bridge == NetworkConfig().bridge
+        return NftablesTraffic(
+            network.bridge,
+            network.subnet,
+            network.host_ports,
+            state_file=config.state_dir / "sysctls.json",
+            table="enclave_agent" if standard else f"enclave_agent_{network.bridge}",
+        )
+    units = choices.supervisor.value == SupervisorKind.SYSTEMD
+    run = _in_units(config) if units else run_command
+    if choices.traffic.value == TrafficMode.HAPROXY:
+        return HaproxyTraffic(
+            config.run_dir / "haproxy", config.state_dir / "haproxy.json", run_command=run
+        )
+    return UserspaceTraffic(
+        socket=config.run_dir / "traffic.sock",
+        state_file=config.state_dir / "traffic.json",
+        log_file=config.state_dir / "traffic.log",
+        run_command=run,
+    )
+
+
+def _in_units(config: Config) -> RunCommand:
+    return in_units(
+        "enclave-traffic",
+        "Data plane of enclave-agent",
+        writable=(config.state_dir, config.run_dir),
+        complaints=config.run_dir,
+    )
+
+
+async def restore_host(config: Config) -> None:
+    """Take back what the agent made on the host: data plane, sysctls, links. No VM may run.
+
+    Raises TrafficError or NetworkError; what was restored before it stays so.
+    """
+    choices = await choose(config)
+    traffic = traffic_of(config, choices)
+    if isinstance(traffic, NftablesTraffic):
+        await traffic.restore()
+    else:
+        await traffic.shutdown()
+    await network_of(config, choices).restore()
+
+
+def _host_facts(config: Config, choices: Choices, clock: RealClock, host_id: HostId) -> HostFacts:
+    return HostFacts(
+        id=host_id,
+        agent_version=version("enclave-agent"),
+        tee=choices.tee,
+        accel=Resolved(value="unknown", reason="being proven"),
+        supervisor=choices.supervisor,
+        network=choices.network,
+        traffic=choices.traffic,
+        started_at=clock.now(),
+        draining=False,
+        inventory_complete=False,
+        simulated=choices.tee.value == Tee.SIMULATED,
+        free=Amounts(),
+        total=Amounts(),
+    )

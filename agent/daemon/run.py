@@ -1,0 +1,250 @@
+"""The life of the daemon process: from the configuration to READY=1, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.api.listeners import (
+    Listener,
+    inherited,
+    local_listener,
+    rpc_socket,
+    tcp_listener,
+)
+from agent.api.roles import Role
+from agent.api.server import ApiServer, Rpc
+from agent.api.surface import Surface
+from agent.config import SIMULATED, Config, Tee
+from agent.config_file import ConfigError, load_config
+from agent.daemon.answers import StoredAnswers
+from agent.daemon.choices import Choices, choose
+from agent.daemon.link import keep_trust, link
+from agent.daemon.logs import set_up
+from agent.daemon.parts import House, build, make_simulated_chain
+from agent.daemon.store_keeper import StoreKeeper
+from agent.errors import AgentError, describe
+from agent.host.clock import RealClock
+from agent.host.files import (
+    lock_exclusive,
+    make_private_directory,
+    remove_scratch,
+    write_atomic,
+)
+from agent.host.identity import derive_host_id
+from agent.host.notify import Notifier
+from agent.host.pulse import Pulse
+from agent.model.ids import HostId
+from agent.model.resources import Listen
+from agent.store.damaged import DamagedStore
+from agent.store.port import Store, StoreDamagedError
+from agent.store.sqlite import STORE_FILE, SqliteStore
+from agent.updates.published import Resolved
+from agent.updates.service import UpdateEngine
+
+log = logging.getLogger(__name__)
+
+
+_BEAT_S = 10.0
+Join = Callable[[Config, Choices, RealClock, Store, HostId], House]
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """What runs. Without a keeper the store is damaged, and nothing of it is decided on."""
+
+    house: House
+    keeper: StoreKeeper | None
+
+
+def main(config_path: Path | None, join: Join = build) -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code: 2 for a configuration that cannot be.
+
+    `join` builds the parts: whoever watches or replaces one does it there.
+    """
+    try:
+        config = load_config(config_path, os.environ)
+    except ConfigError as error:
+        for line in error.problems:
+            sys.stderr.write(f"{line}\n")
+        return 2
+    set_up(config.log)
+    try:
+        _run_loop(config, join)
+    except AgentError as error:
+        log.error("cannot run", extra={"code": error.code, "error": describe(error)})  # noqa: TRY400
+        return 2 if error.code == "cannot_start" else 1
+    return 0
+
+
+def _run_loop(config: Config, join: Join) -> None:
+    try:
+        import uvloop  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        asyncio.run(_run(config, join))
+    else:
+        uvloop.run(_run(config, join))
+
+
+async def _run(config: Config, join: Join) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    notifier = Notifier.from_environment(os.environ, os.getpid())
+    async with _serving(config, join) as serving:
+        told = "adopted and reconciled" if serving.keeper else "the store is damaged"
+        notifier.ready(told)
+        log.info("ready")
+        async with asyncio.TaskGroup() as tasks:
+            loops = [tasks.create_task(_beat(notifier, serving.house.room.pulse))]
+            if serving.keeper is not None:
+                loops.append(tasks.create_task(_show_accel(serving.house)))
+                loops.append(tasks.create_task(serving.keeper.run()))
+            await stop.wait()
+            for loop_task in loops:
+                loop_task.cancel()
+        notifier.stopping("enclaves and the data plane go on")
+        log.info("stopping; enclaves and the data plane go on")
+
+
+async def _beat(notifier: Notifier, pulse: Pulse) -> None:
+    """Tell the service manager that the loops progress, and nothing while one does not."""
+    told: tuple[str, ...] = ()
+    while True:
+        late = pulse.late()
+        if late != told:
+            log.log(
+                logging.ERROR if late else logging.INFO,
+                "loops late" if late else "loops progress",
+                extra={"loops": ", ".join(late)},
+            )
+            told = late
+        if not late:
+            notifier.watchdog()
+        await asyncio.sleep(notifier.watchdog_interval_s or _BEAT_S)
+
+
+async def _show_accel(house: House) -> None:
+    """READY never waits for the proof that KVM runs a guest; readers see when it is known."""
+    seen = house.fleet.changed.count
+    while house.fleet.accel_verdict is None:
+        seen = await house.fleet.changed.beyond(seen)
+    verdict = house.fleet.accel_verdict
+    became = Resolved(value=verdict.value, reason=verdict.reason)
+    house.room.board.show_host(accel=became)
+    log.info("chosen", extra={"what": "accel", "value": became.value, "why": became.reason})
+
+
+@contextlib.asynccontextmanager
+async def _serving(config: Config, join: Join) -> AsyncIterator[_Serving]:
+    """Everything started, in order; everything closed, in the opposite order."""
+    make_private_directory(config.state_dir)
+    make_private_directory(config.run_dir, mode=0o711)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(lock_exclusive(config.state_dir / "agent.lock"))
+        for directory in (config.state_dir, config.run_dir):
+            remove_scratch(directory)
+        clock = RealClock()
+        store = await _open_store(config, clock)
+        stack.push_async_callback(store.close)
+        choices = await choose(config)
+        for name in choices.__struct_fields__:
+            became: Resolved = getattr(choices, name)
+            log.info("chosen", extra={"what": name, "value": became.value, "why": became.reason})
+        if choices.tee.value == Tee.SIMULATED:
+            log.warning("no enclave is confidential: %s", SIMULATED)
+            await make_simulated_chain(config, clock)
+        host_id = _host_id(config)
+        house = join(config, choices, clock, store, host_id)
+        stack.push_async_callback(house.releases.close)
+        parts = house.room.parts
+        for part in (parts.gpus, parts.traffic, parts.enclaves, parts.probes):
+            stack.push_async_callback(part.close)
+        engine = UpdateEngine(house.room, revert_after_switch=config.update.revert_after_switch)
+        given = inherited(os.environ)
+        trust = await keep_trust(config, host_id, house.room.board, stack)
+        surface = Surface(
+            engine=engine,
+            answers=StoredAnswers(parts.store),
+            body_key=_body_key(config.state_dir),
+            alive=house.room.pulse.late,
+        )
+        rpc = Rpc(_rpc_socket(config, given), trust) if trust and config.listen.rpc else None
+        server = ApiServer(surface, _listeners(config, given), rpc)
+        keeper = None
+        if isinstance(store, SqliteStore):
+            keeper = StoreKeeper(store, house.room.board, config.store.backup_interval_s)
+            stack.push_async_callback(keeper.close)
+        stack.push_async_callback(house.room.close)
+        stack.push_async_callback(server.close)
+        if house.collateral is not None:
+            stack.push_async_callback(house.collateral.close)
+            await house.collateral.start()
+        await server.start()
+        if isinstance(store, DamagedStore):
+            await _stand_by(house, store)
+        else:
+            await house.room.start()
+            surface.coordinator = link(config, house, trust, stack) or surface.coordinator
+        yield _Serving(house, keeper)
+
+
+async def _open_store(config: Config, clock: RealClock) -> SqliteStore | DamagedStore:
+    try:
+        return await SqliteStore.open(config.state_dir / STORE_FILE, clock.now)
+    except StoreDamagedError as error:
+        log.error("store damaged, left as it is", extra={"error": describe(error)})  # noqa: TRY400
+        return DamagedStore(error)
+
+
+async def _stand_by(house: House, store: DamagedStore) -> None:
+    """Serve what needs no store, and touch nothing: every VM and every route stays as it is.
+
+    No VM is adopted, because without rows each would be one too many; a data plane that has a
+    process of its own is kept alive, with the routes that it has recorded itself.
+    """
+    room = house.room
+    room.board.show_store_damaged(store.said)
+    try:
+        await room.parts.traffic.start()
+    except AgentError as error:
+        log.warning("data plane not adopted", extra={"error": describe(error)})
+
+
+def _host_id(config: Config) -> HostId:
+    return derive_host_id() if config.host_id == "auto" else HostId(config.host_id)
+
+
+def _body_key(state_dir: Path) -> bytes:
+    """A key of this host's own, to recognise a request's body without keeping it."""
+    path = state_dir / "request-digest.key"
+    if not path.exists():
+        write_atomic(path, secrets.token_bytes(32), mode=0o600)
+    return path.read_bytes()
+
+
+def _listeners(config: Config, given: Mapping[str, socket.socket]) -> list[Listener]:
+    path = config.listen.socket or config.run_dir / "agent.sock"
+    listeners = [local_listener(path, given.get("local"))]
+    if config.listen.status:
+        where = Listen.parse(config.listen.status)
+        listeners.append(
+            tcp_listener(where.address, where.port, Role.STATUS, given=given.get("status"))
+        )
+    return listeners
+
+
+def _rpc_socket(config: Config, given: Mapping[str, socket.socket]) -> socket.socket:
+    assert config.listen.rpc is not None
+    where = Listen.parse(config.listen.rpc)
+    return rpc_socket(where.address, where.port, given.get("rpc"))

@@ -1,0 +1,190 @@
+"""The doctor about GPUs: every line has a host that makes it fail, and a mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.cli.doctor_gpus import gpu_lines
+from agent.cli.doctor_line import Line
+from agent.config import Config, HostConfig
+from tests.fakes import sysfs_tree as trees
+from tests.fakes.gpus import BDF
+from tests.fakes.nvml import Nvml
+
+Tree = trees.SysfsTree
+
+
+class Patient:
+    """A host in a directory, well until something is broken."""
+
+    def __init__(self, root: Path, tree: Callable[[Path], Tree] = trees.hgx_h100) -> None:
+        self.root = root
+        self.tree = tree(root / "sys")
+        (root / "cgroup").mkdir()
+        (root / "dev").mkdir()
+        (root / "dev/iommu").touch()
+        (root / "dev/kmsg").touch()
+        self.tools = root / "nvidia_gpu_tools.py"
+        self.tools.write_text("#!/bin/sh\n")
+        self.tools.chmod(0o755)
+        self.library = "libnvidia-ml-that-is-not-there.so.1"
+
+    def lines(self) -> dict[str, Line]:
+        config = Config(
+            state_dir=self.root,
+            host=HostConfig(
+                sysfs_root=self.tree.root,
+                cgroup_root=self.root / "cgroup",
+                gpu_tools=str(self.tools),
+                nvml_library=self.library,
+            ),
+        )
+        lines = gpu_lines(config, self.root / "dev")
+        assert len({line.what for line in lines}) == len(lines)
+        for line in lines:
+            assert (line.state == "ok") is not bool(line.mend), line
+        return {line.what: line for line in lines}
+
+    def put(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Patient:
+    return Patient(tmp_path)
+
+
+def test_a_well_host_has_nothing_to_mend(patient: Patient) -> None:
+    lines = patient.lines()
+    assert {line.state for line in lines.values()} == {"ok"}
+    assert "8: NVIDIA H100 SXM; 4 NVSwitches" in lines["gpus"].detail
+    assert set(lines) == {
+        "gpus",
+        "iommu",
+        "iommu groups",
+        "vfio",
+        "iommufd",
+        "kernel log",
+        "gpu tools",
+        "nvml",
+        "pcie errors",
+        "gpu health",
+    }
+
+
+def test_a_host_without_gpus_is_well(tmp_path: Path) -> None:
+    lines = Patient(tmp_path, trees.cpu_only).lines()
+    assert [(line.what, line.state) for line in lines.values()] == [("gpus", "ok")]
+
+
+def test_a_sysfs_that_is_none_is_an_error(patient: Patient) -> None:
+    (patient.tree.root / "bus").rename(patient.tree.root / "sub")
+    assert patient.lines()["gpus"].state == "error"
+
+
+def test_a_board_that_lacks_a_gpu_is_warned_of(patient: Patient) -> None:
+    patient.tree.remove(BDF)
+    line = patient.lines()["gpus"]
+    assert (line.state, "a whole board has 8" in line.detail) == ("warn", True)
+
+
+def test_a_host_without_an_iommu_can_give_no_gpu_away(tmp_path: Path) -> None:
+    patient = Patient(tmp_path, Tree)
+    patient.tree.gpu_behind_port("pci0000:17", 0x18, group=None, device=trees.H100_PCIE)
+    line = patient.lines()["iommu"]
+    assert (line.state, "intel_iommu=on" in line.mend) == ("error", True)
+
+
+def test_a_gpu_that_shares_its_group_is_told_with_whom(patient: Patient) -> None:
+    group = patient.tree.root / "kernel/iommu_groups/11"
+    (patient.tree.devices / "0000:00:03.0/iommu_group").symlink_to(group)
+    (group / "devices/0000:00:03.0").symlink_to(patient.tree.devices / "0000:00:03.0")
+    line = patient.lines()["iommu group 11"]
+    assert (line.state, "0000:00:03.0" in line.detail) == ("error", True)
+    assert "iommu groups" not in patient.lines()
+
+
+def test_a_gpus_own_audio_function_is_no_stranger(tmp_path: Path) -> None:
+    assert Patient(tmp_path, trees.pcie_boards).lines()["iommu groups"].state == "ok"
+
+
+def test_vfio_that_is_not_loaded_is_told(patient: Patient) -> None:
+    (patient.tree.root / "bus/pci/drivers/vfio-pci").rmdir()
+    assert patient.lines()["vfio"].mend == "modprobe vfio-pci"
+
+
+def test_iommufd_that_is_not_there_is_told(patient: Patient) -> None:
+    (patient.root / "dev/iommu").unlink()
+    assert patient.lines()["iommufd"].state == "error"
+
+
+def test_a_kernel_log_that_cannot_be_read_is_warned_of(patient: Patient) -> None:
+    (patient.root / "dev/kmsg").unlink()
+    assert patient.lines()["kernel log"].state == "warn"
+
+
+def test_tools_that_are_not_there_are_warned_of(patient: Patient) -> None:
+    patient.tools.unlink()
+    assert "host.gpu_tools" in patient.lines()["gpu tools"].mend
+
+
+def test_nvml_that_cannot_be_asked_is_warned_of(patient: Patient) -> None:
+    patient.tree.bind(BDF, "nvidia")
+    line = patient.lines()["nvml"]
+    assert (line.state, "cannot be loaded" in line.detail) == ("warn", True)
+
+
+def test_nvml_that_answers_is_told_with_its_driver(patient: Patient) -> None:
+    patient.tree.bind(BDF, "nvidia")
+    nvml = Nvml(patient.root / "nvml")
+    nvml.gpu(BDF)
+    patient.library = str(nvml.library)
+    assert patient.lines()["nvml"].detail == "driver 580.95.05; 1 of 8"
+
+
+def test_errors_that_nobody_counts_are_warned_of(patient: Patient) -> None:
+    patient.tree.drop(BDF, "aer_dev_fatal")
+    line = patient.lines()["pcie errors"]
+    assert (line.state, BDF in line.detail) == ("warn", True)
+
+
+def test_a_node_that_is_not_known_is_warned_of_where_there_are_several(patient: Patient) -> None:
+    for node in (0, 1):
+        patient.put(f"sys/devices/system/node/node{node}/cpulist", "0")
+    assert patient.lines()["numa"].state == "ok"
+    patient.tree.put(BDF, "numa_node", "-1")
+    assert patient.lines()["numa"].state == "warn"
+
+
+def test_a_sick_gpu_has_a_line_of_its_own_with_what_to_do(patient: Patient) -> None:
+    patient.tree.fall_off(BDF)
+    patient.tree.put("0000:2a:00.0", "current_link_width", "8")
+    lines = patient.lines()
+    assert lines[f"gpu {BDF}"].state == "error"
+    assert lines["gpu 0000:2a:00.0"].state == "warn"
+    assert "8 of 16 lanes" in lines["gpu 0000:2a:00.0"].detail
+    assert "gpu health" not in lines
+
+
+@pytest.mark.parametrize(
+    ("capacity", "current", "state"),
+    [("sev_es 99", "sev_es 3", "ok"), ("sev_es 99", "sev_es 99", "warn"), ("sev 1", "", "warn")],
+)
+def test_tee_ids_that_are_used_up_or_not_told_are_warned_of(
+    patient: Patient, capacity: str, current: str, state: str
+) -> None:
+    patient.put("sys/module/kvm_amd/parameters/sev_snp", "Y")
+    patient.put("cgroup/misc.capacity", capacity)
+    patient.put("cgroup/misc.current", current)
+    assert patient.lines()["tee ids"].state == state
+
+
+def test_memory_that_is_set_aside_as_huge_pages_is_warned_of(patient: Patient) -> None:
+    patient.put("sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", "64")
+    line = patient.lines()["hugepages"]
+    assert (line.state, "65536 MiB" in line.detail) == ("warn", True)

@@ -1,0 +1,102 @@
+"""The whole daemon with `tee: sev-snp` and `tee: tdx` on a host that is not ready for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.releases.build import build_release, read_image
+from tests.daemon.conftest import running
+from tests.fakes.daemon_process import Daemon
+from tests.fakes.guest_releases import REPO, config_of, guest_image
+from tests.fakes.tiny_firmware import tiny_firmware
+
+SWITCHES = {
+    "sev-snp": "module/kvm_amd/parameters/sev_snp",
+    "tdx": "module/kvm_intel/parameters/tdx",
+}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> dict[str, Path]:
+    """A release with a promise that holds, one without, a firmware, and a tree without a TEE."""
+    firmware = tmp_path / "firmware" / "OVMF.fd"
+    firmware.parent.mkdir()
+    firmware.write_bytes(tiny_firmware())
+    source, image = tmp_path / "source", read_image(guest_image())
+    for tag, promise in (("v1", None), ("altered", "ab" * 48)):
+        build_release(
+            config=config_of(),
+            image=image,
+            repo=REPO,
+            tag=tag,
+            out=source,
+            snp_measurement=promise,
+            firmware=firmware,
+        )
+    manifest = next((source / REPO / "v1").glob("*.json"))
+    promised = json.loads(manifest.read_text())
+    promised["tdx_measurement"] = {"rtmr1": "11" * 48, "rtmr2": "22" * 48}
+    (source / REPO / "tdx").mkdir()
+    (source / REPO / "tdx" / manifest.name).write_text(json.dumps(promised))
+    (tmp_path / "sys" / "bus" / "pci" / "devices").mkdir(parents=True)
+    return {"source": source, "firmware": firmware.parent, "sys": tmp_path / "sys"}
+
+
+def settings(world: dict[str, Path], tee: str, **more: Any) -> dict[str, Any]:
+    return {
+        "tee": tee,
+        "allow_unattested": False,
+        "host": {"sysfs_root": str(world["sys"])},
+        "qemu": {"firmware_dir": str(world["firmware"]), **more},
+        "attestation": {"collateral": {"offline": True}},
+    }
+
+
+async def fault_of(daemon: Daemon, tag: str, port: int) -> Any:
+    """How the deployment of a tag ends."""
+    body = {"tag": tag, "repo": REPO, "listen": f"127.0.0.1:{port}"}
+    answer = await daemon.send("PUT", f"/v1/deployments/d-{tag}", body)
+    assert answer.status == 202, answer.body
+    return (await daemon.over(f"d-{tag}"))["error"]
+
+
+async def test_a_host_without_the_tee_says_all_that_it_lacks_and_boots_nothing(
+    world: dict[str, Path],
+) -> None:
+    async with running(world["source"], settings=settings(world, "sev-snp")) as daemon:
+        host = (await daemon.get("/status")).body["host"]
+        assert (host["tee"], host["simulated"]) == ("sev-snp", False)
+        fault = await fault_of(daemon, "v1", daemon.https)
+        assert (fault["code"], fault["step"]) == ("tee_unavailable", "prepare")
+        assert "boot with kvm_amd.sev_snp=1" in fault["detail"]
+        assert "QEMU" in fault["detail"]  # which cannot tell the C-bit here either
+        assert "misc controller" in fault["detail"]
+
+        # and before that, what would be measured otherwise than promised
+        fault = await fault_of(daemon, "altered", daemon.plain)
+        assert (fault["code"], fault["step"]) == ("measurement_mismatch", "prepare")
+        assert "ab" * 48 in fault["detail"]
+        assert (await daemon.get("/v1/enclaves")).body["enclaves"] == []
+        daemon.stop()
+
+
+async def test_a_trust_domain_wants_its_firmware_and_its_quote_service(
+    world: dict[str, Path],
+) -> None:
+    quotes = world["sys"] / "qgs.socket"
+    configured = settings(world, "tdx", quote_service=str(quotes))
+    async with running(world["source"], settings=configured) as daemon:
+        fault = await fault_of(daemon, "tdx", daemon.https)
+        assert (fault["code"], fault["step"]) == ("tee_unavailable", "prepare")
+        assert "boot with kvm_intel.tdx=1" in fault["detail"]
+        assert "qemu.tdx_firmware" in fault["detail"]
+        assert f"the quote service at {quotes} cannot be reached" in fault["detail"]
+
+        fault = await fault_of(daemon, "v1", daemon.plain)
+        assert (fault["code"], fault["step"]) == ("release_invalid", "prepare")
+        assert "no tdx_measurement" in fault["detail"]
+        daemon.stop()

@@ -1,0 +1,242 @@
+"""The disk of the state directory is full: clear answers, nothing broken, and on it goes after."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.fakes.daemon_process import Daemon, place
+from tests.fakes.fake_vms import fake_releases, install, settings
+from tests.fakes.guest_releases import config_of
+from tests.fakes.host_truth import discrepancies
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+CONFIGS = {"v1": config_of(), "v2": config_of()}
+DISK_KIB = 64 * 1024
+UPDATE = {"dwell_s": 0.3, "soak_s": 0.3, "drain_s": 1, "stop_grace_s": 1}
+_HELLO = "/v1/deployments/hello"
+
+
+class Disk:
+    """A small file system, and a file that fills it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._filler = path / "filler"
+        path.mkdir()
+        options = f"size={DISK_KIB}k,mode=700"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "ead-disk", path], check=True)
+
+    def fill(self, leave_kib: int = 0) -> None:
+        """All of it but so much."""
+        with self._filler.open("ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                file.truncate(file.tell() // 4096 * 4096 - leave_kib * 1024)
+
+    def free(self) -> None:
+        self._filler.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        subprocess.run(["umount", self.path], check=True)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    directory = tmp_path_factory.mktemp("fake")
+    return install(directory), fake_releases(directory, CONFIGS)
+
+
+@pytest_asyncio.fixture
+async def world(parts: tuple[Path, Path]) -> AsyncIterator[tuple[Daemon, Disk]]:
+    """A daemon, not started, and the disk that its state is on."""
+    program, source = parts
+    home = place()
+    daemon = Daemon(home, source, settings=settings(program, update=UPDATE))
+    disk = Disk(daemon.state)
+    try:
+        yield daemon, disk
+    finally:
+        disk.free()
+        await daemon.leave()
+        disk.close()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+async def serving(daemon: Daemon) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.plain)
+    try:
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        return str(json.loads((await reader.read()).partition(b"\r\n\r\n")[2])["version"])
+    finally:
+        writer.close()
+
+
+async def deployed(daemon: Daemon) -> None:
+    await daemon.up()
+    assert (await daemon.deploy(tag="v1")).status == 202
+    assert (await daemon.over())["status"] == "completed"
+
+
+# What would begin an enclave is refused for want of room for it; all else finds no room to write.
+REQUESTS: list[tuple[str, str, Any, int, str]] = [
+    ("POST", f"{_HELLO}/updates", {"tag": "v2"}, 409, "disk_insufficient"),
+    ("POST", f"{_HELLO}/updates", {"secrets": {"KEY": "value"}}, 503, "disk_full"),
+    (
+        *("PUT", "/v1/deployments/other"),
+        {"tag": "v1", "repo": "hello", "listen": "127.0.0.1:9"},
+        *(409, "disk_insufficient"),
+    ),
+    ("POST", f"{_HELLO}/rollback", {"to": 1}, 409, "disk_insufficient"),
+    ("PUT", f"{_HELLO}/secrets", {"KEY": "value"}, 503, "disk_full"),
+    ("POST", "/v1/host/drain", None, 503, "disk_full"),
+    ("POST", f"{_HELLO}/stop", None, 503, "disk_full"),
+    ("DELETE", _HELLO, None, 503, "disk_full"),
+]
+
+
+async def test_every_request_says_that_the_disk_is_full_and_changes_nothing(
+    world: tuple[Daemon, Disk],
+) -> None:
+    daemon, disk = world
+    await deployed(daemon)
+    disk.fill()
+    before = (await daemon.get("/status")).body["deployments"]
+    for number, (method, path, body, status, code) in enumerate(REQUESTS):
+        key = {"Idempotency-Key": f"key-{number}"}
+        answer = await daemon.send(method, path, body, headers=key)
+        assert (answer.status, answer.code) == (status, code), (path, answer)
+        if status == 503:
+            assert "no space left" in answer.body["detail"].lower(), answer.body
+            assert answer.headers["Retry-After"]
+    after = (await daemon.get("/status")).body["deployments"]
+    assert [d["enclaves"][0]["id"] for d in after] == [d["enclaves"][0]["id"] for d in before]
+    assert [d["update"] for d in after] == [d["update"] for d in before]
+    assert (await daemon.get("/readyz")).status == 200
+    assert await serving(daemon) == "v1"
+    assert await discrepancies(daemon) == []
+
+    disk.free()
+    for number in (4, 5):
+        method, path, body, _, _ = REQUESTS[number]
+        key = {"Idempotency-Key": f"key-{number}"}
+        assert (await daemon.send(method, path, body, headers=key)).status == 200
+    assert (await daemon.send("POST", "/v1/host/undrain")).status == 200
+    assert (await daemon.update(tag="v2")).status == 202
+    assert (await daemon.over())["status"] == "completed"
+    assert await serving(daemon) == "v2"
+    assert await discrepancies(daemon) == []
+
+
+async def stalled_or_over(daemon: Daemon) -> None:
+    """Until the update is over, or the daemon says that the disk keeps it."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        status = (await daemon.get("/status")).body
+        if any(problem["code"] == "disk_full" for problem in status["problems"]):
+            return
+        if status["deployments"][0]["update"]["finished_at"]:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"neither over nor told:\n{daemon.log_tail()}")
+
+
+@pytest.mark.parametrize("strategy", ["blue_green", "stop_then_start"])
+@pytest.mark.parametrize("step", ["prepare", "boot", "verify", "soak"])
+async def test_an_update_that_the_disk_stops_half_way_goes_on_when_there_is_room(
+    world: tuple[Daemon, Disk], strategy: str, step: str
+) -> None:
+    daemon, disk = world
+    await deployed(daemon)
+    assert (await daemon.update(tag="v2", strategy=strategy)).status == 202
+    await daemon.until(lambda d: d is not None and reached(d["update"], step))
+    disk.fill()
+    await stalled_or_over(daemon)
+    seen = await daemon.deployment()
+    assert seen is not None
+    if strategy == "blue_green":
+        assert await serving(daemon) in ("v1", "v2")
+    disk.free()
+    update = await daemon.over()
+    print(f"{strategy} filled at {step}: stood at {seen['update']['step']}, {update['status']}")
+    if update["status"] == "completed":
+        assert await serving(daemon) == "v2"
+    else:
+        assert update["error"]["code"] in ("disk_full", "traffic_unavailable"), update["error"]
+        assert strategy == "stop_then_start" or await serving(daemon) == "v1"
+    status = (await daemon.get("/status")).body
+    assert [problem for problem in status["problems"] if problem["code"] == "disk_full"] == []
+    assert await discrepancies(daemon) == []
+
+
+STEPS = ("prepare", "stop_old", "release", "launch", "boot", "verify", "accept", "switch", "soak")
+
+
+def reached(update: dict[str, Any], step: str) -> bool:
+    """Whether it is there, or further."""
+    at = update["step"]
+    return at not in STEPS or STEPS.index(at) >= STEPS.index(step)
+
+
+async def test_an_agent_that_starts_without_room_adopts_all_the_same(
+    world: tuple[Daemon, Disk],
+) -> None:
+    daemon, disk = world
+    await deployed(daemon)
+    daemon.kill()
+    disk.fill()
+    await daemon.up()
+    assert await serving(daemon) == "v1"
+    seen = await daemon.until(lambda d: d is not None and d["status"] == "running")
+    assert seen is not None
+    answer = await daemon.send("POST", f"{_HELLO}/stop")
+    assert (answer.status, answer.code) == (503, "disk_full")
+    disk.free()
+    assert (await daemon.update(tag="v2")).status == 202
+    assert (await daemon.over())["status"] == "completed"
+    assert await discrepancies(daemon) == []
+
+
+async def test_a_first_start_without_room_ends_and_says_why(world: tuple[Daemon, Disk]) -> None:
+    daemon, disk = world
+    disk.fill()
+    daemon.start()
+    assert daemon.process is not None
+    assert await asyncio.to_thread(daemon.process.wait, 30) == 1
+    assert "disk_full" in daemon.log_tail()
+    disk.free()
+    await deployed(daemon)
+    assert await discrepancies(daemon) == []
+
+
+async def test_artifacts_that_do_not_fit_fail_the_update_and_leave_no_part_of_them(
+    parts: tuple[Path, Path], world: tuple[Daemon, Disk]
+) -> None:
+    daemon, disk = world
+    await daemon.up()
+    disk.fill(leave_kib=18 * 1024)  # an enclave has room, its image has not: 16 MiB are promised
+    answer = await daemon.deploy(tag="v1")
+    assert answer.status == 202, answer
+    disk.fill(leave_kib=2 * 1024)
+    update = await daemon.over()
+    assert update["status"] == "failed"
+    assert update["error"]["code"] == "disk_full"
+    disk.free()
+    partial = daemon.state / "cache" / "partial"
+    assert sum(path.stat().st_size for path in partial.rglob("*")) < 2048 * 1024
+    assert (await daemon.send("POST", f"{_HELLO}/updates/current/retry")).status == 202
+    assert (await daemon.over())["status"] == "completed"
+    assert await serving(daemon) == "v1"
+    assert await discrepancies(daemon) == []

@@ -1,0 +1,72 @@
+"""The whole daemon with HAProxy: deployments that share one address and port by their names."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.daemon_process import Daemon, free_ports, place
+from tests.fakes.fake_vms import fake_releases, install, settings
+from tests.fakes.guest_releases import config_of
+
+pytestmark = pytest.mark.slow
+
+CONFIGS = {"v1": config_of(), "v2": config_of()}
+
+
+async def ask(port: int, name: str) -> Any:
+    """What the guest says that a TLS client of this name is sent to."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=tls, server_hostname=name
+    )
+    writer.write(f"GET / HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+async def test_two_deployments_share_an_address_and_port_and_are_updated_apart(
+    tmp_path: Path,
+) -> None:
+    program, source = install(tmp_path), fake_releases(tmp_path, CONFIGS)
+    given = settings(program, traffic={"mode": "haproxy"})
+    daemon = Daemon(place(), source, settings=given)
+    try:
+        await daemon.up()
+        assert (await daemon.deploy(domain="a.example.org")).status == 202
+        other = {"publish": [], "domain": "b.example.org"}
+        assert (await daemon.deploy("other", **other)).status == 202
+        for name in ("hello", "other"):
+            assert (await daemon.over(name))["status"] == "completed"
+        await _nobody_else_has_it(daemon)
+
+        assert (await daemon.update("other", tag="v2")).status == 202
+        assert (await daemon.over("other"))["status"] == "completed"
+        daemon.kill()
+        assert (await ask(daemon.https, "a.example.org"))["version"] == "v1"
+        await daemon.up()
+        assert (await ask(daemon.https, "b.example.org"))["version"] == "v2"
+        assert (await daemon.get("/status")).body["host"]["traffic"] == "haproxy"
+        assert (await daemon.send("DELETE", "/v1/deployments/other")).status in (200, 202)
+        await daemon.until(lambda found: found is None, "other")
+        assert (await ask(daemon.https, "a.example.org"))["version"] == "v1"
+    finally:
+        await daemon.leave()
+
+
+async def _nobody_else_has_it(daemon: Daemon) -> None:
+    """Neither without a name, nor by a name that is taken, nor as a plain port, whole."""
+    (free,) = free_ports(1)
+    whole = {"listen": f"127.0.0.1:{free}", "domain": "c.example.org"}
+    plain = {**whole, "publish": [{"listen": f"127.0.0.1:{daemon.https}", "guest_port": 8080}]}
+    for fields in ({"publish": []}, {"publish": [], "domain": "b.example.org"}, plain):
+        refused = await daemon.deploy("third", **fields)
+        assert refused.status == 409, refused
+        assert "listen_in_use" in json.dumps(refused.body)

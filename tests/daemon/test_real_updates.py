@@ -1,0 +1,348 @@
+"""The main stories, told by the real daemon with real VMs on one deployment, in order.
+
+Each test takes the deployment as the one before left it: running, at some tag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from scripts.story.load import Load
+from tests.daemon.conftest import running
+from tests.fakes.daemon_process import Daemon, brief, processes_in
+from tests.fakes.host_truth import discrepancies, links_of, vms_in
+
+pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+
+SENTINEL = "sentinel-7f3a9c-of-a-secret"
+AT_ONCE_S = 0.1
+REPEATED_SYN_S = 1.0  # a connection that nobody answers is tried again only then
+
+
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[pytest.param("tap", marks=pytest.mark.root), "user"],
+)
+async def daemon(request: pytest.FixtureRequest, releases: Path) -> AsyncIterator[Daemon]:
+    """With `hello` v1 deployed."""
+    async with running(releases, mode=request.param) as daemon:
+        assert (await daemon.deploy(tag="v1")).status == 202
+        assert (await daemon.over())["status"] == "completed"
+        yield daemon
+
+
+async def serving(daemon: Daemon) -> dict[str, Any]:
+    """What the workload says through the data plane."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.plain)
+    try:
+        writer.write(b"GET / HTTP/1.0\r\nHost: hello\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert b" 200 " in head.split(b"\r\n")[0], head
+        return json.loads(body)
+    finally:
+        writer.close()
+
+
+async def moved(daemon: Daemon, tag: str, **options: Any) -> tuple[dict[str, Any], Load]:
+    """Update to a tag under steady requests, to its end; the load has ended too."""
+    load = Load(daemon.https, daemon.plain)
+    load.start()
+    try:
+        answer = await daemon.update(tag=tag, **options)
+        assert answer.status == 202, answer
+        return await daemon.over(), load
+    finally:
+        load.tally = await load.stop()
+
+
+async def test_an_update_under_steady_requests_loses_none(daemon: Daemon) -> None:
+    update, load = await moved(daemon, "v2")
+    assert (update["status"], update["strategy"]) == ("completed", "blue_green"), update["error"]
+    assert load.tally.failures == {}
+    assert set(load.tally.versions) == {"v1", "v2"}
+    assert load.tally.sent >= 20
+    assert update["reset_connections"] == 0
+    assert await discrepancies(daemon) == []
+
+
+async def test_a_broken_version_fails_with_its_last_answer_and_console_and_no_request_is_lost(
+    daemon: Daemon,
+) -> None:
+    begin = time.monotonic()
+    update, load = await moved(daemon, "broken")
+    assert update["status"] == "failed"
+    assert time.monotonic() - begin < 20
+    assert update["step"] == "verify"
+    assert update["ready_at"] is None
+    error = update["error"]
+    assert error["probe"] is not None
+    assert "503" in error["detail"] or "starting" in error["detail"] or "unhealthy" in str(error)
+    assert "guest" in error["console_tail"]
+    assert load.tally.failures == {}
+    assert set(load.tally.versions) == {"v2"}
+    assert await discrepancies(daemon) == []
+
+
+async def test_a_version_with_an_exited_container_is_never_ready(daemon: Daemon) -> None:
+    assert (await daemon.update(tag="exited")).status == 202
+    update = await daemon.over()
+    assert (update["status"], update["ready_at"]) == ("failed", None)
+    assert "container worker is exited with code 7" in update["error"]["detail"]
+    assert (await serving(daemon))["version"] == "v2"
+    assert await discrepancies(daemon) == []
+
+
+async def test_a_cancel_during_boot_tears_only_the_new_one_down_and_at_once(
+    daemon: Daemon,
+) -> None:
+    before = await daemon.deployment()
+    assert before is not None
+    assert (await daemon.update(tag="slow")).status == 202
+    await daemon.step("boot")
+    begin = time.monotonic()
+    answer = await daemon.send("POST", "/v1/deployments/hello/updates/current/cancel")
+    assert answer.status == 202
+    update = await daemon.over()
+    assert time.monotonic() - begin < 5
+    assert (update["status"], update["step"], update["error"]) == ("cancelled", "boot", None)
+    after = await daemon.deployment()
+    assert after is not None
+    assert [e["id"] for e in after["enclaves"]] == [e["id"] for e in before["enclaves"]]
+    assert (await serving(daemon))["version"] == "v2"
+    assert await discrepancies(daemon) == []
+
+
+async def test_kill_9_in_the_middle_of_an_update_changes_neither_its_end_nor_the_traffic(
+    daemon: Daemon,
+) -> None:
+    load = Load(daemon.https, daemon.plain)
+    load.start()
+    try:
+        assert (await daemon.update(tag="v1")).status == 202
+        await daemon.step("boot")
+        daemon.kill()
+        assert len(vms_in(daemon)) == 2
+        await asyncio.sleep(1)  # nobody is there to look, and requests go on
+        await daemon.up()
+        update = await daemon.over()
+    finally:
+        tally = await load.stop()
+    assert (update["status"], update["strategy"]) == ("completed", "blue_green"), update["error"]
+    assert tally.failures == {}
+    assert set(tally.versions) == {"v2", "v1"}
+    assert await discrepancies(daemon) == []
+
+
+async def knock(daemon: Daemon, seen: list[tuple[float, float, str]]) -> None:
+    """One connection after the other: when, how long it took, what came of it."""
+    while True:
+        begin = time.monotonic()
+        try:
+            async with asyncio.timeout(5):
+                said = (await serving(daemon))["version"]
+        except OSError as error:
+            said = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        except (AssertionError, ValueError, TimeoutError) as error:
+            said = type(error).__name__
+        seen.append((begin, time.monotonic() - begin, said))
+        await asyncio.sleep(0.02)
+
+
+async def ended(reader: asyncio.StreamReader) -> None:
+    """Until the other side resets or closes."""
+    with contextlib.suppress(ConnectionResetError):
+        await reader.read()
+
+
+async def test_a_stop_then_start_refuses_at_once_while_down_and_tells_its_downtime(
+    daemon: Daemon,
+) -> None:
+    seen: list[tuple[float, float, str]] = []
+    knocking = asyncio.create_task(knock(daemon, seen))
+    while not seen:  # the first is answered before anything is asked
+        await asyncio.sleep(0.01)
+    assert (await daemon.update(tag="v2", strategy="stop_then_start")).status == 202
+    update = await daemon.over()
+    knocking.cancel()
+    assert (update["status"], update["strategy"]) == ("completed", "stop_then_start")
+    words = [said for _, _, said in seen]
+    assert words[0] == "v1"
+    assert words[-1] == "v2"
+    down = [row for row in seen if row[2] not in ("v1", "v2")]
+    refused = sorted(took for _, took, said in down if said == "ECONNREFUSED")
+    assert len(refused) >= 10
+    assert refused[len(refused) * 9 // 10] < AT_ONCE_S
+    assert refused[-1] < REPEATED_SYN_S
+    # What was open when the old version was stopped is reset, never left hanging.
+    others = {said for _, _, said in down} - {"ECONNREFUSED"}
+    assert others <= {"ECONNRESET", "IncompleteReadError", "ValueError"}
+    measured = down[-1][0] - down[0][0]
+    assert abs(update["downtime_s"] - measured) < 1.5
+    assert update["downtime_s"] > 0
+    assert await discrepancies(daemon) == []
+
+
+async def test_a_rollback_is_an_update_backwards(daemon: Daemon) -> None:
+    answer = await daemon.send("POST", "/v1/deployments/hello/rollback", {"to": "v1"})
+    assert answer.status == 202, answer
+    update = await daemon.over()
+    assert (update["status"], update["tag"]) == ("completed", "v1")
+    assert (await serving(daemon))["version"] == "v1"
+    assert await discrepancies(daemon) == []
+
+
+async def test_a_redeploy_gives_the_guest_its_variables_and_secrets_and_shows_no_value(
+    daemon: Daemon,
+) -> None:
+    refused = await daemon.update(tag="v3", variables={"COLOUR": "green"})
+    assert (refused.status, refused.code) == (409, "secrets_missing")
+    answer = await daemon.update(
+        tag="v3", variables={"COLOUR": "green"}, secrets={"API_KEY": SENTINEL}
+    )
+    assert answer.status == 202, answer
+    update = await daemon.over()
+    assert update["status"] == "completed", update["error"]
+    said = await serving(daemon)
+    assert said["env"]["COLOUR"] == "green"
+    assert said["secrets"] == {"API_KEY": hashlib.sha256(SENTINEL.encode()).hexdigest()}
+    assert await discrepancies(daemon) == []
+    assert await places_that_show(daemon, SENTINEL) == []
+
+
+async def places_that_show(daemon: Daemon, secret: str) -> list[str]:
+    """Files, arguments, environments and answers in which a secret's value stands."""
+    forms = (secret.encode(), base64.b64encode(secret.encode()).rstrip(b"=")[:-1])
+    texts: dict[str, bytes] = {"log": daemon.log.read_bytes()}
+    for path in daemon.state.rglob("*"):
+        if path.is_file() and path.stat().st_size < 1 << 26:
+            texts[str(path)] = path.read_bytes()
+    for pid in [*processes_in(daemon.home), daemon.pid]:
+        for name in ("cmdline", "environ"):
+            texts[f"{pid} {name}"] = Path(f"/proc/{pid}/{name}").read_bytes()
+    enclaves = (await daemon.get("/v1/enclaves")).body["enclaves"]
+    paths = [f"/v1/enclaves/{e['id']}/{what}" for e in enclaves for what in ("console", "")]
+    for path in (
+        *("/status", "/metrics", "/v1/deployments/hello", "/v1/deployments/hello/updates"),
+        *("/v1/events?after=0", "/v1/capacity", *paths),
+    ):
+        answer = await daemon.get(path.rstrip("/"))
+        assert answer.status == 200, path
+        texts[path] = answer.body if isinstance(answer.body, bytes) else str(answer.body).encode()
+    for words in (("status", "hello"), ("events",), ("logs", "hello")):
+        code, out, err = await daemon.cli(*words)
+        assert code == 0, err
+        texts[" ".join(words)] = (out + err).encode()
+    return [place for place, text in texts.items() if any(form in text for form in forms)]
+
+
+async def test_new_values_of_secrets_make_them_stale_and_restart_nothing(daemon: Daemon) -> None:
+    before = await daemon.deployment()
+    answer = await daemon.send(
+        "PUT", "/v1/deployments/hello/secrets", {"API_KEY": "another", "SPARE": "unused"}
+    )
+    assert (answer.status, answer.body["stale_secrets"]) == (200, ["API_KEY", "SPARE"])
+    after = await daemon.deployment()
+    assert before is not None
+    assert after is not None
+    assert after["stale_secrets"] == ["API_KEY", "SPARE"]
+    assert after["enclaves"][0]["pid"] == before["enclaves"][0]["pid"]
+    back = await daemon.send(
+        "PUT", "/v1/deployments/hello/secrets", {"API_KEY": SENTINEL, "SPARE": None}
+    )
+    assert back.body["stale_secrets"] == ["API_KEY"], "a version is new, whatever its value"
+    assert await discrepancies(daemon) == []
+
+
+async def test_a_vm_that_ends_by_itself_is_relaunched_and_refused_meanwhile(
+    daemon: Daemon,
+) -> None:
+    """On taps its QEMU is killed; in user mode its guest powers off."""
+    killed = daemon.mode == "tap"
+    if not killed:
+        assert (await daemon.update(tag="fleeting")).status == 202
+        assert (await daemon.over())["status"] == "completed"
+    before = await daemon.deployment()
+    assert before is not None
+    seen: list[tuple[float, float, str]] = []
+    knocking = asyncio.create_task(knock(daemon, seen))
+    idle, its_writer = await asyncio.open_connection("127.0.0.1", daemon.plain)
+    if killed:
+        os.kill(before["enclaves"][0]["pid"], signal.SIGKILL)
+    gone = await daemon.until(lambda d: d is not None and d["status"] == "degraded")
+    async with asyncio.timeout(5):
+        await ended(idle)
+    its_writer.close()
+    back = await daemon.until(lambda d: d is not None and d["status"] == "running")
+    knocking.cancel()
+    assert gone is not None
+    assert back is not None
+    assert [e["id"] for e in back["enclaves"]] == [e["id"] for e in before["enclaves"]]
+    assert back["enclaves"][0]["pid"] != before["enclaves"][0]["pid"]
+    words = [said for _, _, said in seen]
+    refused = [row for row in seen if row[2] == "ECONNREFUSED"]
+    assert len(refused) >= 10
+    # One may have begun as the VM died: it is refused when it tries again.
+    late = [took for _, took, _ in refused if took > REPEATED_SYN_S]
+    assert len(late) <= 1
+    assert max(late, default=0) < REPEATED_SYN_S + 0.5
+    first = words.index("ECONNREFUSED")
+    last = len(words) - words[::-1].index("ECONNREFUSED")
+    assert set(words[first:last]) == {"ECONNREFUSED"}, seen[first:last]
+    assert await discrepancies(daemon) == []
+
+
+async def test_a_stopped_deployment_keeps_its_place_and_starts_again(daemon: Daemon) -> None:
+    assert (await daemon.send("POST", "/v1/deployments/hello/stop")).status == 202
+    stopped = await daemon.until(lambda d: d is not None and d["enclaves"] == [])
+    assert brief(stopped).startswith("hello: stopped")
+    begin = time.monotonic()
+    with pytest.raises(ConnectionRefusedError):
+        await serving(daemon)
+    assert time.monotonic() - begin < REPEATED_SYN_S
+    assert vms_in(daemon) == {}
+    assert await discrepancies(daemon) == []
+    taken = await daemon.deploy("other", tag="v1")
+    assert (taken.status, taken.code) == (409, "listen_in_use")
+
+    assert (await daemon.send("POST", "/v1/deployments/hello/start")).status == 202
+    update = await daemon.over()
+    assert (update["status"], update["strategy"]) == ("completed", "fresh"), update["error"]
+    assert await serving(daemon)
+    assert await discrepancies(daemon) == []
+
+
+async def test_a_deleted_deployment_leaves_nothing(daemon: Daemon) -> None:
+    assert (await daemon.send("DELETE", "/v1/deployments/hello")).status == 202
+    await daemon.until(lambda d: d is None)
+    with pytest.raises(ConnectionRefusedError):
+        await serving(daemon)
+    assert vms_in(daemon) == {}
+    assert links_of(daemon) == ({daemon.bridge} if daemon.mode == "tap" else set())
+    assert await discrepancies(daemon) == []
+    assert (await daemon.get("/v1/enclaves")).body["enclaves"] == []
+    assert await places_of(daemon) == []
+
+
+async def places_of(daemon: Daemon) -> list[str]:
+    """Files of the deployment that are still there; its name stands in the events alone."""
+    return [
+        str(path)
+        for root in (daemon.state, daemon.run)
+        for path in root.rglob("*")
+        if path.name == "hello"
+    ]
