@@ -1,0 +1,252 @@
+"""A host on which everything is done at once: VMs, probes, a data plane and releases of values.
+
+It stands at the ports of the engine. What runs above it is real: service, admission, reconcilers,
+executor, board, and whichever store is given. Time is a manual clock's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from agent.attestation.unattested import Unattested
+from agent.capacity.supply import HostSupply
+from agent.enclaves.port import ABSENT, Foundling, LaunchOrder, VmPhase, VmView
+from agent.host.clock import ManualClock
+from agent.host.wake import Wake
+from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
+from agent.model.ids import DeploymentName, EnclaveId, HostId
+from agent.model.release import LocalImage, Release
+from agent.model.resources import Amounts, Listen
+from agent.model.revision import Revision
+from agent.model.update import Update
+from agent.probes.port import HealthView, ProbeTarget
+from agent.releases.port import Releases
+from agent.store.port import Store
+from agent.traffic.port import RouteOrder
+from agent.updates.engine import EngineRoom
+from agent.updates.parts import Parts
+from agent.updates.port import Caller, Change, NewDeployment
+from agent.updates.published import HostFacts, Resolved
+from agent.updates.service import UpdateEngine
+from agent.updates.situation import Policy
+from agent.updates.vault import Vault
+from tests.fakes.fake_gpus import FakeGpus
+from tests.fakes.simulated_host import release
+
+POLICY = Policy(dwell_s=0, soak_s=0, drain_s=0, stop_grace_s=0)
+CALLER = Caller(name="test")
+
+
+class InstantVms:
+    """Satisfies `agent.enclaves.port.Enclaves`."""
+
+    accel = "tcg"
+
+    def __init__(self) -> None:
+        self.changed = Wake()
+        self.running: dict[EnclaveId, VmView] = {}
+        self._pid = 1000
+
+    async def start(self) -> None: ...
+
+    def find_unrecorded(self, rows: Sequence[Enclave]) -> Sequence[Foundling]:
+        return ()
+
+    async def adopt(self, rows: Sequence[Enclave], spare: Sequence[Foundling] = ()) -> None: ...
+
+    async def remove(self, spared: EnclaveId, grace_s: float) -> None: ...
+
+    def view(self, enclave_id: EnclaveId) -> VmView:
+        return self.running.get(enclave_id, ABSENT)
+
+    async def launch(self, enclave: Enclave, order: LaunchOrder) -> ProcessIdentity:
+        self._pid += 1
+        process = ProcessIdentity(pid=self._pid, start_ticks=1, boot_id="boot-1")
+        self.running[enclave.id] = VmView(
+            phase=VmPhase.RUNNING, launch_uuid=enclave.launch_uuid, process=process
+        )
+        self.changed.ring()
+        return process
+
+    async def stop(self, enclave: Enclave, grace_s: float) -> None:
+        self.running.pop(enclave.id, None)
+        self.changed.ring()
+
+    def endpoint(self, enclave: Enclave, revision: Revision, guest_port: int) -> Endpoint:
+        return Endpoint(address=enclave.address, port=guest_port)
+
+    def addresses(self) -> Sequence[str]:
+        return [f"10.9.0.{number}" for number in range(2, 20)]
+
+    def console_tail(self, enclave_id: EnclaveId, max_bytes: int = 8192) -> bytes:
+        return b""
+
+    def forget(self, enclave_id: EnclaveId) -> None: ...
+
+    def forget_others(self, known: Collection[EnclaveId]) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class InstantProbes:
+    """Satisfies `agent.probes.port.Probes`: whatever is watched is healthy."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.changed = Wake()
+        self.watched: dict[EnclaveId, HealthView] = {}
+        self._news: set[EnclaveId] = set()
+        self._clock = clock
+
+    def watch(self, target: ProbeTarget) -> None:
+        known = self.watched.get(target.enclave)
+        if known is None or known.launch_uuid != target.launch_uuid:
+            self.watched[target.enclave] = HealthView(
+                launch_uuid=target.launch_uuid,
+                answered=True,
+                boot_complete=True,
+                healthy=True,
+                healthy_since=self._clock.now(),
+                spki_sha256="key",
+            )
+            self._news.add(target.enclave)
+            self.changed.ring()
+
+    def unwatch(self, enclave_id: EnclaveId) -> None:
+        self.watched.pop(enclave_id, None)
+
+    def view(self, enclave_id: EnclaveId) -> HealthView | None:
+        return self.watched.get(enclave_id)
+
+    def take_news(self) -> frozenset[EnclaveId]:
+        news, self._news = frozenset(self._news), set()
+        return news
+
+    async def close(self) -> None: ...
+
+
+class InstantTraffic:
+    """Satisfies `agent.traffic.port.Traffic`."""
+
+    kind = "userspace"
+
+    def __init__(self) -> None:
+        self.orders: dict[DeploymentName, RouteOrder] = {}
+
+    async def start(self) -> None: ...
+
+    async def apply(self, order: RouteOrder) -> None:
+        self.orders[order.deployment] = order
+
+    async def remove(self, deployment: DeploymentName) -> None:
+        self.orders.pop(deployment, None)
+
+    async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
+        return dict(self.orders)
+
+    async def connections(self, endpoint: Endpoint) -> int:
+        return 0
+
+    async def reset(self, endpoint: Endpoint) -> int:
+        return 0
+
+    def refusal(self, listen: Listen) -> str | None:
+        return None
+
+    async def close(self) -> None: ...
+
+
+class InstantReleases:
+    """Satisfies `agent.releases.port.Releases`: every tag is there."""
+
+    async def resolve(self, repo: str, tag: str, digest: str | None = None) -> Release:
+        return release(tag)
+
+    async def require_signed(self, repo: str, tag: str, digest: str) -> None: ...
+
+    async def fetch(self, release: Release) -> LocalImage:
+        nowhere = Path("/nonexistent")
+        return LocalImage(kernel=nowhere, initrd=nowhere, root_disk=nowhere)
+
+    def local(self, release: Release) -> LocalImage | None:
+        return None
+
+    def protect(self, digests: frozenset[str]) -> None: ...
+
+
+class InstantHost:
+    """An engine on all of these."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: ManualClock,
+        directory: Path,
+        releases: Releases | None = None,
+    ) -> None:
+        self.clock = clock
+        self.vms = InstantVms()
+        self.probes = InstantProbes(clock)
+        self.traffic = InstantTraffic()
+        parts = Parts(
+            store=store,
+            clock=clock,
+            releases=releases or InstantReleases(),
+            enclaves=self.vms,
+            probes=self.probes,
+            traffic=self.traffic,
+            attestation=Unattested(),
+            vault=Vault(directory / "secrets", directory / "key"),
+            gpus=FakeGpus(),
+            supply=self._supply,
+            policy=POLICY,
+            host_id=HostId("tests"),
+        )
+        self.room = EngineRoom(parts, _facts(clock))
+        self.engine = UpdateEngine(self.room)
+
+    async def _supply(self) -> HostSupply:
+        return HostSupply(
+            memory_mib=8192,
+            vcpus=16,
+            addresses=tuple(self.vms.addresses()),
+            disk_free_mib=100_000,
+        )
+
+    async def deploy(self, name: DeploymentName, tag: str) -> Update:
+        listen = Listen(address="127.0.0.1", port=8443)
+        request = NewDeployment(name=name, repo="hello", tag=tag, listen=listen)
+        return await self.finish(await self.engine.deploy(request, CALLER))
+
+    async def update(self, name: DeploymentName, tag: str) -> Update:
+        return await self.finish(await self.engine.update(name, Change(tag=tag), CALLER))
+
+    async def finish(self, update: Update) -> Update:
+        """Let time pass until it is over."""
+        while True:
+            seen = self.room.board.changed.count
+            facts = self.engine.snapshot.deployments[update.deployment]
+            if facts.update and facts.update.id == update.id and not facts.update.running:
+                return facts.update
+            if await self.room.board.changed.beyond(seen, 0.005) == seen:
+                self.clock.advance(1)
+                self.room.bells.ring()
+
+
+def _facts(clock: ManualClock) -> HostFacts:
+    plain = Resolved(value="none", reason="tests")
+    return HostFacts(
+        id="tests",
+        agent_version="0",
+        tee=plain,
+        accel=plain,
+        supervisor=plain,
+        network=plain,
+        traffic=plain,
+        started_at=clock.now(),
+        draining=False,
+        inventory_complete=True,
+        simulated=False,
+        free=Amounts(),
+        total=Amounts(),
+    )

@@ -1,0 +1,116 @@
+package behaviour
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func parse(t *testing.T, pairs ...string) *Table {
+	t.Helper()
+	env := map[string]string{"OTHER": "not looked at"}
+	for i := 0; i < len(pairs); i += 2 {
+		env[pairs[i]] = pairs[i+1]
+	}
+	table, err := Parse(env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+func TestNothingAskedIsHealthyAtOnce(t *testing.T) {
+	table := parse(t)
+	if !table.Workload(0) || table.Sick(time.Hour) || table.ContainerExited(time.Hour, "a", 0, 1) {
+		t.Errorf("%+v", table)
+	}
+}
+
+func TestHealthyLateThenSickThenWell(t *testing.T) {
+	table := parse(t, "GUEST_HEALTHY_AFTER_S", "2.5", "GUEST_SICK_AFTER_S", "10", "GUEST_SICK_FOR_S", "5")
+	for at, want := range map[time.Duration]bool{
+		0: false, 2 * time.Second: false, 3 * time.Second: true, 10 * time.Second: false,
+		14 * time.Second: false, 15 * time.Second: true,
+	} {
+		if got := table.Workload(at); got != want {
+			t.Errorf("at %s: %v", at, got)
+		}
+	}
+}
+
+func TestNeverHealthy(t *testing.T) {
+	if parse(t, "GUEST_NEVER_HEALTHY", "1").Workload(time.Hour) {
+		t.Error("healthy")
+	}
+}
+
+func TestTheNamedContainerExitsElseTheLast(t *testing.T) {
+	last := parse(t, "GUEST_CONTAINER_EXIT_AFTER_S", "1")
+	named := parse(t, "GUEST_CONTAINER_EXIT_AFTER_S", "1", "GUEST_CONTAINER_EXIT_NAME", "a")
+	for _, c := range []struct {
+		table *Table
+		at    time.Duration
+		name  string
+		index int
+		want  bool
+	}{
+		{last, 0, "b", 1, false}, {last, time.Second, "b", 1, true}, {last, time.Second, "a", 0, false},
+		{named, time.Second, "a", 0, true}, {named, time.Second, "b", 1, false},
+	} {
+		if got := c.table.ContainerExited(c.at, c.name, c.index, 2); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+	if last.ContainerExitCode != 1 {
+		t.Error("exit code")
+	}
+}
+
+func TestSlowStage(t *testing.T) {
+	table := parse(t, "GUEST_SLOW_STAGE", "models:3")
+	if table.SlowStage != "models" || table.SlowStageTime != 3*time.Second {
+		t.Errorf("%+v", table)
+	}
+}
+
+func TestMisspeltAndMeaninglessValuesAreRefused(t *testing.T) {
+	for name, value := range map[string]string{
+		"GUEST_HELTHY_AFTER_S": "1", "GUEST_SICK_AFTER_S": "soon", "GUEST_RESET_AFTER_S": "-1",
+		"GUEST_PANIC_AFTER_S": "NaN", "GUEST_NEVER_HEALTHY": "maybe", "GUEST_CONSOLE_MIB": "1.5",
+		"GUEST_CONTAINER_EXIT_CODE": "256", "GUEST_SLOW_STAGE": "models",
+	} {
+		if _, err := Parse(map[string]string{name: value}); err == nil {
+			t.Errorf("%s=%s: accepted", name, value)
+		}
+	}
+}
+
+func TestTheReadmeNamesEveryBehaviour(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range new(Table).readers() {
+		if !strings.Contains(string(readme), "`"+name+"`") {
+			t.Errorf("%s is missing", name)
+		}
+	}
+}
+
+func TestTheEvidenceIsWrongFromThenOnForSoLong(t *testing.T) {
+	table := parse(t, "GUEST_EVIDENCE", "other-key", "GUEST_EVIDENCE_AFTER_S", "2", "GUEST_EVIDENCE_FOR_S", "3")
+	for at, want := range map[time.Duration]string{
+		0: "", 2 * time.Second: EvidenceOtherKey, 4 * time.Second: EvidenceOtherKey, 5 * time.Second: "",
+	} {
+		if got := table.Evidence(at); got != want {
+			t.Errorf("at %s: %q", at, got)
+		}
+	}
+	if got := parse(t, "GUEST_EVIDENCE", "never").Evidence(time.Hour); got != EvidenceNever {
+		t.Error(got)
+	}
+	if _, err := Parse(map[string]string{"GUEST_EVIDENCE": "none"}); err == nil {
+		t.Error("an unknown trick was taken")
+	}
+}

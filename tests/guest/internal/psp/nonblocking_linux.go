@@ -1,0 +1,5 @@
+package psp
+
+import "syscall"
+
+const nonBlocking = syscall.O_NONBLOCK
