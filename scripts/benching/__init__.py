@@ -1,0 +1,1 @@
+"""The measures of the project, each beside its baseline of the same run."""

@@ -1,0 +1,29 @@
+"""Fifty blue-green updates in a row under load, and not one request or stream may be lost."""
+
+from __future__ import annotations
+
+from scripts.benching.figures import Table
+from scripts.benching.lost import losses, notes, offered
+from scripts.benching.options import Options
+from scripts.benching.place import Place
+from scripts.benching.show import Show
+from scripts.benching.under_load import update_under_load, usable
+
+UPDATES = 50
+_BACKENDS = ("nftables", "userspace", "haproxy")
+
+
+def backends(options: Options) -> tuple[str, ...]:
+    """Those asked for; otherwise those of a host with taps, as far as this user may have them."""
+    return options.backends or usable(_BACKENDS)
+
+
+async def measure(place: Place, options: Options, show: Show, backend: str) -> Table:
+    """One backend."""
+    updates = options.updates or UPDATES
+    seen = await update_under_load(place, options, show, backend, updates)
+    done = len(seen.switches_s)
+    table = Table(f"updates, {backend}: {done} blue-green updates in a row under load")
+    table.figures = [*offered(seen), *losses(seen)]
+    table.notes = notes(seen)
+    return table
