@@ -130,7 +130,7 @@ def _impossible(question: Question, supply: HostSupply) -> _Reasons:
                 available=present,
             )
         )
-    if wanted.tee_ids and not supply.tee_ids:
+    if wanted.tee_ids and not (supply.tee_ids or supply.tee_ids_elsewhere):
         found.append(
             Reason(
                 code=ReasonCode.TEE_UNAVAILABLE,

@@ -42,7 +42,8 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     `addresses` are all that enclaves may have, in order of preference. `boards` are the GPUs, held
     or not; `numa_distances` is the kernel's table, a row a node. `cleaning_s`: how long a GPU is
     likely to be cleaned. `tee_ids`: how many the agent's enclaves may have together;
-    `tee_ids_each`: how many an enclave takes here, 0 where they are not counted.
+    `tee_ids_elsewhere`: how many others on this host use beside them; `tee_ids_each`: how many an
+    enclave takes here, 0 where they are not counted.
     `foreign_listeners` are listening sockets found on the host.
     `listeners_by_name`: the data plane tells deployments on one listener apart by their domains.
     """
@@ -57,6 +58,7 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     resident_mib: Mapping[EnclaveId, int] = {}
     written_mib: Mapping[EnclaveId, int] = {}
     tee_ids: int = 0
+    tee_ids_elsewhere: int = 0
     tee_ids_each: int = 0
     boards: tuple[Board, ...] = ()
     numa_distances: NumaDistances = ()

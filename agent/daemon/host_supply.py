@@ -56,6 +56,7 @@ class SupplyReader:
         inventory = self._gpus.inventory
         ids = next((one for one in seen.tee_ids if one.kind == self._tee), None)
         charged = sum(demands[enclave].tee_ids for enclave in pids)
+        total, elsewhere = _tee_ids(ids, charged)
         return HostSupply(
             memory_mib=seen.memory_mib,
             mem_available_mib=seen.mem_available_mib,
@@ -65,7 +66,8 @@ class SupplyReader:
             reserve_memory_mib=self._reserve.memory_mib,
             reserve_vcpus=self._reserve.vcpus,
             resident_mib=seen.resident_mib,
-            tee_ids=_our_tee_ids(ids, charged),
+            tee_ids=max(0, total - elsewhere),
+            tee_ids_elsewhere=elsewhere,
             tee_ids_each=0 if ids is None else 1,
             foreign_listeners=seen.foreign_listeners,
             listeners_by_name=self._listeners_by_name,
@@ -91,14 +93,14 @@ def _demands(tx: Reader) -> dict[EnclaveId, Demand]:
     return found
 
 
-def _our_tee_ids(ids: TeeIds | None, charged: int) -> int:
-    """All but those that others use: what is in use beyond what our running VMs are charged.
+def _tee_ids(ids: TeeIds | None, charged: int) -> tuple[int, int]:
+    """All that the host has, and what of them others use: beyond what our running VMs are charged.
 
     A VM that is still ending counts as another's: its id comes back when it is gone.
     """
     if ids is None or ids.total is None:
-        return 0
-    return max(0, ids.total - max(0, (ids.used or 0) - charged))
+        return 0, 0
+    return ids.total, max(0, (ids.used or 0) - charged)
 
 
 def _distances(inventory: Inventory | None) -> NumaDistances:

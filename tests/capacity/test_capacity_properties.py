@@ -48,6 +48,7 @@ def supplies(draw: st.DrawFn, *, cleaning: bool = True) -> HostSupply:
         addresses=ADDRESSES[: draw(st.integers(0, 4))],
         disk_free_mib=draw(st.integers(0, 400)),
         tee_ids=draw(st.integers(0, 3)),
+        tee_ids_elsewhere=draw(st.integers(0, 2)),
         boards=cards(GPUS[dirty:gpus], cleaning=GPUS[:dirty], sizes=(1, 2)),
     )
 

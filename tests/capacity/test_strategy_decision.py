@@ -177,6 +177,11 @@ def test_what_does_not_even_fit_in_place_of_the_old_is_refused_with_numbers() ->
         ({}, {"demand": Demand(memory_mib=1, vcpus=1, gpus=1)}, ReasonCode.GPUS_INSUFFICIENT),
         ({}, {"demand": Demand(memory_mib=1, vcpus=1, tee_ids=1)}, ReasonCode.TEE_UNAVAILABLE),
         (
+            {"tee_ids_elsewhere": 3},
+            {"demand": Demand(memory_mib=1, vcpus=1, tee_ids=1)},
+            ReasonCode.TEE_IDS_EXHAUSTED,
+        ),
+        (
             {"boards": cards((G1, G2))},
             {"demand": Demand(memory_mib=1, vcpus=1, gpus=2)},
             ReasonCode.GPU_GROUP_ILLEGAL,

@@ -115,6 +115,19 @@ def test_without_an_id_for_a_second_copy_the_first_is_stopped_and_no_lease_is_gi
     assert [reason.code for reason in refused.value.reasons] == [ReasonCode.TEE_IDS_EXHAUSTED]
 
 
+def test_ids_that_others_use_up_are_exhausted_and_the_tee_is_not_called_missing(
+    misc: Misc,
+) -> None:
+    misc.put("sev_es 3", "sev_es 3")
+    supply = misc.read()
+    assert (supply.tee_ids, supply.tee_ids_elsewhere) == (0, 3)
+    leases = leasing_of(misc.host.clock, misc.host.store, supply)
+    wanted = NewLease(demand=Demand(memory_mib=256, vcpus=1), ttl_s=60)
+    with pytest.raises(RefusedError) as refused:
+        misc.host.loop.run_until_complete(leases.grant(wanted, CALLER))
+    assert [reason.code for reason in refused.value.reasons] == [ReasonCode.TEE_IDS_EXHAUSTED]
+
+
 def test_a_lease_holds_an_id_and_says_so(misc: Misc) -> None:
     misc.put("sev_es 1", "sev_es 0")
     host = misc.host
