@@ -1,4 +1,4 @@
-"""A bound on what a peer may send over one connection, whatever it calls it.
+"""A bound on what a peer may send over one connection at a time, whatever it calls it.
 
 A parser bounds bodies and headers, but not endless interim answers or chunk extensions; each costs
 the time of all other tasks. Stands between the transport and the protocol that reads from it.
@@ -28,6 +28,10 @@ class Meter(asyncio.Protocol):
         meter = cls(inner, transport, limit)
         transport.set_protocol(meter)
         return meter
+
+    def renew(self) -> None:
+        """Give it the whole limit again."""
+        self._left = self._limit
 
     @property
     def exceeded(self) -> str | None:

@@ -1,8 +1,9 @@
-"""Asking a guest over HTTPS: a fresh TLS connection for a few requests.
+"""Asking a guest over HTTPS: a fresh TLS connection for a few requests, or a few rounds of them.
 
 Invariants: no connection outlives its visit; the key that an answer is credited to was read off
 the very connection that brought it; a guest may be slow, endless or malicious, and costs no more
-than the time and bytes it was given. Names and certificates are not trusted, only noted.
+than the time and bytes that it was given for a round. Names and certificates are not trusted, only
+noted.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class Visit:
-    """One visit. `keys`: of its connections in order, repeats left out (normally exactly one)."""
+    """One visit. Its connection is opened by the first request, and kept while answers are whole.
+
+    `keys`: of the connections of this round in order, repeats left out (normally exactly one).
+    """
 
     def __init__(
         self,
@@ -87,6 +91,12 @@ class Visit:
         trace: TracebackType | None,
     ) -> None:
         await self._session.close()
+
+    def begin_round(self) -> None:
+        """Count keys and bytes from here."""
+        self.keys.clear()
+        if self._connector.meter:
+            self._connector.meter.renew()
 
     async def get(
         self, path: str, *, timeout_s: float, max_bytes: int, body_wait_s: float | None = None

@@ -1,9 +1,10 @@
 """One round of probing: everything that is asked of one enclave, side by side where it can be.
 
 Over one TLS connection, one after the other: boot stages, containers, metrics, the workload; of a
-guest that has booted, stages and metrics only now and then. Beside it each TCP check on a
-connection of its own. A round takes at most twice the timeout, however the guest behaves, and its
-result says something about every probe.
+guest that has booted, stages and metrics only now and then. The connection is the round's own, or
+that of a visit of several rounds. Beside it each TCP check on a connection of its own. A round
+takes at most twice the timeout, however the guest behaves, and its result says something about
+every probe.
 """
 
 from __future__ import annotations
@@ -102,12 +103,20 @@ def probe_names(target: ProbeTarget) -> tuple[str, ...]:
     return (BOOT_PROBE, CONTAINERS_PROBE, workload_probe(target), *tcp)
 
 
-async def run_round(target: ProbeTarget, order: RoundOrder) -> RoundResult:
-    """Ask everything once. Raises nothing that a guest could cause."""
+async def run_round(
+    target: ProbeTarget, order: RoundOrder, visit: Visit | None = None
+) -> RoundResult:
+    """Ask everything once, in this visit or in one of its own.
+
+    Raises nothing that a guest could cause.
+    """
+    if visit is None:
+        async with open_visit(target, order.context) as own:
+            return await run_round(target, order, own)
     answered = asyncio.Event()
     tcp = asyncio.create_task(_check_all_tcp(target, order, answered))
     try:
-        https = await _Interview(target, order, answered).run()
+        https = await _Interview(target, order, answered).run(visit)
         if order.knock and not https.answered:
             return https
         accepted = await tcp
@@ -121,6 +130,13 @@ async def run_round(target: ProbeTarget, order: RoundOrder) -> RoundResult:
         await asyncio.gather(tcp, return_exceptions=True)
 
 
+def open_visit(target: ProbeTarget, context: ssl.SSLContext) -> Visit:
+    """For one round or more. The client's library is loaded by the first."""
+    from agent.host.visit import Visit
+
+    return Visit(target.https, context)
+
+
 class _Interview:
     """The HTTPS part of a round."""
 
@@ -131,18 +147,14 @@ class _Interview:
         self._unreachable: NoAnswerError | None = None
         self._ends_at = asyncio.get_running_loop().time() + 2 * order.timeout_s
 
-    async def run(self) -> RoundResult:
-        from agent.host.visit import Visit
-
-        target = self._target
-        async with Visit(target.https, self._order.context) as visit:
-            boot = await self._read_boot(visit)
-            containers = judge_containers(
-                await self._read(visit, "containers"), target.container_names
-            )
-            metrics = await self._read(visit, "metrics") if self._order.with_metrics else None
-            workload = await self._ask_workload(visit)
-            keys = tuple(visit.keys)
+    async def run(self, visit: Visit) -> RoundResult:
+        visit.begin_round()
+        boot = await self._read_boot(visit)
+        containers = judge_containers(
+            await self._read(visit, "containers"), self._target.container_names
+        )
+        metrics = await self._read(visit, "metrics") if self._order.with_metrics else None
+        workload = await self._ask_workload(visit)
         return RoundResult(
             at=self._order.now(),
             answered=self._answered.is_set(),
@@ -151,7 +163,7 @@ class _Interview:
                 _observe(CONTAINERS_PROBE, containers.problem, "container_unhealthy"),
                 workload,
             ),
-            keys=keys,
+            keys=tuple(visit.keys),
             boot=boot,
             containers=containers.document,
             metrics=metrics.document if metrics and metrics.problem is None else None,

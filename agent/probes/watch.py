@@ -22,10 +22,17 @@ from agent.model.ids import EnclaveId
 from agent.probes import pace
 from agent.probes.knock import Knocking
 from agent.probes.port import HealthView, ProbeTarget
-from agent.probes.round import Knock, RoundOrder, RoundResult, probe_names, run_round
+from agent.probes.round import (
+    Knock,
+    RoundOrder,
+    RoundResult,
+    open_visit,
+    probe_names,
+    run_round,
+)
 from agent.probes.verdict import Thresholds, begin, fold, retarget, views
 
-_METRICS_EVERY = 5  # rounds
+_METRICS_EVERY = 5  # rounds; a visit of a healthy guest lasts as long
 _WORDS = {None: "unknown", True: "healthy", False: "unhealthy"}
 _log = logging.getLogger(__name__)
 
@@ -70,12 +77,31 @@ class Watch:
         self._take(await self._first_round())
         rounds = 1
         while True:
-            await asyncio.sleep(self._pause_s())
-            order = self._order(with_metrics=rounds % _METRICS_EVERY == 0)
-            async with self._around.slots:
-                result = await run_round(self._target, order)
-            self._take(result)
-            rounds += 1
+            rounds = await self._visit(rounds)
+
+    async def _visit(self, rounds: int) -> int:
+        """A round over a new connection, and further ones over it while all is well.
+
+        Most of what a round costs is its handshake. Whatever is not as it should be is looked at
+        over new connections, as a client of the guest would open them. `rounds`: how many there
+        were; returns how many there are.
+        """
+        https = self._target.https
+        async with open_visit(self._target, self._around.context) as visit:
+            while True:
+                await asyncio.sleep(self._pause_s())
+                if self._target.https != https:
+                    return rounds
+                order = self._order(with_metrics=rounds % _METRICS_EVERY == 0)
+                async with self._around.slots:
+                    result = await run_round(self._target, order, visit)
+                self._take(result)
+                rounds += 1
+                if rounds % _METRICS_EVERY == 0 or not self._well(result):
+                    return rounds
+
+    def _well(self, result: RoundResult) -> bool:
+        return self._health.healthy is True and all(one.passed for one in result.observations)
 
     async def _first_round(self) -> RoundResult:
         def begin_round(knock: Knock) -> Coroutine[Any, Any, RoundResult]:

@@ -20,6 +20,7 @@ from agent.probes.runner import Prober
 from tests.fakes.tls_guest import (
     BOOT,
     CONTAINERS,
+    METRICS,
     TlsGuest,
     booted,
     container,
@@ -204,6 +205,67 @@ async def test_a_guest_that_turns_sick_is_unhealthy_with_its_last_answer_and_may
     assert again.fault is None
     assert before.healthy_since is not None
     assert again.healthy_since == before.healthy_since.plus(200)
+
+
+async def test_a_healthy_guest_is_asked_over_one_connection_for_five_rounds_then_over_another(
+    prober: Prober, guest: TlsGuest
+) -> None:
+    prober.watch(target(await guest.start()))
+    await until(prober, healthy)
+    before = len(guest.visits)
+    await until_visits(guest, 4)
+    few = [CONTAINERS, "/"]
+    assert (
+        guest.visits[before + 1 : before + 3] == [[BOOT, CONTAINERS, METRICS, "/", *few * 4]] * 2
+    )
+
+
+async def test_a_guest_that_is_not_well_is_looked_at_over_new_connections(
+    prober: Prober, guest: TlsGuest
+) -> None:
+    prober.watch(target(await guest.start()))
+    await until(prober, healthy)
+    await until_visits(guest, 2)  # in the first rounds over this one
+    guest.answers["/"] = reply(503, b"sick")
+    await until(prober, lambda view: view.fault)
+    before = len(guest.visits)
+    await until_visits(guest, 4)
+    assert [paths.count("/") for paths in guest.visits[before : before + 3]] == [1, 1, 1]
+
+
+async def test_a_guest_that_closes_idle_connections_stays_healthy(
+    prober: Prober, guest: TlsGuest
+) -> None:
+    async def answer_and_close(
+        _reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writer.write(says({}))
+        await writer.drain()
+        raise ConnectionResetError  # the fake closes, and has not said that it would
+
+    guest.answers["/"] = answer_and_close
+    prober.watch(target(await guest.start()))
+    await until(prober, healthy)
+    for _ in range(12):
+        await until_visits(guest, 1)
+        view = prober.view(ENCLAVE)
+        assert view is not None
+        assert (view.healthy, view.flaps, view.fault) == (True, 0, None)
+
+
+async def test_what_a_guest_may_send_is_counted_by_the_round(
+    prober: Prober, guest: TlsGuest
+) -> None:
+    guest.answers[CONTAINERS] = says(
+        {"containers": [container()], "unavailable": "", "more": "x" * 65_000}
+    )
+    guest.answers[METRICS] = says({"cpu_util": 3, "more": "x" * 65_000})
+    prober.watch(target(await guest.start()))
+    await until(prober, healthy)
+    await until_visits(guest, 3)
+    ended = guest.visits[:-1]
+    assert max(paths.count(CONTAINERS) for paths in ended) == 5  # 390 kB over that connection
+    assert [paths.count(CONTAINERS) for paths in ended] == [paths.count("/") for paths in ended]
 
 
 async def test_one_failed_round_is_told_but_is_no_verdict(prober: Prober, guest: TlsGuest) -> None:
