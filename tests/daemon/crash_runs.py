@@ -177,19 +177,35 @@ async def matrix(
     wanted = await outcome(daemon, before)
     assert await discrepancies(daemon) == []
     chosen = take(points)
-    deaths, wrong = 0, []
-    for death, again in chosen:
-        await story.prepare(daemon)
-        before = await newest(daemon)
-        try:
-            deaths += await go(daemon, story, death, again)
-        except AssertionError as error:
-            error.add_note(f"died at: {death} {again}")
-            raise
-        found = await outcome(daemon, before)
-        problems = await discrepancies(daemon)
-        if found != wanted or problems:
-            wrong.append((death, again, found, problems))
+    deaths, missed, wrong = 0, [], []
+    for first, again in chosen:
+        for death in nearest(points, first):
+            await story.prepare(daemon)
+            before = await newest(daemon)
+            try:
+                died = await go(daemon, story, death, again)
+            except AssertionError as error:
+                error.add_note(f"died at: {death} {again}")
+                raise
+            found = await outcome(daemon, before)
+            problems = await discrepancies(daemon)
+            if found != wanted or problems:
+                wrong.append((death, again, found, problems))
+            if died:
+                deaths += 1
+                break
+            missed.append(death)
     assert not wrong, f"the clean run ends as {wanted}; these did not: {wrong}"
-    assert deaths >= len(chosen) * 0.8, "the points are not those of the clean run"
-    return f"{story.name}: {len(points)} points, {len(chosen)} taken, {deaths} deaths there"
+    assert deaths >= len(chosen) * 0.8, f"the points are not those of the clean run: {missed}"
+    told = f"{len(points)} points, {len(chosen)} taken, {deaths} deaths there"
+    return f"{story.name}: {told}, {len(missed)} others not passed"
+
+
+def nearest(points: list[str], death: str) -> list[str]:
+    """The point of this death, and those after it to take if a run does not pass it.
+
+    A few points are passed by the clock: how often, say, the data plane is asked in a slow boot.
+    """
+    word = "TERM " if death.startswith("TERM ") else ""
+    place = points.index(death.removeprefix("TERM "))
+    return [word + point for point in points[place : place + 3]]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from tests.fakes.daemon_process import Daemon, place
 from tests.fakes.fake_vms import fake_releases, install, settings
 from tests.fakes.guest_releases import config_of
 from tests.fakes.host_truth import discrepancies
+from tests.fakes.https_files import make_certificate, serve_https
+from tests.fakes.release_parts import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -59,12 +62,15 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return install(directory), fake_releases(directory, CONFIGS)
 
 
-@pytest_asyncio.fixture
-async def world(parts: tuple[Path, Path]) -> AsyncIterator[tuple[Daemon, Disk]]:
-    """A daemon, not started, and the disk that its state is on."""
-    program, source = parts
+@asynccontextmanager
+async def on_a_small_disk(
+    program: Path, source: Path, **changes: Any
+) -> AsyncIterator[tuple[Daemon, Disk]]:
+    """A daemon, not started, and the disk that its state is on. `changes`: to its settings."""
     home = place()
-    daemon = Daemon(home, source, settings=settings(program, update=UPDATE))
+    environment = changes.pop("environment", {})
+    conf = settings(program, update=UPDATE, **changes)
+    daemon = Daemon(home, source, settings=conf, environment=environment)
     disk = Disk(daemon.state)
     try:
         yield daemon, disk
@@ -73,6 +79,12 @@ async def world(parts: tuple[Path, Path]) -> AsyncIterator[tuple[Daemon, Disk]]:
         await daemon.leave()
         disk.close()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest_asyncio.fixture
+async def world(parts: tuple[Path, Path]) -> AsyncIterator[tuple[Daemon, Disk]]:
+    async with on_a_small_disk(*parts) as here:
+        yield here
 
 
 async def serving(daemon: Daemon) -> str:
@@ -222,21 +234,33 @@ async def test_a_first_start_without_room_ends_and_says_why(world: tuple[Daemon,
 
 
 async def test_artifacts_that_do_not_fit_fail_the_update_and_leave_no_part_of_them(
-    parts: tuple[Path, Path], world: tuple[Daemon, Disk]
+    parts: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    daemon, disk = world
-    await daemon.up()
-    disk.fill(leave_kib=18 * 1024)  # an enclave has room, its image has not: 16 MiB are promised
-    answer = await daemon.deploy(tag="v1")
-    assert answer.status == 202, answer
-    disk.fill(leave_kib=2 * 1024)
-    update = await daemon.over()
-    assert update["status"] == "failed"
-    assert update["error"]["code"] == "disk_full"
-    disk.free()
-    partial = daemon.state / "cache" / "partial"
-    assert sum(path.stat().st_size for path in partial.rglob("*")) < 2048 * 1024
-    assert (await daemon.send("POST", f"{_HELLO}/updates/current/retry")).status == 202
-    assert (await daemon.over())["status"] == "completed"
-    assert await serving(daemon) == "v1"
-    assert await discrepancies(daemon) == []
+    program, source = parts
+    certificate = make_certificate(tmp_path)
+    async with serve_https(source, tmp_path, certificate=certificate) as files:
+        trust = {"SSL_CERT_FILE": str(certificate)}
+        releases = {"source": files.url}
+        big = {path.name for path in source.rglob("*") if path.stat().st_size >= 3 * MIB}
+        async with on_a_small_disk(
+            program, Path(files.url), releases=releases, environment=trust
+        ) as (daemon, disk):
+            await daemon.up()
+            disk.fill(leave_kib=18 * 1024)  # an enclave has room, 16 MiB are promised to it
+            files.holds.update(dict.fromkeys(big, MIB))
+            answer = await daemon.deploy(tag="v1")
+            assert answer.status == 202, answer
+            await files.held.wait()  # the artifact is under way; its rest will find no room
+            disk.fill(leave_kib=1024)
+            files.go_on.set()
+            update = await daemon.over()
+            assert update["status"] == "failed"
+            assert update["error"]["code"] == "disk_full"
+            disk.free()
+            partial = daemon.state / "cache" / "partial"
+            assert sum(path.stat().st_size for path in partial.rglob("*")) < 2 * MIB
+            answer = await daemon.send("POST", f"{_HELLO}/updates/current/retry")
+            assert answer.status == 202, answer
+            assert (await daemon.over())["status"] == "completed"
+            assert await serving(daemon) == "v1"
+            assert await discrepancies(daemon) == []
