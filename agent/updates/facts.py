@@ -73,7 +73,7 @@ def deployment_status(s: Situation, missing_secrets: tuple[str, ...]) -> Deploym
         return DeploymentStatus.STOPPED
     if missing_secrets and not s.is_up(active[0]):
         return DeploymentStatus.WAITING_FOR_SECRETS
-    serving = s.deployment.route.enclave == active[0].id
+    serving = s.deployment.route.enclave == active[0].id and s.route_applied
     trusted = loss(s, active[0]) is None
     healthy = s.healthy(active[0].id) is not False
     if serving and s.is_up(active[0]) and healthy and trusted:
