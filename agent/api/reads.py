@@ -123,7 +123,8 @@ async def attestation(call: Call) -> Reply:
 
 async def console(call: Call) -> Reply:
     """The newest bytes. What is no character, or was cut through, shows as U+FFFD."""
-    data = call.surface.engine.console(enclave_id(call), call.query.get("tail", DEFAULT_TAIL))
+    tail = call.query.get("tail", DEFAULT_TAIL)
+    data = await call.surface.engine.console(enclave_id(call), tail)
     body = await asyncio.to_thread(_as_text, data) if len(data) > _QUICK else _as_text(data)
     return Reply(200, body, "text/plain; charset=utf-8")
 

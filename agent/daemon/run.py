@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -104,6 +105,7 @@ async def _run(config: Config, join: Join) -> None:
     async with _serving(config, join) as serving:
         told = "adopted and reconciled" if serving.keeper else "the store is damaged"
         notifier.ready(told)
+        _settle_memory()
         log.info("ready")
         async with asyncio.TaskGroup() as tasks:
             loops = [tasks.create_task(_beat(notifier, serving.house.room.pulse))]
@@ -115,6 +117,12 @@ async def _run(config: Config, join: Join) -> None:
                 loop_task.cancel()
         notifier.stopping("enclaves and the data plane go on")
         log.info("stopping; enclaves and the data plane go on")
+
+
+def _settle_memory() -> None:
+    """What is there by now stays: the collector need not walk all of it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _beat(notifier: Notifier, pulse: Pulse) -> None:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from agent.errors import AgentError
 from agent.host.threads import finish_in_thread
+from agent.model.clock import until_beat
 
 log = logging.getLogger(__name__)
 
 LOG_BYTES = 8 << 20
 CHUNK_BYTES = 128 << 10
 BUSY_S = 0.1
-IDLE_S = 2.0
+IDLE_S = 8.0  # together with the other enclaves' then; who reads the log has it drained first
 
 # Reads and consumes at most so many bytes of the ring; fewer, down to none, when it holds fewer.
 ReadRing = Callable[[int], Awaitable[bytes]]
@@ -80,7 +81,10 @@ class Harvester:
                 harvested = 0  # the monitor says itself what ails it
             each_time()
             pause_s = BUSY_S if harvested else min(pause_s * 2, IDLE_S)
-            await asyncio.sleep(pause_s)
+            if pause_s == IDLE_S:
+                await asyncio.sleep(until_beat(IDLE_S, asyncio.get_running_loop().time()))
+            else:
+                await asyncio.sleep(pause_s)
 
     async def drain(self) -> int:
         """Harvest what the ring holds now; returns the bytes.

@@ -55,6 +55,7 @@ UP_S_PER_GIB = 0.2  # QEMU answers only once the guest's memory is set up and pi
 UP_S_PER_GPU = 15.0  # its BARs are mapped, its config space read, perhaps it is reset
 ADOPT_UP_S = 0.8
 LOCK_S = 1.0
+READER_WAITS_S = 1.0  # for what a guest printed since its console was last looked at
 LOCK_AGAIN_S = 0.02
 
 
@@ -125,6 +126,11 @@ class Driver:
         await self._owner.close()
         if self._vm is not None:
             await self._vm.close()
+
+    async def drain_console(self) -> None:
+        """For somebody who waits to read it."""
+        if self._vm is not None:
+            await self._vm.drain_console(READER_WAITS_S)
 
     async def _look(self) -> None:
         """Something happened to the VM: if it ended by itself, say so once its console is safe."""

@@ -178,6 +178,11 @@ class Fleet:
     def console_tail(self, enclave_id: EnclaveId, max_bytes: int = 8192) -> bytes:
         return self._console(enclave_id).tail(max_bytes)
 
+    async def drain_console(self, enclave_id: EnclaveId) -> None:
+        driver = self._drivers.get(enclave_id)
+        if driver is not None:
+            await driver.drain_console()
+
     def forget(self, enclave_id: EnclaveId) -> None:
         self._console(enclave_id).delete()
 

@@ -170,6 +170,10 @@ class Enclaves(Protocol):
         """The newest of the console log, also of an enclave that is gone but not yet forgotten."""
         ...
 
+    async def drain_console(self, enclave_id: EnclaveId) -> None:
+        """Have in the log what its guest has printed by now; soon given up if QEMU hangs."""
+        ...
+
     def forget(self, enclave_id: EnclaveId) -> None:
         """Delete the console log of an enclave that is gone."""
         ...

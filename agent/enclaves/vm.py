@@ -73,10 +73,10 @@ class Vm:
         serving = processor.serve(self.enclave_id, self.identity, self._run.psp_socket)
         self._tasks.append(asyncio.create_task(serving, name=f"processor {self.enclave_id}"))
 
-    async def drain_console(self) -> None:
+    async def drain_console(self, within_s: float = DRAIN_S) -> None:
         """Bring what the ring holds into the log, if QEMU still answers in time."""
         with contextlib.suppress(AgentError, TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
+            async with asyncio.timeout(within_s):
                 await self._harvester.drain()
 
     async def wait_up(self, deadline_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,8 +53,8 @@ def client_context() -> ssl.SSLContext:
 class TcpConnection:
     """A connection that was accepted, by somebody."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._reader = reader
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
 
     async def settle(self, settle_s: float) -> None:
         """See that the connection lives for `settle_s`. Raises NoAnswerError.
@@ -63,7 +64,7 @@ class TcpConnection:
         """
         try:
             async with asyncio.timeout(settle_s):
-                first = await self._reader.read(1)
+                first = await asyncio.get_running_loop().sock_recv(self._socket, 1)
         except TimeoutError:
             return
         except OSError as error:
@@ -75,15 +76,16 @@ class TcpConnection:
 @asynccontextmanager
 async def open_tcp(endpoint: Endpoint, *, timeout_s: float) -> AsyncIterator[TcpConnection]:
     """Connect; the connection is dropped at the end. Raises NoAnswerError."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(endpoint.address, endpoint.port)
-    except (TimeoutError, OSError) as error:
-        raise NoAnswerError(tell(error, timeout_s)) from error
-    try:
-        yield TcpConnection(reader)
-    finally:
-        writer.transport.abort()
+    family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as connected:
+        connected.setblocking(False)
+        try:
+            async with asyncio.timeout(timeout_s):
+                to = (endpoint.address, endpoint.port)
+                await asyncio.get_running_loop().sock_connect(connected, to)
+        except (TimeoutError, OSError) as error:
+            raise NoAnswerError(tell(error, timeout_s)) from error
+        yield TcpConnection(connected)
 
 
 def tell(error: BaseException, timeout_s: float) -> str:

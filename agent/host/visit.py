@@ -4,6 +4,10 @@ Invariants: no connection outlives its visit; the key that an answer is credited
 the very connection that brought it; a guest may be slow, endless or malicious, and costs no more
 than the time and bytes that it was given for a round. Names and certificates are not trusted, only
 noted.
+
+HTTP/1.1 (RFC 9112) is parsed by llhttp. There is no client library between it and the connection:
+a healthy guest is asked twice every two seconds for as long as it lives, and a library's session
+cost more than all else that the agent does on a quiet host.
 """
 
 from __future__ import annotations
@@ -11,75 +15,38 @@ from __future__ import annotations
 import asyncio
 import ssl
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
-import aiohttp
-from aiohttp.client_reqrep import ClientRequest
-from aiohttp.connector import Connection
-from aiohttp.tracing import Trace
-from yarl import URL
+import httptools
 
 from agent.host.contact import Answer, Ending, NoAnswerError, tell
-from agent.host.meter import Meter
 from agent.host.peer_key import UnreadableKeyError, spki_sha256
 from agent.model.enclave import Endpoint
 
-_MAX_CONNECTION_BYTES = 320 * 1024  # more than all bounded answers of a round of probes
-_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "enclave-agent"}
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Notes the key of the connection that each request is given, and meters what it sends."""
-
-    keys: list[str]
-    max_bytes: int
-    meter: Meter | None = None
-
-    async def connect(
-        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        try:
-            transport = connection.transport
-            tls = transport.get_extra_info("ssl_object") if transport else None
-            if transport is None or tls is None:
-                raise UnreadableKeyError("the connection was closed after its handshake")
-            key = spki_sha256(tls)
-            self.meter = Meter.put_on(transport, self.max_bytes)
-        except UnreadableKeyError:
-            connection.close()
-            raise
-        if self.keys[-1:] != [key]:
-            self.keys.append(key)
-        return connection
+_MAX_ROUND_BYTES = 320 * 1024  # more than all bounded answers of a round of probes
+_NOT_HTTP = "its answer is not HTTP"
+_CLOSED = "the connection was closed without an answer"
 
 
 class Visit:
     """One visit. Its connection is opened by the first request, and kept while answers are whole.
 
     `keys`: of the connections of this round in order, repeats left out (normally exactly one).
+    `max_bytes`: what the guest may send over one connection in a round, whatever it calls it; a
+    parser bounds bodies, but not endless interim answers or chunk extensions.
     """
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        context: ssl.SSLContext,
-        *,
-        max_bytes: int = _MAX_CONNECTION_BYTES,
+        self, endpoint: Endpoint, context: ssl.SSLContext, *, max_bytes: int = _MAX_ROUND_BYTES
     ) -> None:
-        host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
-        self._base = f"https://{host}:{endpoint.port}"
-        self._connector = _Connector(ssl=context, limit=1, use_dns_cache=False)
+        self._endpoint = endpoint
+        self._context = context
+        self._max_bytes = max_bytes
+        self._host = f"{endpoint.address}:{endpoint.port}"
+        if ":" in endpoint.address:
+            self._host = f"[{endpoint.address}]:{endpoint.port}"
+        self._line: _Line | None = None
         self.keys: list[str] = []
-        self._connector.keys = self.keys
-        self._connector.max_bytes = max_bytes
-        self._session = aiohttp.ClientSession(
-            connector=self._connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            headers=_HEADERS,
-            timeout=aiohttp.ClientTimeout(),
-        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,13 +57,14 @@ class Visit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._session.close()
+        if self._line is not None:
+            self._line.drop()
 
     def begin_round(self) -> None:
         """Count keys and bytes from here."""
         self.keys.clear()
-        if self._connector.meter:
-            self._connector.meter.renew()
+        if self._line is not None:
+            self._line.bytes_left = self._max_bytes
 
     async def get(
         self, path: str, *, timeout_s: float, max_bytes: int, body_wait_s: float | None = None
@@ -107,54 +75,208 @@ class Visit:
 
         The status and what came of the body by `timeout_s` is an answer; without a status by then,
         or with something that is not HTTP, raises NoAnswerError. A connection on which an answer
-        was not read to its end is not used again.
+        was not read to its end is not used again. One that the guest closed while nothing was
+        asked is replaced by another.
         """
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + timeout_s
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        head = f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: enclave-agent\r\n"
+        request = f"{head}Accept: */*\r\nAccept-Encoding: identity\r\n\r\n".encode()
+        kept = self._line is not None and self._line.usable
         try:
+            line = await self._connected(deadline)
+            exchange = await line.exchange(request, deadline, max_bytes, body_wait_s)
+            if kept and exchange.unheard and line.lost:
+                line = await self._connected(deadline)
+                exchange = await line.exchange(request, deadline, max_bytes, body_wait_s)
+        except (TimeoutError, OSError, UnreadableKeyError) as error:
+            raise NoAnswerError(tell(error, timeout_s)) from error
+        if exchange.status is None:
+            why = self.flooded or exchange.problem or tell(TimeoutError(), timeout_s)
+            raise NoAnswerError(why)
+        return Answer(exchange.status, bytes(exchange.body), exchange.ending)
+
+    async def _connected(self, deadline: float) -> _Line:
+        """The line as it is, if it may be used again, or a new one; its key is noted."""
+        line = self._line
+        if line is None or not line.usable:
             async with asyncio.timeout_at(deadline):
-                response = await self._session.get(
-                    URL(self._base + path, encoded=True), allow_redirects=False
+                _, line = await asyncio.get_running_loop().create_connection(
+                    lambda: _Line(self._max_bytes),
+                    self._endpoint.address,
+                    self._endpoint.port,
+                    ssl=self._context,
                 )
-        except (TimeoutError, OSError, aiohttp.ClientError, ValueError) as error:
-            raise NoAnswerError(self.flooded or _tell(error, timeout_s)) from error
-        if body_wait_s is not None:
-            deadline = min(deadline, clock() + body_wait_s)
-        body, ending = bytearray(), Ending.CUT_OFF
-        try:
-            async with asyncio.timeout_at(deadline):
-                ending = await _read_into(body, response.content, max_bytes)
-        except (TimeoutError, OSError, aiohttp.ClientError):
-            ending = Ending.TOO_LONG if self.flooded else Ending.CUT_OFF
-        finally:
-            if ending is Ending.COMPLETE:
-                response.release()
-            else:
-                response.close()
-        return Answer(response.status, bytes(body), ending)
+            self._line = line
+            line.read_key()
+        if self.keys[-1:] != [line.key]:
+            self.keys.append(line.key)
+        return line
 
     @property
     def flooded(self) -> str | None:
         """What to say of a guest that sent more than anybody asked for."""
-        return self._connector.meter.exceeded if self._connector.meter else None
+        flooded = self._line is not None and self._line.bytes_left < 0
+        return f"it sent more than {self._max_bytes} bytes" if flooded else None
 
 
-async def _read_into(body: bytearray, stream: aiohttp.StreamReader, max_bytes: int) -> Ending:
-    """Read up to `max_bytes`."""
-    while chunk := await stream.readany():
-        body += chunk[: max_bytes + 1 - len(body)]
-        if len(body) > max_bytes:
-            del body[max_bytes:]
-            return Ending.TOO_LONG
-    return Ending.COMPLETE
+class _Exchange:
+    """One request, and what has come of its answer; `done` when no more of it is wanted."""
+
+    def __init__(self, max_bytes: int, body_wait_s: float | None) -> None:
+        self.status: int | None = None
+        self.body = bytearray()
+        self.ending = Ending.CUT_OFF
+        self.problem: str | None = None
+        self.unheard = True  # not one byte came
+        self._max_bytes = max_bytes
+        self._body_wait_s = body_wait_s
+        self._to_the_end = False  # the end of the connection is that of the body
+        self._loop = asyncio.get_running_loop()
+        self.done = self._loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self, deadline: float) -> None:
+        """Until it is over, or `deadline`."""
+        self._until(deadline)
+        try:
+            await self.done
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def begin_body(self, status: int, *, to_the_end: bool) -> None:
+        self.status, self._to_the_end = status, to_the_end
+        if self._body_wait_s is not None and not self.done.done() and self._timer is not None:
+            self._until(min(self._timer.when(), self._loop.time() + self._body_wait_s))
+
+    def add(self, data: bytes) -> None:
+        self.body += data[: self._max_bytes + 1 - len(self.body)]
+        if len(self.body) > self._max_bytes:
+            del self.body[self._max_bytes :]
+            self.end(Ending.TOO_LONG)
+
+    def lose(self, problem: str) -> None:
+        """The connection ended."""
+        self.problem = self.problem or problem
+        self.end(Ending.COMPLETE if self._to_the_end else Ending.CUT_OFF)
+
+    def end(self, ending: Ending) -> None:
+        if not self.done.done():
+            self.ending = ending
+            self.done.set_result(None)
+
+    def _until(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self.end, Ending.CUT_OFF)
 
 
-def _tell(error: BaseException, timeout_s: float) -> str:
-    """As `tell`, for what aiohttp adds."""
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the connection was closed without an answer"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return tell(error.os_error, timeout_s)
-    if isinstance(error, aiohttp.ClientResponseError):
-        return "its answer is not HTTP"
-    return tell(error, timeout_s)
+class _Line(asyncio.Protocol):
+    """One connection: one exchange at a time, and dropped for whatever nobody asked for.
+
+    The `on_…` are llhttp's.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.bytes_left = max_bytes
+        self.key = ""
+        self.lost = False
+        self._keeps = True
+        self._transport: asyncio.Transport | None = None
+        self._exchange: _Exchange | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._framed = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent over it."""
+        return self._keeps and not self.lost
+
+    def read_key(self) -> None:
+        """Note the peer's. Raises UnreadableKeyError, and then the line is dropped."""
+        tls = self._transport.get_extra_info("ssl_object") if self._transport else None
+        try:
+            if tls is None or self.lost:
+                raise UnreadableKeyError("the connection was closed after its handshake")
+            self.key = spki_sha256(tls)
+        except UnreadableKeyError:
+            self.drop()
+            raise
+
+    async def exchange(
+        self, request: bytes, deadline: float, max_bytes: int, body_wait_s: float | None
+    ) -> _Exchange:
+        """Send it, and wait for what comes. Anything but a whole answer ends the line."""
+        assert self._transport is not None
+        exchange = self._exchange = _Exchange(max_bytes, body_wait_s)
+        if self.lost:
+            exchange.lose(_CLOSED)
+        else:
+            self._transport.write(request)
+        try:
+            await exchange.wait(deadline)
+        finally:
+            self._exchange = None
+            if exchange.ending is not Ending.COMPLETE or not self.usable:
+                self.drop()
+        return exchange
+
+    def drop(self) -> None:
+        self._keeps = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_left -= len(data)
+        exchange = self._exchange
+        if exchange is None or self.bytes_left < 0:
+            self._refuse(exchange, Ending.TOO_LONG)
+            return
+        exchange.unheard = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            exchange.problem = _NOT_HTTP
+            self._refuse(exchange, Ending.CUT_OFF)
+        except httptools.HttpParserUpgrade:
+            exchange.status, exchange.problem = None, _NOT_HTTP
+            self._refuse(exchange, Ending.CUT_OFF)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if self._exchange is not None:
+            reset = isinstance(exc, ConnectionResetError)
+            self._exchange.lose("the connection was reset" if reset else _CLOSED)
+
+    def _refuse(self, exchange: _Exchange | None, ending: Ending) -> None:
+        if exchange is not None:
+            exchange.end(ending)
+        self.drop()
+
+    def on_message_begin(self) -> None:
+        self._framed = False
+        if self._exchange is None or self._exchange.done.done():
+            self.drop()  # an answer that nobody asked for
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._exchange is not None and status >= 200:
+            self._exchange.begin_body(status, to_the_end=not self._framed)
+
+    def on_body(self, data: bytes) -> None:
+        if self._exchange is not None:
+            self._exchange.add(data)
+
+    def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < 200:
+            return  # an interim answer: the answer is still to come
+        self._keeps = self._keeps and self._parser.should_keep_alive()
+        if self._exchange is not None:
+            self._exchange.end(Ending.COMPLETE)

@@ -7,9 +7,10 @@ guest of seconds is found late nor one of twenty minutes is hammered.
 
 from __future__ import annotations
 
+from agent.model.clock import until_beat
+
 _SHORTEST_S = 0.1
 _SHARE = 0.02
-_JITTER = 0.1
 
 
 def until_first_healthy_s(elapsed_s: float, interval_s: float) -> float:
@@ -22,6 +23,6 @@ def confirm_s(interval_s: float) -> float:
     return min(interval_s, _SHORTEST_S)
 
 
-def steady_s(interval_s: float, chance: float) -> float:
-    """The pause of the everyday; `chance` in [0, 1) spreads enclaves that began together."""
-    return interval_s * (1 - _JITTER + 2 * _JITTER * chance)
+def steady_s(interval_s: float, now_s: float) -> float:
+    """The pause of the everyday: to the moment that all enclaves of this host share."""
+    return until_beat(interval_s, now_s)

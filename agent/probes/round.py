@@ -126,8 +126,9 @@ async def run_round(
             observations=(*https.observations, *(result for _, result in accepted)),
         )
     finally:
-        tcp.cancel()
-        await asyncio.gather(tcp, return_exceptions=True)
+        if not tcp.done():
+            tcp.cancel()
+            await asyncio.gather(tcp, return_exceptions=True)
 
 
 def open_visit(target: ProbeTarget, context: ssl.SSLContext) -> Visit:
@@ -231,23 +232,30 @@ async def _check_all_tcp(
     """All TCP checks, a few at once, each with the moment of its accepting or failing."""
     if order.knock:
         await answered.wait()
+    if len(target.tcp) == 1:
+        return [await _check_tcp(target.tcp[0], order)]
     slots = asyncio.Semaphore(_TCP_AT_ONCE)
 
     async def check(one: TcpCheck) -> tuple[Instant, Observation]:
-        name = tcp_probe(one)
-        try:
-            async with slots, open_tcp(one.endpoint, timeout_s=order.timeout_s) as connection:
-                at = order.now()
-                if is_relayed(one):
-                    await connection.settle(_SETTLE_S)
-        except NoAnswerError as error:
-            problem = f"port {one.guest_port}: {error}"
-            return order.now(), _observe(name, problem, error.code)
-        return at, _observe(name, None, passing="accepted")
+        async with slots:
+            return await _check_tcp(one, order)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(check(one)) for one in target.tcp]
     return [task.result() for task in tasks]
+
+
+async def _check_tcp(check: TcpCheck, order: RoundOrder) -> tuple[Instant, Observation]:
+    name = tcp_probe(check)
+    try:
+        async with open_tcp(check.endpoint, timeout_s=order.timeout_s) as connection:
+            at = order.now()
+            if is_relayed(check):
+                await connection.settle(_SETTLE_S)
+    except NoAnswerError as error:
+        problem = f"port {check.guest_port}: {error}"
+        return order.now(), _observe(name, problem, error.code)
+    return at, _observe(name, None, passing="accepted")
 
 
 def is_relayed(check: TcpCheck) -> bool:

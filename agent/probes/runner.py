@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable
 
 from agent.config import ProbesConfig
 from agent.host.clock import Clock
@@ -27,9 +25,7 @@ _log = logging.getLogger(__name__)
 class Prober:
     """Implements the port `Probes`. Needs a running event loop."""
 
-    def __init__(
-        self, config: ProbesConfig, clock: Clock, *, chance: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, config: ProbesConfig, clock: Clock) -> None:
         self.changed = Wake()
         self._watches: dict[EnclaveId, Watch] = {}
         self._tasks: dict[EnclaveId, asyncio.Task[None]] = {}
@@ -40,7 +36,6 @@ class Prober:
             clock=clock,
             context=client_context(),
             changed=self._tell,
-            chance=chance,
             slots=asyncio.Semaphore(_ROUNDS_AT_ONCE),
         )
 

@@ -32,7 +32,8 @@ from agent.probes.round import (
 )
 from agent.probes.verdict import Thresholds, begin, fold, retarget, views
 
-_METRICS_EVERY = 5  # rounds; a visit of a healthy guest lasts as long
+_METRICS_EVERY = 5  # rounds
+_VISIT = 2 * _METRICS_EVERY  # rounds over one connection at most
 _WORDS = {None: "unknown", True: "healthy", False: "unhealthy"}
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,6 @@ class Surroundings:
     clock: Clock
     context: ssl.SSLContext
     changed: Callable[[EnclaveId], None]
-    chance: Callable[[], float]
     slots: asyncio.Semaphore
 
 
@@ -97,7 +97,7 @@ class Watch:
                     result = await run_round(self._target, order, visit)
                 self._take(result)
                 rounds += 1
-                if rounds % _METRICS_EVERY == 0 or not self._well(result):
+                if rounds % _VISIT == 0 or not self._well(result):
                     return rounds
 
     def _well(self, result: RoundResult) -> bool:
@@ -184,7 +184,7 @@ class Watch:
         """Before the next round."""
         health, interval_s = self._health, self._around.config.interval_s
         if health.healthy or health.flaps:
-            return pace.steady_s(interval_s, self._around.chance())
+            return pace.steady_s(interval_s, asyncio.get_running_loop().time())
         if health.fault is None:
             return pace.confirm_s(interval_s)
         return self._until_first_healthy_s()

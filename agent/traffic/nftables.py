@@ -71,6 +71,7 @@ class NftablesTraffic:
         self._lock = asyncio.Lock()
         self._resetting = asyncio.Lock()
         self._last: View | None = None  # what the kernel held when we last looked or wrote
+        self._parsed: tuple[bytes, View] | None = None  # a listing, and what was read in it
 
     async def start(self) -> None:
         """Turn on forwarding; bring an older table's rules up to date around its elements."""
@@ -211,7 +212,9 @@ class NftablesTraffic:
                 raise TrafficError(f"nft does not list our table: {listing.complaint}")
             view = View()
         else:
-            view = read(listing.stdout, self._base)
+            if self._parsed is None or self._parsed[0] != listing.stdout:
+                self._parsed = (listing.stdout, read(listing.stdout, self._base))
+            view = self._parsed[1]
         self._last = view
         return view
 

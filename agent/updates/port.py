@@ -259,7 +259,7 @@ class Engine(Protocol):
         """Remove what no running and no rollback-able revision needs. Raises StorageError."""
         ...
 
-    def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
+    async def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
         """The console log's tail. Raises UnknownNameError."""
         ...
 

@@ -360,9 +360,10 @@ class UpdateEngine:
         """Remove what nothing needs."""
         return await self._room.prune_images(unused_for_s)
 
-    def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
-        """The console's tail of an enclave that is recorded."""
+    async def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
+        """The console's tail of an enclave that is recorded, as it is now."""
         for facts in self.snapshot.deployments.values():
             if any(enclave.row.id == enclave_id for enclave in facts.enclaves):
+                await self._parts.enclaves.drain_console(enclave_id)
                 return self._parts.enclaves.console_tail(enclave_id, max_bytes)
         raise UnknownNameError(f"no enclave {enclave_id}")

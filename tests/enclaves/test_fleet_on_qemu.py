@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.enclaves import console
 from agent.enclaves.port import ABSENT, EnclaveError, VmPhase
 from agent.host.process import argv_of
 from agent.model.release import Artifact
@@ -249,6 +250,23 @@ async def test_a_console_flood_stays_bounded_and_never_stalls_the_guest(short_di
         assert fleet.view(vm.id).process == identity
         await fleet.stop(vm, grace_s=0)
         assert len(fleet.console_tail(vm.id, 16 << 20)) <= 8 << 20
+
+
+async def test_who_reads_a_console_need_not_wait_for_the_next_look_at_it(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "BUSY_S", 1000)
+    monkeypatch.setattr(console, "IDLE_S", 1000)
+    vm = row("aaaaaaa2")
+    image = tiny_image(short_dir / "image", tiny_kernels.halting("hello\n"))
+    async with lone_fleet(short_dir) as fleet:
+        await fleet.launch(vm, order(image))
+        async with asyncio.timeout(60):
+            while b"hello" not in fleet.console_tail(vm.id):
+                await asyncio.sleep(0.05)
+                await fleet.drain_console(vm.id)
+        await fleet.stop(vm, grace_s=0)
+        await fleet.drain_console(vm.id)  # there is nothing to be had any more
 
 
 async def test_letting_go_and_adopting_again_changes_nothing_for_the_vm(short_dir: Path) -> None:

@@ -47,7 +47,12 @@ _CHANGES = frozenset(
     }
 )
 # Ports' calls that only look.
-_LOOKS = frozenset({"read", "observe", "connections", "resolve", "start", "close", "adopt"})
+_LOOKS = frozenset(
+    {
+        *("read", "observe", "connections", "resolve", "start", "close", "adopt"),
+        "drain_console",
+    }
+)
 _QMP_LOOKS = frozenset({"query-uuid", "query-status", "qmp_capabilities"})
 _ID = re.compile(r"(?<![a-z0-9])[a-z2-7]{8}(?![a-z0-9])")
 _SCRATCH = re.compile(r"\.[0-9a-f]{16}\.new")

@@ -324,7 +324,7 @@ class FakeEngine:
         self.kept = [one for one in self.kept if one not in gone]
         return gone
 
-    def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
+    async def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
         if enclave_id not in self.consoles:
             raise UnknownNameError(f"no console of {enclave_id}")
         return self.consoles[enclave_id][-max_bytes:]

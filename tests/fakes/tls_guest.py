@@ -128,6 +128,11 @@ class TlsGuest:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def idle(self) -> bool:
+        """Nobody is connected."""
+        return not self._tasks
+
     async def start(self, port: int = 0) -> Endpoint:
         self._server = await asyncio.start_server(
             self._serve, "127.0.0.1", port, ssl=self.identity.context, limit=1 << 20

@@ -25,8 +25,11 @@ def test_confirming_is_never_slower_than_the_everyday(interval_s: float) -> None
     assert confirm_s(interval_s) <= interval_s
 
 
-@given(intervals, st.floats(0, 1, exclude_max=True))
-def test_the_everyday_pause_is_the_interval_give_or_take_a_tenth(
-    interval_s: float, chance: float
+@given(intervals, seconds)
+def test_the_everyday_pause_ends_when_that_of_all_others_does(
+    interval_s: float, now_s: float
 ) -> None:
-    assert 0.89 * interval_s < steady_s(interval_s, chance) < 1.11 * interval_s
+    pause = steady_s(interval_s, now_s)
+    assert 0.499 * interval_s <= pause <= 1.501 * interval_s
+    beats = (now_s + pause) / interval_s
+    assert abs(beats - round(beats)) < 1e-6 * max(1, beats)
