@@ -10,6 +10,7 @@ from scripts.benching.show import Show
 from scripts.benching.under_load import update_under_load, usable
 
 UPDATES = 50
+STREAM_S = 6.0  # twenty are open at every switch, whatever their length
 _BACKENDS = ("nftables", "userspace", "haproxy")
 
 
@@ -21,7 +22,7 @@ def backends(options: Options) -> tuple[str, ...]:
 async def measure(place: Place, options: Options, show: Show, backend: str) -> Table:
     """One backend."""
     updates = options.updates or UPDATES
-    seen = await update_under_load(place, options, show, backend, updates)
+    seen = await update_under_load(place, options, show, backend, updates, stream_s=STREAM_S)
     done = len(seen.switches_s)
     table = Table(f"updates, {backend}: {done} blue-green updates in a row under load")
     table.figures = [*offered(seen), *losses(seen)]

@@ -1,7 +1,7 @@
 """Host: the agent as a service of systemd with eight enclaves; adoption, its cost, an upgrade.
 
-In a host of its own (a container in which systemd boots); installed from wheels of the last commit
-and of this checkout.
+In a host of its own (a container in which systemd boots); installed from wheels of an earlier
+commit and of this checkout.
 """
 
 from __future__ import annotations

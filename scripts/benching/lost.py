@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scripts.benching.figures import Bound, Figure
 from scripts.benching.load import Spec
-from scripts.benching.under_load import SATURATE_S, STREAM_S, STREAMS, Seen
+from scripts.benching.under_load import SATURATE_S, STREAMS, Seen
 
 LEAST_PLAIN_PER_S = 75.0
 
@@ -38,7 +38,7 @@ def losses(seen: Seen) -> list[Figure]:
         Figure("requests sent", counts.begun, ""),
         Figure("requests failed", counts.failed, "", bound=none, loss=True),
         Figure("requests reset", counts.reset, "", bound=none, loss=True),
-        Figure(f"streams of {STREAM_S:g} s ended in order", counts.streams_ended, ""),
+        Figure(f"streams of {seen.stream_s:g} s ended in order", counts.streams_ended, ""),
         Figure("streams failed", counts.streams_failed, "", bound=none, loss=True),
         Figure("streams reset", counts.streams_reset, "", bound=none, loss=True),
         Figure("updates after which the old one was still asked", seen.wrong_side, "", bound=none),

@@ -64,6 +64,7 @@ class Seen:
 
     direct: Direct
     rate: float
+    stream_s: float
     counts: Counts = field(default_factory=Counts)
     switches_s: list[float] = field(default_factory=list)
     bare_s: list[float] = field(default_factory=list)
@@ -75,28 +76,37 @@ class Seen:
 
 
 async def update_under_load(
-    place: Place, options: Options, show: Show, backend: str, updates: int
+    place: Place,
+    options: Options,
+    show: Show,
+    backend: str,
+    updates: int,
+    *,
+    stream_s: float = STREAM_S,
 ) -> Seen:
-    """So many updates with one backend, at half of what the guest answers directly."""
+    """So many updates with one backend, at half of what the guest answers directly.
+
+    Every drain waits for the streams that are open at the switch: `stream_s` is most of a run.
+    """
     network, traffic = MODES[backend]
     async with (
         running(
             place,
             network={"mode": network},
             traffic={"mode": traffic},
-            update={"dwell_s": 2, "soak_s": 2, "drain_s": 3 * STREAM_S, "stop_grace_s": 5},
+            update={"dwell_s": 2, "soak_s": 2, "drain_s": 3 * stream_s, "stop_grace_s": 5},
         ) as daemon,
         _baseline(place) as bare,
     ):
         await daemon.want("PUT", f"/v1/deployments/{NAME}", place.deployment(TAGS[0]))
         await daemon.finish(NAME)
-        direct = await _saturate(await _direct(daemon, network))
-        seen = Seen(direct, direct.per_s / 2)
+        direct = await _saturate(await _direct(daemon, network, stream_s))
+        seen = Seen(direct, direct.per_s / 2, stream_s)
         show.line(
             f"{backend}: asked directly the guest answers {direct.per_s:.0f} new connections/s "
             f"(every {TLS_EVERY}th over TLS); the load is {seen.rate:.0f}/s"
         )
-        async with load(_through(place, seen.rate)) as process:
+        async with load(_through(place, seen)) as process:
             for number in range(1, updates + 1):
                 if options.prove_red and number == 1 + updates // 2:
                     await _flush(place, seen, show)
@@ -110,16 +120,16 @@ async def update_under_load(
     return seen
 
 
-def _through(place: Place, rate: float) -> Spec:
+def _through(place: Place, seen: Seen) -> Spec:
     """The load through the data plane."""
     return Spec(
         address="127.0.0.1",
         plain_port=place.plain_port,
         https_port=place.https_port,
-        rate=rate,
+        rate=seen.rate,
         tls_every=TLS_EVERY,
         streams=STREAMS,
-        stream_s=STREAM_S,
+        stream_s=seen.stream_s,
     )
 
 
@@ -133,7 +143,7 @@ async def _baseline(place: Place) -> AsyncIterator[BareNft | None]:
         yield bare
 
 
-async def _direct(daemon: Daemon, network: str) -> Spec:
+async def _direct(daemon: Daemon, network: str, stream_s: float) -> Spec:
     """The guest itself, past the data plane, asked by as many as it answers best."""
     (enclave,) = (await daemon.deployment(NAME))["enclaves"]
     if network == "tap":
@@ -146,7 +156,7 @@ async def _direct(daemon: Daemon, network: str) -> Spec:
         https_port=ports[1],
         tls_every=TLS_EVERY,
         streams=STREAMS,
-        stream_s=STREAM_S,
+        stream_s=stream_s,
         spread_s=1,
     )
 

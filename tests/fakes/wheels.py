@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import subprocess
@@ -13,9 +14,11 @@ SOURCES = ("pyproject.toml", "README.md", "LICENSE", "agent")
 
 
 def wheelhouse() -> Path:
-    """A directory of wheels from which the agent can be built and installed without network."""
-    project = (CHECKOUT / "pyproject.toml").read_text()
-    depends = re.findall(r'"([^"]+)"', project.split("\ndependencies = [")[1].split("]")[0])
+    """A directory of wheels from which both versions are built and installed without network."""
+    projects = [(CHECKOUT / "pyproject.toml").read_text()]
+    if (commit := _earlier_commit()) is not None:
+        projects.append(_git("show", f"{commit}:pyproject.toml").decode())
+    depends = sorted({one for project in projects for one in _dependencies(project)})
     wanted = ["setuptools>=70.1", "wheel", *depends]
     mark = hashlib.sha256("\n".join([*wanted, sys.version]).encode()).hexdigest()[:12]
     house = CHECKOUT / ".cache" / "wheelhouse" / mark
@@ -28,18 +31,34 @@ def wheelhouse() -> Path:
 
 
 def earlier_tree(where: Path) -> Path:
-    """The sources of the last commit; where this is no checkout of git, those that are here."""
+    """The sources of an earlier commit; where this is no checkout of git, those that are here."""
     where.mkdir(parents=True)
-    archive = where / "archive.tar"
-    told = subprocess.run(
-        ["git", "-C", CHECKOUT, "archive", "-o", archive, "HEAD", *SOURCES], check=False
-    )
-    if told.returncode != 0:
+    commit = _earlier_commit()
+    if commit is None:
         return present_tree(where / "tree")
     tree = where / "tree"
     tree.mkdir()
-    subprocess.run(["tar", "-C", tree, "-xf", archive], check=True)
+    packed = _git("archive", commit, *SOURCES)
+    subprocess.run(["tar", "-C", tree, "-xf", "-"], input=packed, check=True)
     return tree
+
+
+def _earlier_commit() -> str | None:
+    """The one before the last; the last where there is no other."""
+    for commit in ("HEAD~1", "HEAD"):
+        with contextlib.suppress(subprocess.CalledProcessError, FileNotFoundError):
+            return _git("rev-parse", "--verify", "--quiet", commit).decode().strip()
+    return None
+
+
+def _git(*words: str) -> bytes:
+    return subprocess.run(
+        ["git", "-C", CHECKOUT, *words], check=True, stdout=subprocess.PIPE
+    ).stdout
+
+
+def _dependencies(project: str) -> list[str]:
+    return re.findall(r'"([^"]+)"', project.split("\ndependencies = [")[1].split("]")[0])
 
 
 def present_tree(where: Path) -> Path:
