@@ -120,9 +120,13 @@ async def _run(config: Config, join: Join) -> None:
 
 
 def _settle_memory() -> None:
-    """What is there by now stays: the collector need not walk all of it again and again."""
+    """What is there by now stays: the collector need not walk all of it again and again.
+
+    The second time it learns how little is left, and so how soon the next walk is worth while.
+    """
     gc.collect()
     gc.freeze()
+    gc.collect()
 
 
 async def _beat(notifier: Notifier, pulse: Pulse) -> None:

@@ -207,9 +207,8 @@ class _Line(asyncio.Protocol):
         self, request: bytes, deadline: float, max_bytes: int, body_wait_s: float | None
     ) -> _Exchange:
         """Send it, and wait for what comes. Anything but a whole answer ends the line."""
-        assert self._transport is not None
         exchange = self._exchange = _Exchange(max_bytes, body_wait_s)
-        if self.lost:
+        if self._transport is None:
             exchange.lose(_CLOSED)
         else:
             self._transport.write(request)
@@ -246,7 +245,7 @@ class _Line(asyncio.Protocol):
             self._refuse(exchange, Ending.CUT_OFF)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
+        self.lost, self._transport = True, None
         if self._exchange is not None:
             reset = isinstance(exc, ConnectionResetError)
             self._exchange.lose("the connection was reset" if reset else _CLOSED)

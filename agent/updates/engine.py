@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 DRAINING = "draining"  # a key of the store's meta table
 
 _OUTLOOK_EVERY_S = 10.0
+_COUNT_EVERY = 3  # outlooks while nothing changes: the kernel walks its whole table for a count
 _OUTLOOK_AT_MOST_EVERY_S = 0.5
 _OUTLOOK_AFTER_S = 0.1  # what changed the rows (a switch) is being done now: do not slow it
 _RESTART_AFTER_S = 1.0
@@ -299,12 +300,14 @@ class EngineRoom:
 
     async def _keep_outlook(self) -> None:
         """Soon after rows change, and now and then: outlook, connections, the data plane."""
+        quiet = 0
         while True:
             seen = self._rows_changed.count
             self.pulse.promise("outlook", _OUTLOOK_EVERY_S + _TURN_S)
             try:
                 self.board.show_outlook(await self._outlooks.make())
-                await self.data_plane.count(self.board.rows.values())
+                if quiet % _COUNT_EVERY == 0:
+                    await self.data_plane.count(self.board.rows.values())
                 await self.data_plane.compare()
                 await self.protect_images()
                 self.board.clear_problem("outlook")
@@ -317,7 +320,8 @@ class EngineRoom:
                     mend="see the log; it is tried again",
                 )
             await asyncio.sleep(_OUTLOOK_AT_MOST_EVERY_S)
-            await self._rows_changed.beyond(seen, _OUTLOOK_EVERY_S)
+            changed = await self._rows_changed.beyond(seen, _OUTLOOK_EVERY_S) > seen
+            quiet = 0 if changed else quiet + 1
             await asyncio.sleep(_OUTLOOK_AFTER_S)
 
     async def _keep(self, keep: Callable[[], Awaitable[None]]) -> None:

@@ -41,14 +41,15 @@ def _measure(place: Place, options: Options, show: Show) -> Table:
         Path(stuff).chmod(0o755)
         with installed_host(Path(stuff), place.source, **_DEFAULTS) as agent:
             _deploy(agent)
-            show.line(f"{ENCLAVES} enclaves are healthy; settling {_SETTLE_S} s")
+            show.line(f"{ENCLAVES} enclaves are healthy; now an upgrade to this checkout")
+            with agent.load(FIRST_PORT) as told:
+                agent.install(NEW)
+            show.line(f"settling {_SETTLE_S} s")
             time.sleep(_SETTLE_S)
             rss, cpu = _cost(agent, options.seconds)
             show.line(f"RSS {rss:.1f} MiB, {cpu:.2f} % of a core; now {KILLS} kills")
             adoptions = [_kill(agent) for _ in range(KILLS)]
-            show.line(f"adopted in {', '.join(f'{s:.2f}' for s in adoptions)} s; now an upgrade")
-            with agent.load(FIRST_PORT) as told:
-                agent.install(NEW)
+            show.line(f"adopted in {', '.join(f'{s:.2f}' for s in adoptions)} s")
     refused = [one for one in told["failed"] if one.startswith("local")]
     failed = [one for one in told["failed"] if not one.startswith("local")]
     for one in told["failed"]:
