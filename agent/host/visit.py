@@ -145,11 +145,15 @@ class _Exchange:
                 self._timer.cancel()
 
     def begin_body(self, status: int, *, to_the_end: bool) -> None:
+        if self.done.done():
+            return  # it is another answer's, which nobody asked for
         self.status, self._to_the_end = status, to_the_end
-        if self._body_wait_s is not None and not self.done.done() and self._timer is not None:
+        if self._body_wait_s is not None and self._timer is not None:
             self._until(min(self._timer.when(), self._loop.time() + self._body_wait_s))
 
     def add(self, data: bytes) -> None:
+        if self.done.done():
+            return
         self.body += data[: self._max_bytes + 1 - len(self.body)]
         if len(self.body) > self._max_bytes:
             del self.body[self._max_bytes :]
@@ -196,7 +200,7 @@ class _Line(asyncio.Protocol):
         """Note the peer's. Raises UnreadableKeyError, and then the line is dropped."""
         tls = self._transport.get_extra_info("ssl_object") if self._transport else None
         try:
-            if tls is None or self.lost:
+            if tls is None:
                 raise UnreadableKeyError("the connection was closed after its handshake")
             self.key = spki_sha256(tls)
         except UnreadableKeyError:

@@ -51,9 +51,20 @@ async def ask(guest: TlsGuest, answer: bytes | Script, **changes: float) -> Answ
         (reply(200, b"whole")[:-2], Answer(200, b"who", Ending.CUT_OFF)),
         (CHUNKED + b"2\r\nde\r\n0\r\n\r\n", Answer(200, b"abcde", Ending.COMPLETE)),
         (CHUNKED + b"2\r\nd", Answer(200, b"abcd", Ending.CUT_OFF)),
+        (reply(200, b"mine") + reply(500, b"not asked"), Answer(200, b"mine", Ending.COMPLETE)),
         (reply(500, b"x" * 1001), Answer(500, b"x" * 1000, Ending.TOO_LONG)),
     ],
-    ids=["framed", "interim", "empty", "to the end", "short", "chunks", "chunks cut", "long"],
+    ids=[
+        "framed",
+        "interim",
+        "empty",
+        "to the end",
+        "short",
+        "chunks",
+        "chunks cut",
+        "two",
+        "long",
+    ],
 )
 async def test_what_is_an_answer(guest: TlsGuest, answer: bytes, expected: Answer) -> None:
     assert await ask(guest, then_close(answer)) == expected
