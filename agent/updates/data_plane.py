@@ -18,6 +18,8 @@ from agent.updates.bells import Bells
 from agent.updates.executor import Executor
 from agent.updates.persist import Rows
 
+_COUNT_EVERY = 3  # looks while nothing changes: the kernel walks its whole table for a count
+
 
 class DataPlaneWatch:
     """Corrects `executor.applied`; `connections` has what was counted last."""
@@ -36,6 +38,14 @@ class DataPlaneWatch:
         self._bells = bells
         self._holds = holds
         self.connections: dict[EnclaveId, int] = {}
+        self._quiet = 0  # looks since something changed
+
+    async def look(self, deployments: Iterable[Rows], *, changed: bool) -> None:
+        """Compare; count, too, if something changed, and now and then."""
+        self._quiet = 0 if changed else self._quiet + 1
+        if self._quiet % _COUNT_EVERY == 0:
+            await self.count(deployments)
+        await self.compare()
 
     async def compare(self) -> None:
         """Have `applied` true, and forget in the data plane what is no deployment any more.

@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 DRAINING = "draining"  # a key of the store's meta table
 
 _OUTLOOK_EVERY_S = 10.0
-_COUNT_EVERY = 3  # outlooks while nothing changes: the kernel walks its whole table for a count
 _OUTLOOK_AT_MOST_EVERY_S = 0.5
 _OUTLOOK_AFTER_S = 0.1  # what changed the rows (a switch) is being done now: do not slow it
 _RESTART_AFTER_S = 1.0
@@ -300,15 +299,13 @@ class EngineRoom:
 
     async def _keep_outlook(self) -> None:
         """Soon after rows change, and now and then: outlook, connections, the data plane."""
-        quiet = 0
+        changed = True
         while True:
             seen = self._rows_changed.count
             self.pulse.promise("outlook", _OUTLOOK_EVERY_S + _TURN_S)
             try:
                 self.board.show_outlook(await self._outlooks.make())
-                if quiet % _COUNT_EVERY == 0:
-                    await self.data_plane.count(self.board.rows.values())
-                await self.data_plane.compare()
+                await self.data_plane.look(self.board.rows.values(), changed=changed)
                 await self.protect_images()
                 self.board.clear_problem("outlook")
             except AgentError as error:
@@ -321,7 +318,6 @@ class EngineRoom:
                 )
             await asyncio.sleep(_OUTLOOK_AT_MOST_EVERY_S)
             changed = await self._rows_changed.beyond(seen, _OUTLOOK_EVERY_S) > seen
-            quiet = 0 if changed else quiet + 1
             await asyncio.sleep(_OUTLOOK_AFTER_S)
 
     async def _keep(self, keep: Callable[[], Awaitable[None]]) -> None:
