@@ -82,7 +82,8 @@ def main(config_path: Path | None, join: Join = build) -> int:
     try:
         _run_loop(config, join)
     except AgentError as error:
-        log.error("cannot run", extra={"code": error.code, "error": describe(error)})  # noqa: TRY400
+        words = {"code": error.code, "error": describe(error)}
+        log.error("cannot run", extra=words)  # noqa: TRY400 - said to a person, no trace
         return 2 if error.code == "cannot_start" else 1
     return 0
 
@@ -215,7 +216,8 @@ async def _open_store(config: Config, clock: RealClock) -> SqliteStore | Damaged
     try:
         return await SqliteStore.open(config.state_dir / STORE_FILE, clock.now)
     except StoreDamagedError as error:
-        log.error("store damaged, left as it is", extra={"error": describe(error)})  # noqa: TRY400
+        words = {"error": describe(error)}
+        log.error("store damaged, left as it is", extra=words)  # noqa: TRY400 - said to a person
         return DamagedStore(error)
 
 
