@@ -41,3 +41,10 @@ async def ask(listen: Listen) -> str:
     """The guest that takes a new connection."""
     async with connected(listen) as streams:
         return await who(streams)
+
+
+async def asks(listen: Listen, times: int, whom: str) -> int:
+    """So many new connections, one after the other, all of which `whom` takes."""
+    for _ in range(times):
+        assert await ask(listen) == whom
+    return times

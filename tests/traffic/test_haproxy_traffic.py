@@ -8,8 +8,6 @@ import os
 import socket
 import ssl
 import stat
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -25,10 +23,9 @@ from agent.traffic.haproxy_host import probe_haproxy
 from agent.traffic.haproxy_process import processes_in
 from agent.traffic.haproxy_runtime import ask as command
 from agent.traffic.port import Binding, RouteOrder, TrafficError
-from tests.traffic.clients import ask, connected, say, who
+from tests.traffic.applying_agent import agent_that_applied
+from tests.traffic.clients import ask, asks, connected, say, who
 from tests.traffic.worlds import HaproxyWorld, free_listen, haproxy_world, order
-
-_REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -164,39 +161,16 @@ async def test_a_process_that_only_finishes_is_counted_and_can_be_reset(
         await again.close()
 
 
-def agent_script(world: HaproxyWorld) -> list[str]:
-    """An agent that applies the order on its stdin, says so, and stays."""
-    script = (
-        "import asyncio, sys, msgspec\n"
-        "from pathlib import Path\n"
-        "from agent.traffic.port import RouteOrder\n"
-        "from agent.traffic.haproxy import HaproxyTraffic\n"
-        "async def main():\n"
-        "    d = Path(sys.argv[1])\n"
-        "    t = HaproxyTraffic(d / 'haproxy', d / 'haproxy.json')\n"
-        "    await t.start()\n"
-        "    await t.apply(msgspec.json.decode(sys.stdin.readline(), type=RouteOrder))\n"
-        "    print('applied', flush=True)\n"
-        "    await asyncio.sleep(3600)\n"
-        "asyncio.run(main())\n"
-    )
-    return [sys.executable, "-c", script, str(world.directory)]
+APPLYING = "HaproxyTraffic(d / 'haproxy', d / 'haproxy.json')"
 
 
 async def test_a_kill_of_the_agent_under_load_fails_nothing(guests: HaproxyWorld) -> None:
     listen = free_listen()
     wanted = order(1, (listen, guests.endpoint("blue")))
-    pipe = subprocess.PIPE
-    argv = agent_script(guests)
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, cwd=_REPOSITORY) as agent:
-        assert agent.stdin is not None
-        assert agent.stdout is not None
-        agent.stdin.write(msgspec.json.encode(wanted) + b"\n")
-        agent.stdin.flush()
-        assert agent.stdout.readline() == b"applied\n"
+    with agent_that_applied(wanted, guests.directory, APPLYING) as agent:
         async with connected(listen) as held, asyncio.TaskGroup() as group:
             assert await who(held) == "blue"
-            clients = [group.create_task(_asks(listen, 50)) for _ in range(4)]
+            clients = [group.create_task(asks(listen, 50, "blue")) for _ in range(4)]
             agent.kill()
             assert sum([await client for client in clients]) == 200
             assert await who(held) == "blue"
@@ -207,12 +181,6 @@ async def test_a_kill_of_the_agent_under_load_fails_nothing(guests: HaproxyWorld
     assert (await process_of(guests)).pid == before.pid
     await successor.close()
     await guests.clean()
-
-
-async def _asks(listen: Listen, times: int) -> int:
-    for _ in range(times):
-        assert await ask(listen) == "blue"
-    return times
 
 
 async def test_a_killed_process_comes_back_by_itself_with_its_routes(

@@ -10,7 +10,6 @@ import signal
 import socket
 import stat
 import struct
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,11 +22,11 @@ from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
 from agent.traffic.port import TrafficError
 from agent.traffic.userspace import UserspaceTraffic
-from tests.traffic.clients import ask, connected, say, who
+from tests.traffic.applying_agent import agent_that_applied
+from tests.traffic.clients import ask, asks, connected, say, who
 from tests.traffic.worlds import UserspaceWorld, free_listen, order, userspace_world
 
 MIB = 1 << 20
-_REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -68,41 +67,18 @@ def _end(process: psutil.Process, number: signal.Signals) -> None:
         os.close(pidfd)
 
 
-def agent_script(world: UserspaceWorld) -> list[str]:
-    """An agent that starts a proxy, applies the order on its stdin, says so, and stays."""
-    script = (
-        "import asyncio, sys, msgspec\n"
-        "from pathlib import Path\n"
-        "from agent.traffic.port import RouteOrder\n"
-        "from agent.traffic.userspace import UserspaceTraffic\n"
-        "async def main():\n"
-        "    d = Path(sys.argv[1])\n"
-        "    t = UserspaceTraffic(d / 'traffic.sock', d / 'routes.json', d / 'traffic.log')\n"
-        "    await t.start()\n"
-        "    await t.apply(msgspec.json.decode(sys.stdin.readline(), type=RouteOrder))\n"
-        "    print('applied', flush=True)\n"
-        "    await asyncio.sleep(3600)\n"
-        "asyncio.run(main())\n"
-    )
-    return [sys.executable, "-c", script, str(world.directory)]
+APPLYING = "UserspaceTraffic(d / 'traffic.sock', d / 'routes.json', d / 'traffic.log')"
 
 
 async def test_a_kill_of_the_agent_under_load_fails_nothing(guests: UserspaceWorld) -> None:
     listen = free_listen()
     wanted = order(1, (listen, guests.endpoint("blue")))
-    pipe = subprocess.PIPE
-    argv = agent_script(guests)
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, cwd=_REPOSITORY) as agent:
-        assert agent.stdin is not None
-        assert agent.stdout is not None
-        agent.stdin.write(msgspec.json.encode(wanted) + b"\n")
-        agent.stdin.flush()
-        assert agent.stdout.readline() == b"applied\n"
+    with agent_that_applied(wanted, guests.directory, APPLYING) as agent:
         async with connected(listen) as held:
             assert await who(held) == "blue"
             answers = 0
             async with asyncio.TaskGroup() as group:
-                clients = [group.create_task(_asks(listen, 50)) for _ in range(4)]
+                clients = [group.create_task(asks(listen, 50, "blue")) for _ in range(4)]
                 agent.kill()
                 answers = sum([await client for client in clients])
             assert answers == 200
@@ -112,12 +88,6 @@ async def test_a_kill_of_the_agent_under_load_fails_nothing(guests: UserspaceWor
     assert await successor.observe() == {wanted.deployment: wanted}
     await successor.close()
     await guests.clean()
-
-
-async def _asks(listen: Listen, times: int) -> int:
-    for _ in range(times):
-        assert await ask(listen) == "blue"
-    return times
 
 
 async def test_a_killed_proxy_comes_back_by_itself_with_its_routes(
