@@ -21,6 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _QEMU = "qemu-system-x86_64"
 _not_run = pytest.StashKey[list[str]]()
+_figures = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -34,7 +35,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("root")]
 
 
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> list[str]:
+    """Lines that the summary shows, whatever became of the tests."""
+    return request.config.stash.setdefault(_figures, [])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if told := terminalreporter.config.stash.get(_figures, []):
+        terminalreporter.write_sep("=", "figures")
+        for line in told:
+            terminalreporter.write_line(line)
     not_run = terminalreporter.config.stash.get(_not_run, [])
     if not_run:
         terminalreporter.write_sep("=", "NOT RUN: they need root", yellow=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -79,10 +80,13 @@ class Secrets:
         """Put every changed value into the vault as its next version; None removes the name.
 
         A value equal to the current one keeps its version (and gets its value back, if the host
-        lost it in a reboot). `values` None removes all. Raises StorageFullError; what was staged
-        before it goes with the next `sweep`.
+        lost it in a reboot); one that the running enclave was given has that version again, and is
+        not stale. `values` None removes all. Raises StorageFullError; what was staged before it
+        goes with the next `sweep`.
         """
-        current = await self._store.read(lambda tx: tx.secret_versions(name))
+        current, given = await self._store.read(
+            lambda tx: (tx.secret_versions(name), _given(tx, name))
+        )
         if values is None:
             values = dict.fromkeys(current)
         changes: dict[str, tuple[int, str] | None] = {}
@@ -93,7 +97,12 @@ class Secrets:
                     changes[secret] = None
                 continue
             digest = self._vault.digest(value)
-            wanted = version if known == digest else await self._unused(name, secret, version)
+            if known == digest:
+                wanted = version
+            elif self._is(name, secret, given.get(secret), digest):
+                wanted = given[secret]
+            else:
+                wanted = await self._unused(name, secret, version)
             self._vault.put(name, secret, wanted, value)
             if known != digest:
                 changes[secret] = (wanted, digest)
@@ -104,6 +113,11 @@ class Secrets:
             else:
                 versions[secret] = change[0]
         return Staged(name=name, versions=versions, changes=changes)
+
+    def _is(self, name: DeploymentName, secret: str, version: int | None, digest: str) -> bool:
+        """Whether the value of that version is here, and has that digest."""
+        value = None if version is None else self._vault.get(name, secret, version)
+        return value is not None and hmac.compare_digest(self._vault.digest(value), digest)
 
     async def _unused(self, name: DeploymentName, secret: str, current: int) -> int:
         """A version that no revision was ever given, also after a removal began anew at 0."""
@@ -121,3 +135,10 @@ class Secrets:
             return used | {(s, v) for s, (v, _) in tx.secret_versions(name).items()}
 
         self._vault.keep_only(name, await self._store.read(wanted))
+
+
+def _given(tx: Reader, name: DeploymentName) -> Mapping[str, int]:
+    """The versions that the running enclave was given."""
+    deployment = tx.deployment(name)
+    number = deployment.active_revision if deployment else None
+    return next((row.secrets for row in tx.revisions(name) if row.number == number), {})

@@ -4,41 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import aiohttp
 
-from tests.daemon.crash_stories import Story
+from tests.daemon.crash_stories import Scene, Story
 from tests.fakes.daemon_process import Answer, Daemon
 from tests.fakes.host_truth import discrepancies
 
 _HELLO = "/v1/deployments/hello"
 _QUIET_S = 0.3
-
-
-async def newest(daemon: Daemon) -> str | None:
-    """The id of the newest update."""
-    seen = await daemon.deployment()
-    return seen["update"]["id"] if seen else None
-
-
-async def tell(daemon: Daemon, update_before: str | None) -> dict[str, Any] | None:
-    """The deployment, with the newest update before the request."""
-    return with_before(await daemon.deployment(), update_before)
-
-
-async def begun_since(daemon: Daemon, update: str | None) -> int:
-    """How many updates are newer than that one (None: than none)."""
-    ids = [row["id"] for row in (await daemon.get(f"{_HELLO}/updates")).body["updates"]]
-    return len(ids) if update is None else ids.index(update)
-
-
-def with_before(seen: dict[str, Any] | None, update: str | None) -> dict[str, Any] | None:
-    return seen and seen | {"update_before": update}
+_POLL_S = 0.03
 
 
 async def attempt(daemon: Daemon, story: Story, key: str) -> Answer | None:
@@ -49,20 +30,30 @@ async def attempt(daemon: Daemon, story: Story, key: str) -> Answer | None:
         return None
 
 
-async def over_or_dead(daemon: Daemon, story: Story, before: str | None) -> None:
+async def until(
+    daemon: Daemon, story: Story, holds: Callable[[Scene], bool], what: str, timeout_s: float
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds(scene := await story.look(daemon)):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: never; {scene}\n{daemon.log_tail()}")
+        await asyncio.sleep(_POLL_S)
+
+
+async def over_or_dead(daemon: Daemon, story: Story, before: Scene) -> None:
     """Until the story is over and stays so for a while, or the daemon is dead."""
     quiet_since: float | None = None
     while not daemon.ended:
         try:
-            seen = await tell(daemon, before)
-            done = story.asked(seen) and story.over(seen)
+            now = await story.look(daemon)
+            done = story.asked(before, now) and story.over(before, now)
         except (aiohttp.ClientError, OSError):
             continue
-        now = time.monotonic()
-        quiet_since = (quiet_since or now) if done else None
-        if quiet_since is not None and now - quiet_since > _QUIET_S:
+        moment = time.monotonic()
+        quiet_since = (quiet_since or moment) if done else None
+        if quiet_since is not None and moment - quiet_since > _QUIET_S:
             return
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(_POLL_S)
 
 
 def order(daemon: Daemon, text: str) -> None:
@@ -80,11 +71,11 @@ async def go(daemon: Daemon, story: Story, death: str, again: str = "") -> bool:
 
     If so it is told the same once more. `again`: where it dies as it comes back, if it gets there.
     """
-    before, key = await newest(daemon), str(time.monotonic_ns())
+    before, key = await story.look(daemon), str(time.monotonic_ns())
     order(daemon, death)
     try:
         answer = await attempt(daemon, story, key)
-        assert answer is None or answer.status == 202, answer
+        assert answer is None or 200 <= answer.status < 300, answer
         await over_or_dead(daemon, story, before)
     finally:
         no_orders(daemon)
@@ -94,20 +85,16 @@ async def go(daemon: Daemon, story: Story, death: str, again: str = "") -> bool:
         assert daemon.process.returncode == (0 if death.startswith("TERM") else -signal.SIGKILL)
         await come_back(daemon, again)
         if answer is not None:
-            await acknowledged(daemon, story, before)
+            lost = "what was acknowledged is there"
+            await until(daemon, story, lambda now: story.asked(before, now), lost, 10)
         told = await story.ask(daemon, key)
-        # what was done meanwhile cannot be done any more: 404, 409
-        assert told.status in ((202,) if story.begins else (202, 404, 409)), told
-    await daemon.until(lambda d: story.asked(with_before(d, before)), timeout_s=10)
-    await daemon.until(story.over, timeout_s=30)
+        # what was done meanwhile cannot be done any more: 404, 409, 410
+        gone = () if story.begins else (404, 409, 410)
+        assert 200 <= told.status < 300 or told.status in gone, told
+    await until(daemon, story, lambda now: story.asked(before, now), "it is recorded", 10)
+    await until(daemon, story, lambda now: story.over(before, now), "it is over", 30)
+    await story.after(daemon)
     return died
-
-
-async def acknowledged(daemon: Daemon, story: Story, before: str | None) -> None:
-    try:
-        await daemon.until(lambda d: story.asked(with_before(d, before)), timeout_s=10)
-    except AssertionError as error:
-        raise AssertionError("what was acknowledged is not there") from error
 
 
 async def come_back(daemon: Daemon, death: str) -> None:
@@ -119,20 +106,22 @@ async def come_back(daemon: Daemon, death: str) -> None:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 if (await daemon.get("/readyz")).status == 200:
                     break
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_POLL_S)
         no_orders(daemon)
         if not daemon.ended:
             return
     await daemon.up()
 
 
-async def outcome(daemon: Daemon, before: str | None) -> dict[str, Any]:
+async def outcome(daemon: Daemon, story: Story, before: Scene) -> dict[str, Any]:
     """How things stand, for one end to be compared with another; which tag is left out."""
-    seen = await daemon.deployment()
+    now = await story.look(daemon)
+    found = {"draining": now.host["draining"], "kept": now.kept}
+    seen = now.deployment
     if seen is None:
-        return {"status": "absent", "served": await served(daemon)}
+        return found | {"status": "absent", "served": await served(daemon)}
     update = seen["update"]
-    return {
+    return found | {
         "status": seen["status"],
         "update": (update["status"], update["strategy"], update["step"]),
         "error": update["error"] and update["error"]["code"],
@@ -141,6 +130,13 @@ async def outcome(daemon: Daemon, before: str | None) -> dict[str, Any]:
         "secrets": seen["stale_secrets"],
         "begun": await begun_since(daemon, before),
     }
+
+
+async def begun_since(daemon: Daemon, before: Scene) -> int:
+    """How many updates are newer than what was the newest then."""
+    ids = [row["id"] for row in (await daemon.get(f"{_HELLO}/updates")).body["updates"]]
+    old = before.update["id"] if before.update else None
+    return ids.index(old) if old in ids else len(ids)
 
 
 async def served(daemon: Daemon) -> str:
@@ -165,40 +161,75 @@ async def points_of(daemon: Daemon, story: Story) -> list[str]:
     return journal.read_bytes()[length:].decode().splitlines()
 
 
-async def matrix(
-    daemon: Daemon, story: Story, take: Callable[[list[str]], list[tuple[str, str]]]
-) -> str:
-    """Run the story with each pair of deaths that `take` makes of its points; a line of counts."""
-    await story.prepare(daemon)
-    await go(daemon, story, "")  # what is done only once, like keeping a tag's manifest, is done
-    await story.prepare(daemon)
-    before = await newest(daemon)
-    points = await points_of(daemon, story)
-    wanted = await outcome(daemon, before)
-    assert await discrepancies(daemon) == []
-    chosen = take(points)
-    deaths, missed, wrong = 0, [], []
-    for first, again in chosen:
-        for death in nearest(points, first):
-            await story.prepare(daemon)
-            before = await newest(daemon)
-            try:
-                died = await go(daemon, story, death, again)
-            except AssertionError as error:
-                error.add_note(f"died at: {death} {again}")
-                raise
-            found = await outcome(daemon, before)
-            problems = await discrepancies(daemon)
-            if found != wanted or problems:
-                wrong.append((death, again, found, problems))
-            if died:
-                deaths += 1
-                break
-            missed.append(death)
-    assert not wrong, f"the clean run ends as {wanted}; these did not: {wrong}"
-    assert deaths >= len(chosen) * 0.8, f"the points are not those of the clean run: {missed}"
-    told = f"{len(points)} points, {len(chosen)} taken, {deaths} deaths there"
-    return f"{story.name}: {told}, {len(missed)} others not passed"
+Take = Callable[[list[str]], list[tuple[str, str]]]
+
+
+class Matrix:
+    """A story run with each pair of deaths that `take` makes of its points, on these daemons."""
+
+    def __init__(self, daemons: Sequence[Daemon], story: Story, take: Take) -> None:
+        self._daemons = daemons
+        self._story = story
+        self._take = take
+        self._points: list[str] = []
+        self._deaths = 0
+        self._missed: list[str] = []
+        self._wrong: list[Any] = []
+
+    async def run(self) -> str:
+        """A line of counts. Raises AssertionError for any end that is not that of a clean run."""
+        await self._with_all(self._once)
+        first, story = self._daemons[0], self._story
+        await story.prepare(first)
+        before = await story.look(first)
+        self._points = await points_of(first, story)
+        wanted = await outcome(first, story, before)
+        assert await discrepancies(first) == []
+        chosen = self._take(self._points)
+        left = iter(chosen)
+        await self._with_all(lambda daemon: self._work(daemon, left, wanted))
+        assert not self._wrong, f"a clean run ends as {wanted}; these did not: {self._wrong}"
+        told = f"the points are not those of the clean run: {self._missed}"
+        assert self._deaths >= len(chosen) * 0.8, told
+        return (
+            f"{story.name}: {len(self._points)} points, {len(chosen)} taken, "
+            f"{self._deaths} deaths there, {len(self._missed)} others not passed"
+        )
+
+    async def _with_all(self, do: Callable[[Daemon], Any]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for daemon in self._daemons:
+                tasks.create_task(do(daemon))
+
+    async def _once(self, daemon: Daemon) -> None:
+        """So that what is done only once, like keeping a tag's manifest, is done."""
+        await self._story.prepare(daemon)
+        await go(daemon, self._story, "")
+
+    async def _work(
+        self, daemon: Daemon, left: Iterator[tuple[str, str]], wanted: dict[str, Any]
+    ) -> None:
+        for first, again in left:
+            for death in nearest(self._points, first):
+                try:
+                    died = await self._die(daemon, death, again, wanted)
+                except Exception as error:
+                    error.add_note(f"died at: {death} {again}")
+                    raise
+                if died:
+                    break
+                self._missed.append(death)
+
+    async def _die(self, daemon: Daemon, death: str, again: str, wanted: dict[str, Any]) -> bool:
+        await self._story.prepare(daemon)
+        before = await self._story.look(daemon)
+        died = await go(daemon, self._story, death, again)
+        found = await outcome(daemon, self._story, before)
+        problems = await discrepancies(daemon)
+        if found != wanted or problems:
+            self._wrong.append((death, again, found, problems))
+        self._deaths += died
+        return died
 
 
 def nearest(points: list[str], death: str) -> list[str]:
@@ -208,4 +239,4 @@ def nearest(points: list[str], death: str) -> list[str]:
     """
     word = "TERM " if death.startswith("TERM ") else ""
     place = points.index(death.removeprefix("TERM "))
-    return [word + point for point in points[place : place + 3]]
+    return [word + point for point in itertools.islice(points, place, place + 3)]

@@ -69,7 +69,7 @@ class Points:
         self._seen: Counter[str] = Counter()
         self._given = ""
         self._inside = False
-        self.home = str(orders.parent)
+        self._home = orders.parent
 
     def pass_(self, what: str) -> None:
         with self._lock:
@@ -109,8 +109,8 @@ class Points:
             self.pass_(f"{event} {told}")
 
     def _named(self, path: str | bytes) -> str:
-        """The same thing has the same name in every run."""
-        text = os.fsdecode(path).replace(self.home, "")
+        """The same thing has the same name in every run, and in every place."""
+        text = os.fsdecode(path).replace(str(self._home), "").replace(self._home.name, "")
         text = _SCRATCH.sub(".SCRATCH", _ID.sub("ID", text))
         return _NUMBER.sub("N", text) if text.startswith("/proc/") else text
 

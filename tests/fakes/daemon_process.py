@@ -18,10 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import aiohttp
 import yaml
@@ -61,6 +61,38 @@ def free_ports(count: int) -> list[int]:
 _given: set[int] = set()
 
 
+class Running(Protocol):
+    """A process, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+
+
+# How a process is begun: its arguments, working directory, environment and log (appended to).
+Launch = Callable[[Sequence[str], Path, Mapping[str, str], Path], Running]
+
+
+def execute(
+    arguments: Sequence[str], directory: Path, environment: Mapping[str, str], log: Path
+) -> Running:
+    """A new program, in a session of its own."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            arguments,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
 @dataclass
 class Answer:
     """What the API said."""
@@ -85,7 +117,8 @@ class Daemon:
     settings: dict[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = AGENT
     environment: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    launch: Launch = execute
+    process: Running | None = None
 
     def __post_init__(self) -> None:
         unique = self.home.stat().st_ino
@@ -145,16 +178,8 @@ class Daemon:
     def start(self) -> None:
         """Begin; does not wait."""
         environ = {n: v for n, v in os.environ.items() if not n.startswith("ENCLAVE_AGENT_")}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.command, "--config", str(self.file), "run"],
-                cwd=CHECKOUT,
-                env=environ | self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        arguments = [*self.command, "--config", str(self.file), "run"]
+        self.process = self.launch(arguments, CHECKOUT, environ | self.environment, self.log)
 
     async def ready(self, timeout_s: float = 60) -> float:
         """Seconds until it said that it is ready."""

@@ -20,13 +20,14 @@ from agent.enclaves.network import Network
 from agent.host.clock import RealClock
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import DeploymentName
-from agent.model.lease import ClaimKind
+from agent.model.lease import ClaimKind, Lease
+from agent.model.preparation import GpuCondition
 from agent.model.revision import Deployment, Revision
 from agent.store.port import Reader
 from agent.store.sqlite import SqliteStore
 from agent.traffic.port import Binding, RouteOrder
 from agent.updates.published import Resolved
-from tests.fakes.daemon_process import Daemon, processes_in
+from tests.fakes.daemon_process import Daemon, kill_all, processes_in
 
 _ID = re.compile(r"[a-z2-7]{8}")
 
@@ -39,6 +40,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     revisions: dict[tuple[str, int], Revision]
     secrets: dict[str, dict[str, tuple[int, str]]]
     claims: set[tuple[str, str, str]]
+    conditions: list[GpuCondition]
+    leases: list[Lease]
     running: list[str]
 
 
@@ -60,6 +63,8 @@ def _read(tx: Reader) -> Recorded:
         revisions={(name, r.number): r for name in names for r in tx.revisions(name)},
         secrets={name: tx.secret_versions(name) for name in names},
         claims={(claim.kind, claim.key, claim.holder) for claim in tx.claims()},
+        conditions=tx.gpu_conditions(),
+        leases=[lease for lease in tx.leases() if not lease.expired],
         running=[name for name in names if tx.running_update(name) is not None],
     )
 
@@ -73,6 +78,7 @@ async def discrepancies(daemon: Daemon) -> list[str]:
     found += _processes(daemon, rows)
     found += _directories(daemon, rows)
     found += _claims(rows)
+    found += _gpus(rows)
     found += _values(daemon, rows)
     attached = await network.list_attached()
     wanted = {row.id for row in rows.enclaves} if daemon.mode == "tap" else set()
@@ -125,6 +131,13 @@ def vms_in(daemon: Daemon) -> dict[str, list[int]]:
     return found
 
 
+def end_vm(daemon: Daemon, launch_uuid: str) -> bool:
+    """Kill that VM -9, as the kernel does when memory is short; whether it was there."""
+    pids = vms_in(daemon).get(launch_uuid, [])
+    kill_all(dict.fromkeys(pids))
+    return bool(pids)
+
+
 def _processes(daemon: Daemon, rows: Recorded) -> Iterator[str]:
     running = vms_in(daemon)
     yield from _differ("VMs", {row.launch_uuid for row in rows.enclaves}, set(running))
@@ -167,12 +180,25 @@ def _directories(daemon: Daemon, rows: Recorded) -> Iterator[str]:
 
 def _claims(rows: Recorded) -> Iterator[str]:
     wanted = {(ClaimKind.ADDRESS, row.address, row.id) for row in rows.enclaves}
+    for row in rows.enclaves:
+        wanted |= {(ClaimKind.GPU, bdf, row.id) for bdf in (*row.gpus, *row.switches)}
+    for lease in rows.leases:
+        wanted |= {(ClaimKind.GPU, bdf, lease.id) for bdf in lease.gpus}
+        wanted |= {(ClaimKind.ADDRESS, lease.address, lease.id)} if lease.address else set()
     for deployment in rows.deployments:
         number = deployment.active_revision or deployment.last_revision
         revision = rows.revisions[deployment.name, number]
         for key in revision.listen_claims:
             wanted.add((ClaimKind.LISTEN, key, deployment.name))
     yield from _differ("claims", {str(c) for c in wanted}, {str(c) for c in rows.claims})
+
+
+def _gpus(rows: Recorded) -> Iterator[str]:
+    """What no enclave has is clean; nothing is being worked on."""
+    taken = {bdf for row in rows.enclaves for bdf in (*row.gpus, *row.switches)}
+    for row in rows.conditions:
+        if row.busy or (not row.clean and row.bdf not in taken) or row.fault:
+            yield f"GPU {row.bdf} is left as {row}"
 
 
 def _values(daemon: Daemon, rows: Recorded) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.host.clock import ManualClock
@@ -91,3 +92,33 @@ async def test_requests_of_other_deployments_do_not_wait(store: MemoryStore, vau
     async with secrets.staging(NAME, {"KEY": "one"}):
         async with asyncio.timeout(10), secrets.staging(DeploymentName("other"), {"KEY": "two"}):
             pass
+
+
+async def test_a_value_that_the_enclave_has_already_gets_its_version_back(
+    store: MemoryStore, vault: Vault, tmp_path: Path
+) -> None:
+    """So it is not stale: there is nothing that a relaunch would change."""
+    secrets = Secrets(store, vault)
+
+    async def put(values: dict[str, str | None]) -> int:
+        async with secrets.staging(NAME, values) as staged:
+            await record(store, staged)
+        return staged.versions.get("KEY", 0)
+
+    assert await put({"KEY": "old"}) == 1
+    active = msgspec.structs.replace(deployment(NAME), active_revision=2)
+    given = msgspec.structs.replace(revision(2, NAME), secrets={"KEY": 1})
+
+    def serve(tx: Transaction) -> None:
+        tx.put_revision(given)
+        tx.put_deployment(active)
+
+    await store.transact(serve)
+    assert await put({"KEY": "new"}) == 2
+    assert await put({"KEY": "old"}) == 1
+    assert await put({"KEY": None}) == 0
+    assert await put({"KEY": "old"}) == 1
+    assert kept(tmp_path) == {"KEY.1": "old"}
+    assert await put({"KEY": "newer"}) == 2
+    vault.forget(NAME)  # the host was rebooted: nobody knows any more what the old one was
+    assert await put({"KEY": "old"}) == 3
