@@ -567,7 +567,7 @@ STORIES = [
         "deploy",
         deploying("gpu1"),
         lambda _, now: now.deployment is not None,
-        lambda _, now: now.finished,
+        lambda _, now: now.finished and now.gpus["free"] == 7,
         world=WITH_GPUS,
     ),
     Story(
