@@ -7,7 +7,7 @@ enclave's row (which is its allocation) and the exclusive claims.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -15,7 +15,6 @@ from agent.capacity.decision import decide
 from agent.capacity.supply import Admission, Holding, HostSupply, Question, charged
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave, Lifecycle
-from agent.model.event import EventDraft
 from agent.model.ids import DeploymentName, LeaseId
 from agent.model.reasons import Reason, ReasonCode, Strategy
 from agent.model.release import Release
@@ -34,7 +33,7 @@ from agent.updates.allocation import (
 from agent.updates.audit import sign
 from agent.updates.gpus import recorded
 from agent.updates.leases import expire, spend
-from agent.updates.port import Caller, ConflictError, RefusedError
+from agent.updates.port import ConflictError, RefusedError
 
 _REFUSING = Route(generation=0, enclave=None)
 
@@ -221,6 +220,7 @@ def _admit(
         msgspec.structs.replace(
             deployment,
             wish=Wish.RUN,
+            restart_revision=None,
             last_revision=max(deployment.last_revision, revision.number),
         )
     )
@@ -241,25 +241,21 @@ def _active(tx: Reader, deployment: Deployment) -> Enclave | None:
     return None
 
 
-def restart_old(
-    tx: Transaction, name: DeploymentName, number: int, supply: HostSupply, now: Instant
-) -> None:
-    """Bring the old revision back after a failed stop_then_start, as its request asked for.
-
-    A refusal leaves the deployment failed, with an event that says why.
-    """
-    terms = Terms(supply=supply, now=now, caller=Caller(name="agent"))
-    try:
-        admit_revision(tx, name, number, Options(), terms)
-    except (RefusedError, ConflictError) as error:
-        tx.append(EventDraft(kind="restart_old", deployment=name, to="refused", reason=str(error)))
-
-
 def secrets_missing(names: list[str]) -> Reason:
     """The refusal of a release whose secrets were not supplied."""
     return Reason(
         code=ReasonCode.SECRETS_MISSING,
         detail=f"no value for: {', '.join(names)}",
+        needed=len(names),
+        available=0,
+    )
+
+
+def secrets_gone(names: Sequence[str]) -> Reason:
+    """The refusal of a revision whose secrets' values are not on this host any more."""
+    return Reason(
+        code=ReasonCode.SECRETS_MISSING,
+        detail=f"values of {', '.join(names)} are not on this host; supply them again",
         needed=len(names),
         available=0,
     )
