@@ -26,6 +26,7 @@ from agent.updates.admission import (
     judge,
     new_revision,
     question,
+    secrets_gone,
 )
 from agent.updates.allocation import Options, Terms
 from agent.updates.audit import highest_epoch, reset_epoch, see_epoch, sign
@@ -123,8 +124,11 @@ class UpdateEngine:
     async def _admit_revision(
         self, revision: Revision, options: Options, caller: Caller
     ) -> Update:
-        """Of a revision whose signature was asked for again, where one is required."""
+        """Of a revision whose signature was asked for again; its secrets must be here still."""
         name, number = revision.deployment, revision.number
+        missing = self._parts.vault.missing(name, revision.secrets)
+        if missing:
+            options = msgspec.structs.replace(options, obstacles=(secrets_gone(missing),))
         terms = await self._terms(caller)
         update = await self._store.transact(
             lambda tx: admit_revision(tx, name, number, options, terms)
@@ -204,6 +208,7 @@ class UpdateEngine:
         await require_signed(self._parts.releases, revision)
         options = Options(
             staging=failed.staging,
+            strategy=failed.insisted,
             revert_after_switch=failed.revert_after_switch,
             restart_old_on_failure=failed.restart_old_on_failure,
         )
