@@ -9,7 +9,7 @@ was promised before.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -20,12 +20,10 @@ from agent.model.ids import DeploymentName
 from agent.model.reasons import Reason, ReasonCode
 from agent.model.revision import Revision, Wish
 from agent.store.port import Reader, Transaction
-from agent.updates.admission import admit_revision, secrets_gone
+from agent.updates.admission import Missing, admit_revision, secrets_gone
 from agent.updates.allocation import Options, Terms
 from agent.updates.parts import Parts
 from agent.updates.port import Caller, ConflictError, RefusedError
-
-Missing = Callable[[DeploymentName, Mapping[str, int]], tuple[str, ...]]
 
 _CALLER = Caller(name="agent")
 _LOOK_AGAIN_S = 1.0  # what is waited for is not always told, and a look is cheap

@@ -93,7 +93,7 @@ class EngineRoom:
             parts.store, parts.traffic, self.executor, self.bells, self._foundlings.holds
         )
         self._lookout = Lookout(parts, self.executor, self.data_plane, lambda: self._stopping)
-        self._outlooks = OutlookMaker(
+        self.outlooks = OutlookMaker(
             parts.store,
             parts.releases,
             parts.vault,
@@ -302,7 +302,7 @@ class EngineRoom:
             seen = self._rows_changed.count
             self.pulse.promise("outlook", _OUTLOOK_EVERY_S + _TURN_S)
             try:
-                self.board.show_outlook(await self._outlooks.make())
+                self.board.show_outlook(await self.outlooks.make())
                 await self.data_plane.look(self.board.rows.values(), changed=changed)
                 await self.protect_images()
                 self.board.clear_problem("outlook")
