@@ -39,6 +39,7 @@ from agent.updates.lookup import (
     recorded_revision,
     rollback_target,
     running,
+    to_cancel,
     values,
 )
 from agent.updates.port import (
@@ -176,13 +177,7 @@ class UpdateEngine:
         """Until the switch is decided."""
 
         def work(tx: Transaction) -> Update:
-            update = running(tx, name)
-            if update.decided in (Decided.SWITCH, Decided.COMPLETE):
-                raise ConflictError(
-                    "switched",
-                    "traffic has switched already; to go back: "
-                    f"enclave-agent rollback {name} --to {update.from_tag or 'TAG'}",
-                )
+            update = to_cancel(tx, name, self._room.is_well)
             if update.cancel_requested or update.decided is not Decided.UNDECIDED:
                 return update
             return flag(tx, update, caller, cancel_requested=True)
