@@ -91,19 +91,19 @@ class UpdateEngine:
         """Update a deployment to another tag, other variables, secrets or listeners."""
         before = await self._store.read(lambda tx: current(tx, name))
         async with self._room.secrets.staging(name, values(change)) as staged:
-            ask = await self._ask(before, change, staged)
+            ask = await self._ask(before, change, staged.versions)
             update = await self._admit(ask, staged, caller, new=False)
         await self._room.refresh(name)
         return update
 
-    async def _ask(self, before: Revision, change: Change, staged: Staged) -> Ask:
+    async def _ask(self, before: Revision, change: Change, secrets: Mapping[str, int]) -> Ask:
         tag = before.tag if change.tag is msgspec.UNSET else change.tag
         release = await resolve(self._parts.releases, before.repo, tag)
         return ask_for_change(
             change,
             before,
             release,
-            staged.versions,
+            secrets,
             self._parts.traffic,
             revert_after_switch=self._revert_after_switch,
         )
@@ -287,11 +287,15 @@ class UpdateEngine:
             raise FieldError("deployment", "a deployment or a demand is needed")
         before = await self._store.read(lambda tx: current(tx, name))
         change = Change(
-            tag=wanted.tag or msgspec.UNSET, staging=wanted.staging, strategy=wanted.strategy
+            tag=wanted.tag or msgspec.UNSET,
+            staging=wanted.staging,
+            strategy=wanted.strategy,
+            variables=dict.fromkeys(wanted.variables, ""),  # that there is one is what matters
         )
         staged = await self._room.secrets.stage(name, {})
         try:
-            ask = await self._ask(before, change, staged)
+            secrets = dict.fromkeys(wanted.secrets, 0) | staged.versions
+            ask = await self._ask(before, change, secrets)
         except RefusedError as refused:
             return refused.decision
         revision = new_revision(ask, before.number + 1, self._parts.clock.now())

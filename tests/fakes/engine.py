@@ -114,6 +114,7 @@ class FakeEngine:
         self.evidences: dict[EnclaveId, Evidence] = {}
         self.oldest_event = 1
         self.answer_to_plan: Decision | None = None
+        self.planned: list[PlanQuestion] = []
         self._entries: dict[DeploymentName, _Entry] = {}
         self._events: list[Event] = []
         self._version = 0
@@ -269,6 +270,7 @@ class FakeEngine:
 
     async def plan(self, question: PlanQuestion) -> Decision:
         self._raise()
+        self.planned.append(question)
         if self.answer_to_plan is not None:
             return self.answer_to_plan
         if question.deployment is None:
