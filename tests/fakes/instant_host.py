@@ -51,6 +51,7 @@ class InstantVms:
         self.changed = Wake()
         self.running: dict[EnclaveId, VmView] = {}
         self.failing: set[str] = set()  # tags with which no QEMU starts
+        self.stopping: Callable[[], None] = lambda: None  # called while one is stopped
         self._pid = 1000
 
     async def start(self) -> None: ...
@@ -83,6 +84,7 @@ class InstantVms:
         self.changed.ring()
 
     async def stop(self, enclave: Enclave, grace_s: float) -> None:
+        self.stopping()
         self.running.pop(enclave.id, None)
         self.changed.ring()
 
@@ -220,6 +222,13 @@ class InstantHost:
         )
         self.room = EngineRoom(parts, _facts(clock))
         self.engine = UpdateEngine(self.room)
+
+    async def restart(self) -> None:
+        """The agent ends and is started again; the machine is as it was."""
+        await self.room.close()
+        self.room = EngineRoom(self.room.parts, _facts(self.clock))
+        self.engine = UpdateEngine(self.room)
+        await self.room.start()
 
     async def _supply(self) -> HostSupply:
         return self.supply

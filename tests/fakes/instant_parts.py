@@ -70,12 +70,17 @@ class InstantWorkshop:
     async def keep(self) -> None:
         while True:
             if self.works:
-                await self._store.transact(self._clean)
+                await self.clean()
             await asyncio.sleep(0.02)
 
-    def _clean(self, tx: Transaction) -> None:
-        for one in unowned_dirty(tx):
-            finish(tx, [one], {one: CcMode.ON}, self._clock.now())
+    async def clean(self) -> None:
+        """All that is dirty and nobody's."""
+
+        def work(tx: Transaction) -> None:
+            for one in unowned_dirty(tx):
+                finish(tx, [one], {one: CcMode.ON}, self._clock.now())
+
+        await self._store.transact(work)
 
     def look_again(self) -> None: ...
 

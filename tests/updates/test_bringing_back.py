@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from agent.model.event import Event
 from agent.model.reasons import Strategy
-from agent.model.revision import Wish
+from agent.model.revision import DeploymentStatus, Wish
 from agent.model.update import Step, UpdateStatus
+from agent.updates import bringing_back
+from agent.updates.port import Change, RefusedError
+from agent.updates.published import DeploymentFacts
 from agent.updates.situation import ActionKind
-from tests.fakes.simulated_host import NAME, SimulatedHost
+from tests.fakes.instant_host import CALLER, InstantHost, Make
+from tests.fakes.simulated_host import NAME, SimulatedHost, release
 
 
 @pytest.fixture
@@ -137,3 +142,74 @@ def test_a_cancel_after_the_stop_wants_nothing_back(host: SimulatedHost) -> None
     host.settle(seconds=120)
     assert (owed(host), host.vms) == (None, {})
     assert ActionKind.BRING_BACK not in {action.kind for action in host.log}
+
+
+async def owing(make: Make) -> InstantHost:
+    """The real engine, all of whose GPUs are dirty after an update that failed."""
+    host = await make(gpus=1)
+    for tag in ("v1", "v2", "v3"):
+        host.releases.made[tag] = release(tag, gpus=1)
+    await host.deploy(NAME, "v1")
+    host.workshop.works = False
+    host.vms.failing.add("v2")
+    update = await host.update(NAME, "v2", restart_old_on_failure=True)
+    assert (update.status, update.strategy) == (UpdateStatus.FAILED, Strategy.STOP_THEN_START)
+    await asyncio.sleep(0.05)
+    facts = host.engine.snapshot.deployments[NAME]
+    assert facts.status is DeploymentStatus.FAILED
+    assert facts.row.restart_revision == 1
+    return host
+
+
+def is_back(facts: DeploymentFacts) -> bool:
+    return facts.status is DeploymentStatus.RUNNING and facts.row.active_revision == 1
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+async def test_the_engine_brings_it_back_by_itself(make: Make, crashed: bool) -> None:
+    host = await owing(make)
+    await host.engine.drain(CALLER)
+    if crashed:
+        await host.restart()
+    host.workshop.works = True
+    await host.until(NAME, is_back)
+    assert len(await host.engine.updates(NAME)) == 3
+
+
+@pytest.mark.parametrize("verb", ["stop", "delete"])
+async def test_the_engine_lets_a_stop_or_a_delete_win(make: Make, verb: str) -> None:
+    host = await owing(make)
+    await getattr(host.engine, verb)(NAME, CALLER)
+    host.workshop.works = True
+    await asyncio.sleep(1.2)  # longer than it takes to look again
+    assert host.vms.running == {}
+    if verb == "stop":
+        facts = host.engine.snapshot.deployments[NAME]
+        assert (facts.status, facts.row.restart_revision) == (DeploymentStatus.STOPPED, None)
+        back = await host.finish(await host.engine.start(NAME, CALLER))
+        assert (back.tag, back.status) == ("v1", UpdateStatus.COMPLETED)
+    else:
+        assert NAME not in host.engine.snapshot.deployments
+
+
+@pytest.mark.parametrize("verb", ["retry", "update"])
+async def test_the_engine_lets_another_update_win(
+    make: Make, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bringing_back, "_LOOK_AGAIN_S", 3600)  # the other one is first
+    host = await owing(make)
+    host.vms.failing.clear()
+    asked = {
+        "retry": lambda: host.engine.retry(NAME, CALLER),
+        "update": lambda: host.engine.update(NAME, Change(tag="v3"), CALLER),
+    }[verb]
+    with pytest.raises(RefusedError) as refused:
+        await asked()
+    assert refused.value.code == "gpus_dirty"
+    assert host.engine.snapshot.deployments[NAME].row.restart_revision == 1, "refused is no change"
+    await host.workshop.clean()
+    update = await host.finish(await asked())
+    assert update.status is UpdateStatus.COMPLETED
+    await asyncio.sleep(0.05)
+    facts = host.engine.snapshot.deployments[NAME]
+    assert (facts.row.active_revision, facts.row.restart_revision) == (update.revision, None)
