@@ -214,7 +214,7 @@ class FakeEngine:
         self._order("accept", caller)
         update = self._running(self._entry(name))
         if not isinstance(update.state, AwaitingAccept):
-            raise ConflictError("not_awaiting_accept", f"the update is in step {update.step}")
+            raise ConflictError("not_ready", f"the update is in step {update.step}")
         return self.put(name, msgspec.structs.replace(update, accepted=True, state=Switching()))
 
     async def cancel(self, name: DeploymentName, caller: Caller) -> Update:
@@ -222,7 +222,7 @@ class FakeEngine:
         update = self._running(self._entry(name))
         if update.decided is not Decided.UNDECIDED:
             raise ConflictError(
-                "already_switched", f"traffic has moved; roll back: enclave-agent rollback {name}"
+                "switched", f"traffic has moved; roll back: enclave-agent rollback {name}"
             )
         self._end(name, Decided.CANCEL, update.step, None)
         return self._entry(name).updates[0]
