@@ -69,7 +69,7 @@ class InstantWorkshop:
 
     async def keep(self) -> None:
         while True:
-            if self.works:
+            if self.works and await self._store.read(unowned_dirty):
                 await self.clean()
             await asyncio.sleep(0.02)
 
