@@ -15,15 +15,13 @@ from agent.errors import AgentError, describe
 from agent.host.pulse import Pulse
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave
-from agent.model.event import EventDraft
 from agent.model.ids import DeploymentName, EnclaveId
-from agent.model.update import TearingDown
 from agent.releases.port import KeptImage
 from agent.store.port import Reader, Transaction
-from agent.updates.admission import restart_old
 from agent.updates.alarms import alarms
 from agent.updates.bells import Bells
 from agent.updates.board import Board
+from agent.updates.bringing_back import BringingBack
 from agent.updates.data_plane import DataPlaneWatch
 from agent.updates.executor import Executor
 from agent.updates.foundlings import Foundlings
@@ -89,12 +87,13 @@ class EngineRoom:
             measured=parts.measured,
             preflight=parts.preflight,
             keeps_route=self._foundlings.keeps,
+            bring_back=BringingBack(parts, self.supply),
         )
         self.data_plane = DataPlaneWatch(
             parts.store, parts.traffic, self.executor, self.bells, self._foundlings.holds
         )
         self._lookout = Lookout(parts, self.executor, self.data_plane, lambda: self._stopping)
-        self._outlooks = OutlookMaker(
+        self.outlooks = OutlookMaker(
             parts.store,
             parts.releases,
             parts.vault,
@@ -132,7 +131,7 @@ class EngineRoom:
         for forward in (self._forward_vms, self._forward_health):
             self._tasks.append(asyncio.create_task(forward()))
         self._tasks.append(asyncio.create_task(self._follow_inventory()))
-        await self._know_supply()  # bringing an old version back may be the first thing to do
+        await self._know_supply()  # other GPUs for a relaunch may be the first thing to do
         for name in names:
             self.own(name)
         for reconciler, _ in list(self._reconcilers.values()):
@@ -235,7 +234,6 @@ class EngineRoom:
             observe=self._observe,
             perform=self.executor.perform,
             publish=self._publish,
-            restart=self._restart,
             regroup=self._regroup,
             console_tail=self._console_tail,
             well=lambda: self.board.clear_problem(_problem_key(name)),
@@ -304,7 +302,7 @@ class EngineRoom:
             seen = self._rows_changed.count
             self.pulse.promise("outlook", _OUTLOOK_EVERY_S + _TURN_S)
             try:
-                self.board.show_outlook(await self._outlooks.make())
+                self.board.show_outlook(await self.outlooks.make())
                 await self.data_plane.look(self.board.rows.values(), changed=changed)
                 await self.protect_images()
                 self.board.clear_problem("outlook")
@@ -335,10 +333,7 @@ class EngineRoom:
         if rows:
             await self.data_plane.recount_draining(rows)
             self._lookout.watch(rows)
-            update = rows.update
-            if (
-                update and update.restart_old_on_failure and isinstance(update.state, TearingDown)
-            ) or any(self._lookout.wants_others(row) for row in enclaves):
+            if any(self._lookout.wants_others(row) for row in enclaves):
                 await self._know_supply()
         return self._lookout.look(name, enclaves)
 
@@ -367,14 +362,6 @@ class EngineRoom:
         seen = self._lookout.look(name, rows.enclaves)
         self.board.show_alarms(name, alarms(situation(rows, seen)))
         self.board.show(name, rows, seen)
-
-    def _restart(self, tx: Transaction, name: DeploymentName, number: int) -> None:
-        supply = self._latest_supply
-        if supply is not None:
-            restart_old(tx, name, number, supply, self.parts.clock.now())
-        else:
-            why = "what the host has is not known"
-            tx.append(EventDraft(kind="restart_old", deployment=name, to="refused", reason=why))
 
     def _regroup(self, tx: Transaction, enclave_id: EnclaveId) -> None:
         now = self.parts.clock.now()

@@ -17,6 +17,7 @@ from agent.model.revision import Deployment, Revision
 from agent.model.update import Launching, Update
 from agent.probes.port import HealthView
 from agent.store.port import Reader, Transaction
+from agent.updates.bringing_back import owe
 from agent.updates.patience import BOOTS, shape_of
 from agent.updates.situation import Action, Judged, Outcome, Policy, Situation, Write
 
@@ -134,6 +135,8 @@ def persist(
         tx.put_deployment(write.deployment)
     if write.update:
         _put_update(tx, write.update, console_tail)
+    if write.restart is not None:
+        owe(tx, name, write.restart)
     for sample in write.samples:
         tx.add_sample(sample)
     for event in write.events:

@@ -33,10 +33,18 @@ def keep_up(s: Situation) -> Plan:
     """The next step for everything that no update owns."""
     if s.update is None and s.deployment.wish is not Wish.RUN:
         return _wind_down(s)
-    upkeep = _keep_active(s)
+    upkeep = _keep_active(s).also(_bring_back(s))
     if upkeep.write is None and not s.route_applied:
         return upkeep.also(act(s.apply_route))
     return upkeep
+
+
+def _bring_back(s: Situation) -> Plan:
+    """The old version of an update that failed after its stop, if its request wanted it back."""
+    number = s.deployment.restart_revision
+    if s.update is not None or number is None:
+        return rest()
+    return act(Action(ActionKind.BRING_BACK, key=str(number)))
 
 
 def _wind_down(s: Situation) -> Plan:

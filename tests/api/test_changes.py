@@ -82,7 +82,7 @@ async def test_accept_cancel_and_retry_steer_the_current_update(api) -> None:
     await api.deploy(staging=True)
     current = "/v1/deployments/web/updates/current"
     early = await api.ask("POST", f"{current}/accept")
-    assert (early.status, early.json["code"]) == (409, "not_awaiting_accept")
+    assert (early.status, early.json["code"]) == (409, "not_ready")
     while api.engine.snapshot.deployments["web"].update.step != "accept":
         api.engine.advance("web")
     assert (await api.ask("GET", current)).json["status"] == "ready"
