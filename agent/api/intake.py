@@ -82,8 +82,8 @@ def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
     if body.deployment is UNSET and body.demand is UNSET:
         raise FieldError("deployment", "a deployment or a demand is needed")
     full = body if isinstance(body, wire.PlanRequest) else wire.PlanRequest()
-    of_a_deployment = body.deployment is not UNSET or body.tag is not UNSET
-    if body.demand is not UNSET and (of_a_deployment or full.variables or full.secrets):
+    of_a_deployment = (body.deployment, body.tag, full.variables, full.secrets)
+    if body.demand is not UNSET and any(member is not UNSET for member in of_a_deployment):
         raise FieldError("demand", "either a demand, or a deployment with a tag")
     name = body.deployment
     demand = body.demand
@@ -95,8 +95,8 @@ def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
         demand=None if demand is UNSET else _demand(demand),
         strategy=None if body.strategy is UNSET else body.strategy,
         staging=full.staging,
-        variables=_names("variables", full.variables),
-        secrets=_names("secrets", full.secrets),
+        variables=_names("variables", full.variables or ()),
+        secrets=_names("secrets", full.secrets or ()),
     )
 
 

@@ -52,8 +52,8 @@ def ask(
         tag=tag or UNSET,
         strategy=strategy,
         staging=staging,
-        variables=tuple(variables),
-        secrets=tuple(secrets),
+        variables=tuple(variables) or UNSET,
+        secrets=tuple(secrets) or UNSET,
     )
     decision = client.send("POST", "/v1/plan", body, DecisionView)
     if as_json:

@@ -107,8 +107,8 @@ class PlanRequest(_Request, frozen=True, kw_only=True):
     demand: DemandRequest | UnsetType = UNSET
     strategy: Strategy | UnsetType = UNSET
     staging: bool = False
-    variables: NameList = ()
-    secrets: NameList = ()
+    variables: NameList | UnsetType = UNSET
+    secrets: NameList | UnsetType = UNSET
 
 
 class PruneRequest(_Request, frozen=True, kw_only=True):
