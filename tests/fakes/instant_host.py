@@ -25,6 +25,7 @@ from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import RouteOrder
 from agent.updates.engine import EngineRoom
+from agent.updates.host_end import AskHost, stays_up
 from agent.updates.parts import Parts
 from agent.updates.port import Caller, Change, NewDeployment
 from agent.updates.published import HostFacts, Resolved
@@ -185,6 +186,7 @@ class InstantHost:
         clock: ManualClock,
         directory: Path,
         releases: Releases | None = None,
+        host_stopping: AskHost = stays_up,
     ) -> None:
         self.clock = clock
         self.vms = InstantVms()
@@ -203,6 +205,7 @@ class InstantHost:
             supply=self._supply,
             policy=POLICY,
             host_id=HostId("tests"),
+            host_stopping=host_stopping,
         )
         self.room = EngineRoom(parts, _facts(clock))
         self.engine = UpdateEngine(self.room)
