@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -25,6 +26,7 @@ from agent.updates.bringing_back import BringingBack
 from agent.updates.data_plane import DataPlaneWatch
 from agent.updates.executor import Executor
 from agent.updates.foundlings import Foundlings
+from agent.updates.host_end import HostEnd
 from agent.updates.launch_order import biggest_first
 from agent.updates.leasing import Leasing
 from agent.updates.lookout import Lookout
@@ -58,7 +60,7 @@ class EngineRoom:
         self.bells = Bells()
         self.pulse = Pulse(parts.clock)
         self._rows_changed = Wake()
-        self._stopping = False
+        self._host_end = HostEnd(parts.host_stopping, parts.clock)
         self._latest_supply: HostSupply | None = None
         self._known: dict[DeploymentName, set[EnclaveId]] = {}  # those whose end is to be seen
         self._reconcilers: dict[DeploymentName, tuple[Reconciler, asyncio.Task[None]]] = {}
@@ -92,7 +94,7 @@ class EngineRoom:
         self.data_plane = DataPlaneWatch(
             parts.store, parts.traffic, self.executor, self.bells, self._foundlings.holds
         )
-        self._lookout = Lookout(parts, self.executor, self.data_plane, lambda: self._stopping)
+        self._lookout = Lookout(parts, self.executor, self.data_plane)
         self.outlooks = OutlookMaker(
             parts.store,
             parts.releases,
@@ -158,16 +160,10 @@ class EngineRoom:
 
     async def close(self) -> None:
         """Stop deciding. VMs and the data plane go on."""
-        self._stopping = True
         tasks = [*self._tasks, *(task for _, task in self._reconcilers.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def host_is_stopping(self) -> None:
-        """The host shuts down: nothing is relaunched any more."""
-        self._stopping = True
-        self.bells.ring()
 
     def show_draining(self, draining: bool) -> None:
         """The host was told to admit nothing new, or to admit again."""
@@ -335,7 +331,9 @@ class EngineRoom:
             self._lookout.watch(rows)
             if any(self._lookout.wants_others(row) for row in enclaves):
                 await self._know_supply()
-        return self._lookout.look(name, enclaves)
+        seen = self._lookout.look(name, enclaves)
+        stopping = await self._host_end.stopping(enclaves, seen.vms)
+        return dataclasses.replace(seen, host_stopping=stopping)
 
     def _publish(self, name: DeploymentName, rows: Rows | None) -> None:
         before = self.board.rows.get(name)

@@ -127,7 +127,7 @@ def _keep_active(s: Situation) -> Plan:
     if row.lifecycle is Lifecycle.LAUNCHING:
         return _relaunch(s, row)
     if s.gone(row.id):
-        return rest() if s.host_stopping else _mourn(s, row)
+        return _mourn(s, row)
     if s.vm(row.id).phase is VmPhase.STOPPING or row.launched_at is None:
         return act(Action(ActionKind.STOP, enclave=row.id))  # what ended is being cleaned
     return _serve(s, row)

@@ -148,6 +148,22 @@ async def test_while_starting_changes_wait_and_reads_answer(api) -> None:
     assert (await api.ask("GET", "/status")).status == 200
 
 
+async def test_while_starting_nobody_is_told_that_something_does_not_exist(api) -> None:
+    await api.deploy()
+    paths = (
+        "/v1/deployments/other",
+        "/v1/deployments/other/updates/current",
+        "/v1/enclaves/aaaaaaaa",
+    )
+    for ready, status, code in ((True, 404, "not_found"), (False, 503, "starting")):
+        api.engine.ready = ready
+        api.engine.publish()
+        for path in paths:
+            answer = await api.ask("GET", path)
+            assert (answer.status, answer.json["code"]) == (status, code)
+    assert (await api.ask("GET", "/v1/deployments/web")).status == 200
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [

@@ -316,8 +316,8 @@ def test_waiting_tells_a_story_in_lines(agent) -> None:
     assert told == [
         "pending, prepare",
         "pending, launch",
-        "started, boot; 3 of 7 stages, at certificate",
-        "started, verify; http 2/2, containers 1/2",
+        "started, boot; 3 of 7 stages, at certificate; 0/2 probes",
+        "started, verify; 1/2 probes; http 2/2, containers 1/2",
         "ready, switch",
         "completed, switch",
     ]

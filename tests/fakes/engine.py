@@ -69,6 +69,7 @@ from agent.updates.port import (
 from agent.updates.published import (
     DeploymentFacts,
     EnclaveFacts,
+    Expected,
     Feasibility,
     HostFacts,
     Problem,
@@ -115,6 +116,7 @@ class FakeEngine:
         self.oldest_event = 1
         self.answer_to_plan: Decision | None = None
         self.planned: list[PlanQuestion] = []
+        self.expected = Expected()
         self._entries: dict[DeploymentName, _Entry] = {}
         self._events: list[Event] = []
         self._version = 0
@@ -647,6 +649,7 @@ class FakeEngine:
             revision=active[0] if active else entry.revisions[-1],
             update=update,
             update_deadline=deadline,
+            expected=self.expected,
             enclaves=tuple(entry.enclaves.values()),
             stale_secrets=self._stale(entry),
             rollback=tuple(

@@ -28,6 +28,7 @@ from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import RouteOrder
 from agent.updates.engine import EngineRoom
+from agent.updates.host_end import AskHost, stays_up
 from agent.updates.parts import Parts
 from agent.updates.port import Caller, Change, NewDeployment
 from agent.updates.published import DeploymentFacts, HostFacts, Resolved
@@ -190,6 +191,7 @@ class InstantHost:
         *,
         gpus: int = 0,
         policy: Policy = POLICY,
+        host_stopping: AskHost = stays_up,
     ) -> None:
         self.clock = clock
         self.vms = InstantVms()
@@ -219,6 +221,7 @@ class InstantHost:
             policy=policy,
             preparation=self.workshop,
             host_id=HostId("tests"),
+            host_stopping=host_stopping,
         )
         self.room = EngineRoom(parts, _facts(clock))
         self.engine = UpdateEngine(self.room)

@@ -116,6 +116,7 @@ class SimulatedHost:
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     applied: int | None = None
     firmware_changed_at: Instant | None = None
+    stopping: bool = False  # the host shuts down
     ended: set[str] = field(default_factory=set)  # launches that ended by themselves
     log: list[Action] = field(default_factory=list)
     quarantined: set[Bdf] = field(default_factory=set)
@@ -211,6 +212,7 @@ class SimulatedHost:
             applied_generation=self.applied,
             firmware_changed_at=self.firmware_changed_at,
             outcomes=dict(self.outcomes),
+            host_stopping=self.stopping,
         )
 
     def _view(self, key: EnclaveId, vm: Vm) -> VmView:
