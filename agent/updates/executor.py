@@ -119,7 +119,7 @@ class Executor:
             case ActionKind.APPLY_ROUTE:
                 await self.apply_route(name)
             case ActionKind.RESET:
-                return Outcome(count=await self._reset(action))
+                return await self._reset(action)
             case ActionKind.FORGET_DEPLOYMENT:
                 await self._traffic.remove(name)
                 self.applied.pop(name, None)
@@ -285,13 +285,18 @@ class Executor:
             domain=revision.domain,
         )
 
-    async def _reset(self, action: Action) -> int:
+    async def _reset(self, action: Action) -> Outcome:
+        """Of every listener, also after one where it failed."""
         row, revision = await self._rows(action)
-        count = 0
+        count, fault = 0, None
         for listener in revision.listeners:
             endpoint = self._enclaves.endpoint(row, revision, listener.guest_port)
-            count += await self._traffic.reset(endpoint)
-        return count
+            try:
+                count += await self._traffic.reset(endpoint)
+            except AgentError as error:
+                log.warning("reset failed", extra=_fields(row.deployment, action, error))
+                fault = _fault(error)
+        return Outcome(fault=fault, count=count)
 
     async def connections(self, row: Enclave, revision: Revision) -> int:
         """Connections open to an enclave through the data plane; counted at once, by one look."""

@@ -37,16 +37,15 @@ from agent.model.update import (
 )
 from agent.updates.ending import (
     drain,
-    mark_stopping,
     old_can_take_over,
     retire,
     send_back,
     soak,
-    stop_action,
     tear_down,
 )
 from agent.updates.patience import boot_deadline_s
 from agent.updates.situation import Action, ActionKind, Plan, Situation, Write, act, rest
+from agent.updates.stopping import end_old
 from agent.updates.transitions import (
     become,
     cancel,
@@ -146,25 +145,12 @@ def _begin_launch(s: Situation, update: Update) -> Plan:
 
 
 def _stop_old(s: Situation, update: Update, state: StoppingOld) -> Plan:
-    """Refuse first; then reset what is open, and stop beside it. Each of it safe to do again."""
-    if not s.route_applied:
-        return act(s.apply_route)
-    if update.old_stopped_at is None:
-        return note(s, old_stopped_at=s.now)
+    doing = end_old(s, update, state)
+    if doing is not None:
+        return doing
     old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
     if old is None:
         return become(s, Releasing())
-    if old.lifecycle is not Lifecycle.STOPPING:
-        return mark_stopping(s, update, old, 0)
-    reset = Action(ActionKind.RESET, enclave=old.id)
-    if not state.reset and (outcome := s.outcomes.get(reset)) is not None:
-        count = update.reset_connections + outcome.count
-        return note(s, state=StoppingOld(reset=True), reset_connections=count)
-    doing = set() if state.reset else {reset}
-    if s.vm(old.id).phase is not VmPhase.ABSENT:
-        doing.add(stop_action(s, old.id))
-    if doing:
-        return act(*doing)
     after, event = move(s, Releasing())
     return Plan(
         write=Write(

@@ -76,6 +76,7 @@ class Policy:
     drain_s: float = 30
     boot_deadline_s: float | None = None
     stop_grace_s: float = 60
+    reset_patience_s: float = 10  # before connections that cannot be reset are given up
     default_start_period_s: float = 60
     probe_slack_s: float = 15
     failing_for_s: float = 6  # after the start period, before failing probes are believed

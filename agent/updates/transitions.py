@@ -122,7 +122,7 @@ def _tear_down(s: Situation, step: Step, decided: Decided, fault: Fault | None) 
     before = running_update(s)
     update, event = move(
         s,
-        TearingDown(step=step, fault=fault),
+        TearingDown(step=step, fault=fault, since=s.now),
         reason=fault.code if fault else str(decided),
         decided=decided,
         fault=fault,
@@ -171,26 +171,31 @@ def complete(s: Situation, *, drop: EnclaveId | None = None) -> Plan:
     )
 
 
-def end(s: Situation, state: TearingDown) -> Plan:
-    """The new enclave is gone: the update ends as it was decided.
+def end(s: Situation, state: TearingDown, *, stopped: EnclaveId | None = None) -> Plan:
+    """The new enclave is gone, and the old one if it was `stopped`: it ends as it was decided.
 
     The deployment is failed with it only where nothing of it is left to serve.
     """
     before = running_update(s)
     step = state.step
     update, event = move(s, Finished(step=step), finished_at=s.now)
-    others = [row for row in s.enclaves.values() if row.id != before.enclave]
+    leaving = [row for row in s.enclaves.values() if row.id in (before.enclave, stopped)]
+    others = [row for row in s.enclaves.values() if row not in leaving]
     deployment: Deployment | None = None
     if not others:
-        deployment = msgspec.structs.replace(s.deployment, active_slot=None, fault=before.fault)
+        fault = before.fault or s.deployment.fault  # a cancel leaves it as failed as it was
+        deployment = msgspec.structs.replace(s.deployment, active_slot=None, fault=fault)
     wants_old_back = before.strategy is Strategy.STOP_THEN_START and not others
     back = wants_old_back and before.restart_old_on_failure and before.cancel_requested is False
     return Plan(
         write=Write(
             update=update,
             deployment=deployment,
-            drop_enclaves=(before.enclave,) if before.enclave in s.enclaves else (),
-            events=(event,),
+            drop_enclaves=tuple(row.id for row in leaving),
+            events=(
+                event,
+                *(enclave_event(r, r.lifecycle, "stopped") for r in leaving if r.id == stopped),
+            ),
             restart=before.from_revision if back else None,
         )
     )

@@ -19,6 +19,7 @@ from agent.model.revision import Deployment, Fault, Wish
 from agent.model.update import Decided, Releasing, StoppingOld, Update
 from agent.updates.patience import boot_deadline_s
 from agent.updates.situation import Action, ActionKind, Plan, Situation, Write, act, rest
+from agent.updates.stopping import reset_action
 from agent.updates.transitions import enclave_event, routed
 from agent.updates.trust import admitted, keep_verified, loss, verification
 from agent.updates.verifying import suspect
@@ -126,8 +127,8 @@ def _keep_active(s: Situation) -> Plan:
 
 
 def _stop_leftover(s: Situation, row: Enclave | None) -> Plan:
-    """A crash-looped enclave is being stopped for good: finish that."""
-    if row is None or s.update is not None or s.deployment.fault is None:
+    """One that is being stopped for good (it crash-looped, say): finish that."""
+    if row is None or s.update is not None:
         return rest()
     return _stop(s, row)
 
@@ -195,8 +196,9 @@ def _mourn(s: Situation, row: Enclave) -> Plan:
         return _route(s, None, reason)
     if not s.route_applied:
         return act(s.apply_route)
-    reset = Action(ActionKind.RESET, enclave=row.id)
-    if vm.phase is VmPhase.EXITED and reset not in s.outcomes:
+    reset = reset_action(row.id)
+    cut = s.outcomes.get(reset)
+    if vm.phase is VmPhase.EXITED and cut is None:
         return act(reset)  # what is open to it has nobody left who would end it
     recent = _recent_relaunches(s)
     if len(recent) >= s.policy.relaunch_limit:
@@ -207,7 +209,8 @@ def _mourn(s: Situation, row: Enclave) -> Plan:
         reached = frozenset({reset} & s.outcomes.keys())  # wanted still: so it is not done anew
         return Plan(actions=reached, wake_at=not_before)
     if vm.phase is not VmPhase.ABSENT:
-        return act(Action(ActionKind.STOP, enclave=row.id))
+        again = {reset} if cut is not None and cut.fault else set()  # while there is something
+        return act(Action(ActionKind.STOP, enclave=row.id), *again)
     return Plan(write=_new_launch(s, row, recent, reason))
 
 

@@ -24,13 +24,14 @@ from agent.model.lease import Lease
 from agent.model.reasons import Strategy
 from agent.model.release import Artifact, Release
 from agent.model.resources import Demand, Listen
-from agent.model.revision import Deployment, Fault, Wish
+from agent.model.revision import Deployment, DeploymentStatus, Fault, Wish
 from agent.model.update import Step, Update
 from agent.probes.port import HealthView
 from agent.store.memory import MemoryStore
 from agent.store.port import Reader, Transaction
 from agent.updates.admission import Ask, admit_change, admit_new, restart_old
 from agent.updates.allocation import Terms
+from agent.updates.facts import deployment_status
 from agent.updates.leases import expire, give_back
 from agent.updates.leasing import admit_lease
 from agent.updates.persist import Observation, persist, read_rows, situation
@@ -116,8 +117,11 @@ class SimulatedHost:
     applied: int | None = None
     firmware_changed_at: Instant | None = None
     ended: set[str] = field(default_factory=set)  # launches that ended by themselves
+    served: set[str] = field(default_factory=set)  # launches that traffic was sent to
     log: list[Action] = field(default_factory=list)
     quarantined: set[Bdf] = field(default_factory=set)
+    boots: int = 1
+    missing_secrets: tuple[str, ...] = ()
     bad_gpus: set[Bdf] = field(default_factory=set)  # no guest comes up with one of these
 
     def __post_init__(self) -> None:
@@ -299,6 +303,8 @@ class SimulatedHost:
                 assert deployment is not None
                 self.data_plane = (deployment.route.generation, deployment.route.enclave)
                 self.applied = deployment.route.generation
+                if (target := self.data_plane[1]) in self.vms:
+                    self.served.add(self.vms[target].launch_uuid)
             case ActionKind.RESET:
                 assert action.enclave is not None
                 vm = self.vms.get(action.enclave)
@@ -390,6 +396,27 @@ class SimulatedHost:
     def vanish(self, key: EnclaveId) -> None:
         """QEMU is gone, and nothing of it is left."""
         self.ended.add(self.vms.pop(key).launch_uuid)
+
+    def reboot(self) -> None:
+        """The host is started anew: no VM, no data plane; the agent comes up again."""
+        self.boots += 1
+        self.clock.reboot(f"boot-{self.boots}")
+        self.ended |= {vm.launch_uuid for vm in self.vms.values()}
+        self.vms.clear()
+        self.data_plane = None
+        self.crash()
+
+    def status(self) -> DeploymentStatus:
+        """The word that a user sees for the deployment."""
+        rows = self.read(lambda tx: read_rows(tx, NAME))
+        assert rows is not None
+        return deployment_status(situation(rows, self.observe()), self.missing_secrets)
+
+    def deployment(self) -> Deployment:
+        """Its row."""
+        row = self.read(lambda tx: tx.deployment(NAME))
+        assert row is not None
+        return row
 
     def settle(self, *, seconds: int = 600, step_s: float = 2.0) -> None:
         """Everything goes well from here on: perform what is wanted and let time pass."""
