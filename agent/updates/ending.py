@@ -41,6 +41,8 @@ def old_can_take_over(s: Situation, update: Update) -> bool:
 def soak(s: Situation, update: Update, state: Soaking) -> Plan:
     sick = sickness(s, update.enclave)
     if update.strategy is Strategy.STOP_THEN_START:
+        if s.rebooted(update.enclave):
+            return complete(s)  # it is launched again as what serves, which it is
         if sick:
             return fail(s, Step.SOAK, sick)
         return complete(s) if s.now.reached(state.until) else rest(state.until)

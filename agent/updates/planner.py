@@ -44,7 +44,7 @@ from agent.updates.ending import (
     tear_down,
 )
 from agent.updates.patience import boot_deadline_s
-from agent.updates.situation import Action, ActionKind, Plan, Situation, Write, act, rest
+from agent.updates.situation import Action, ActionKind, Outcome, Plan, Situation, Write, act, rest
 from agent.updates.stopping import end_old
 from agent.updates.transitions import (
     become,
@@ -58,7 +58,7 @@ from agent.updates.transitions import (
     running_update,
     stop_old,
 )
-from agent.updates.upkeep import keep_up
+from agent.updates.upkeep import SECRETS_MISSING, keep_up
 from agent.updates.verifying import (
     await_accept,
     boot,
@@ -120,7 +120,7 @@ def _step(s: Situation) -> Plan:
 def _prepare(s: Situation, update: Update) -> Plan:
     action = Action(ActionKind.PREPARE, enclave=update.enclave)
     outcome = s.outcomes.get(action)
-    if outcome is None:
+    if outcome is None or _waits_for_secrets(s, update, outcome):
         return act(action)
     if outcome.fault:
         return fail(s, Step.PREPARE, outcome.fault)
@@ -129,6 +129,12 @@ def _prepare(s: Situation, update: Update) -> Plan:
     if update.staging and not update.accepted:
         return become(s, AwaitingStop())
     return stop_old(s)
+
+
+def _waits_for_secrets(s: Situation, update: Update, outcome: Outcome) -> bool:
+    """A reboot of the host took the secrets: whoever has them supplies them again."""
+    missing = outcome.fault is not None and outcome.fault.code == SECRETS_MISSING
+    return missing and s.now.since(update.created_at) is None
 
 
 def _begin_launch(s: Situation, update: Update) -> Plan:
@@ -183,7 +189,7 @@ def _launch(s: Situation, update: Update) -> Plan:
         return fail_on_gpus(s, Step.LAUNCH, vm_fault(s, row))
     action = Action(ActionKind.LAUNCH, enclave=row.id, key=row.launch_uuid)
     outcome = s.outcomes.get(action)
-    if outcome and outcome.fault:
+    if outcome and outcome.fault and not _waits_for_secrets(s, update, outcome):
         failed = fail_on_gpus if suspect(outcome.fault) else fail
         return failed(s, Step.LAUNCH, outcome.fault)
     return act(action)
@@ -214,6 +220,9 @@ def _launched(s: Situation, update: Update, row: Enclave) -> Plan:
 
 
 def _switch(s: Situation, update: Update) -> Plan:
+    if s.rebooted(update.enclave):  # decided is decided: it is launched again as what serves
+        bluegreen = update.strategy is Strategy.BLUE_GREEN
+        return become(s, Retiring()) if bluegreen else complete(s)
     if not s.route_applied:
         outcome = s.outcomes.get(s.apply_route)
         if outcome is None or outcome.fault is None:

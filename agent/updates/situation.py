@@ -138,6 +138,13 @@ class Situation:
         """Whether the VM of a launched enclave ended without being told to."""
         return self.vm(enclave_id).phase in (VmPhase.ABSENT, VmPhase.EXITED)
 
+    def rebooted(self, enclave_id: EnclaveId) -> bool:
+        """Whether the host was, since this launch: that took the VM, and is nobody's fault."""
+        row = self.enclaves.get(enclave_id)
+        if row is None or row.launched_at is None or not self.gone(enclave_id):
+            return False
+        return self.now.since(row.launched_at) is None
+
     def is_up(self, row: Enclave) -> bool:
         """Whether the VM of the recorded launch runs."""
         vm = self.vm(row.id)

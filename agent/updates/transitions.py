@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from agent.model.revision import Deployment, Fault, Route
 from agent.model.update import (
     Decided,
     Finished,
+    Launching,
     Reverting,
     Step,
     StoppingOld,
@@ -24,6 +26,10 @@ from agent.model.update import (
     UpdateState,
 )
 from agent.updates.situation import Plan, Situation, Write
+
+REBOOTED = "host_rebooted"
+
+_LAUNCHES = uuid.UUID("7d1f6b2e-3f0e-5f61-9a39-4b7f2f1d6c55")
 
 
 def running_update(s: Situation) -> Update:
@@ -79,6 +85,28 @@ def routed(
         reason=reason,
     )
     return msgspec.structs.replace(deployment, route=route), event
+
+
+def another_launch(s: Situation, row: Enclave) -> Enclave:
+    """The row of an enclave that is to be launched once more."""
+    moment = f"{row.id}/{row.launch_uuid}/{s.now.boot_id}/{s.now.boottime_s}"
+    return msgspec.structs.replace(
+        row,
+        lifecycle=Lifecycle.LAUNCHING,
+        launch_uuid=str(uuid.uuid5(_LAUNCHES, moment)),
+        process=None,
+        spki_sha256=None,
+        launched_at=None,
+    )
+
+
+def launch_anew(s: Situation) -> Plan:
+    """The host was rebooted under the new version: its boot begins anew, and it is not blamed."""
+    row = s.enclaves[running_update(s).enclave]
+    again = another_launch(s, row)
+    update, event = move(s, Launching(), reason=REBOOTED, ready_at=None)
+    changed = enclave_event(again, row.lifecycle, REBOOTED)
+    return Plan(write=Write(update=update, put_enclaves=(again,), events=(event, changed)))
 
 
 def stop_old(s: Situation) -> Plan:

@@ -6,8 +6,6 @@ version while the new one boots is mended without the update noticing.
 
 from __future__ import annotations
 
-import uuid
-
 import msgspec
 
 from agent.enclaves.port import VmPhase
@@ -20,14 +18,12 @@ from agent.model.update import Decided, Releasing, StoppingOld, Update
 from agent.updates.patience import boot_deadline_s
 from agent.updates.situation import Action, ActionKind, Plan, Situation, Write, act, rest
 from agent.updates.stopping import reset_action
-from agent.updates.transitions import enclave_event, routed
+from agent.updates.transitions import another_launch, enclave_event, routed
 from agent.updates.trust import admitted, keep_verified, loss, verification
 from agent.updates.verifying import suspect
 
 SECRETS_MISSING = "secrets_missing"
 GPU_QUARANTINED = "gpu_quarantined"
-
-_LAUNCHES = uuid.UUID("7d1f6b2e-3f0e-5f61-9a39-4b7f2f1d6c55")
 
 
 def keep_up(s: Situation) -> Plan:
@@ -221,17 +217,10 @@ def _recent_relaunches(s: Situation) -> list[Instant]:
 
 
 def _new_launch(s: Situation, row: Enclave, recent: list[Instant], reason: str) -> Write:
-    moment = f"{row.id}/{row.launch_uuid}/{s.now.boot_id}/{s.now.boottime_s}"
-    again = msgspec.structs.replace(
-        row,
-        lifecycle=Lifecycle.LAUNCHING,
-        launch_uuid=str(uuid.uuid5(_LAUNCHES, moment)),
-        process=None,
-        spki_sha256=None,
-        launched_at=None,
-    )
+    again = another_launch(s, row)
+    counted = recent if s.rebooted(row.id) else [*recent, s.now]
     return Write(
-        deployment=msgspec.structs.replace(s.deployment, relaunches=(*recent, s.now)),
+        deployment=msgspec.structs.replace(s.deployment, relaunches=tuple(counted)),
         put_enclaves=(again,),
         events=(enclave_event(again, row.lifecycle, reason),),
         failed_on=row.id if _died_in_boot(s, row) else None,

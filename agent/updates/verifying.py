@@ -13,7 +13,7 @@ from agent.model.revision import Fault
 from agent.model.update import AwaitingAccept, Booting, Step, Update, Verifying
 from agent.updates.patience import BOOTS, shape_of
 from agent.updates.situation import Plan, Situation, Write, rest
-from agent.updates.transitions import become, fail, move, running_update, switch
+from agent.updates.transitions import become, fail, launch_anew, move, running_update, switch
 from agent.updates.trust import (
     REFUSED,
     admitted,
@@ -48,6 +48,8 @@ def boot(s: Situation, state: Booting) -> Plan:
     """Until every boot stage is done, or one failed, or the time is up."""
     update = running_update(s)
     row = s.enclaves[update.enclave]
+    if s.rebooted(row.id):
+        return launch_anew(s)
     if s.gone(row.id):
         return _boot_failed(s, vm_fault(s, row))
     health = s.health_of(row.id)
@@ -98,6 +100,8 @@ def verify(s: Situation, state: Verifying) -> Plan:
     """Healthy on every probe, attested, and both held for the dwell: then it is Ready."""
     update = running_update(s)
     row = s.enclaves[update.enclave]
+    if s.rebooted(row.id):
+        return launch_anew(s)
     if s.gone(row.id):
         return fail(s, Step.VERIFY, vm_fault(s, row))
     health = s.health_of(row.id)
@@ -157,6 +161,8 @@ def await_accept(s: Situation) -> Plan:
     """Staged and Ready: accept switches; a sickness while waiting fails."""
     update = running_update(s)
     row = s.enclaves[update.enclave]
+    if s.rebooted(row.id):
+        return launch_anew(s)
     if s.gone(row.id):
         return fail(s, Step.ACCEPT, vm_fault(s, row))
     health = s.health_of(row.id)

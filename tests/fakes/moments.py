@@ -28,6 +28,8 @@ class Case:
             host.request("v2")
             return host
         host.serve("v1")
+        for vm in host.vms.values():
+            vm.connections = 1  # so that there is something to drain
         host.request("v2", strategy=self.strategy, staging=self.staging)
         assert host.current().strategy is self.strategy
         return host
