@@ -26,6 +26,7 @@ from agent.traffic.port import Binding, RouteOrder, Traffic
 from agent.updates.gpus import Preparation
 from agent.updates.preflight import Preflight, no_preflight
 from agent.updates.situation import Action, ActionKind, Judged, Outcome
+from agent.updates.trust import held_since
 from agent.updates.upkeep import SECRETS_MISSING
 from agent.updates.vault import Vault
 
@@ -220,7 +221,8 @@ class Executor:
             at = known.at  # since when it has given none
         if known is not None and _another_firmware(known.verdict, verdict):
             self.firmware_changed_at = at
-        self.verdicts[row.id] = Judged(key, verdict, at)
+        since = held_since(known, key) if verdict.admits else None
+        self.verdicts[row.id] = Judged(key, verdict, at, since)
 
     async def _judged(self, row: Enclave, revision: Revision, spki: str) -> Verdict:
         """What cannot be held against its release for now is no verdict yet."""

@@ -87,7 +87,7 @@ def _step(s: Situation) -> Plan:
         case Preparing():
             return _prepare(s, update)
         case AwaitingStop():
-            return stop_old(s) if update.accepted else rest()
+            return _prepare_again(s, update) if update.accepted else rest()
         case StoppingOld() as state:
             return _stop_old(s, update, state)
         case Releasing():
@@ -129,6 +129,15 @@ def _prepare(s: Situation, update: Update) -> Plan:
     if update.staging and not update.accepted:
         return become(s, AwaitingStop())
     return stop_old(s)
+
+
+def _prepare_again(s: Situation, update: Update) -> Plan:
+    """What was prepared hours ago may be gone: now, unlike later, that costs no downtime."""
+    action = Action(ActionKind.PREPARE, enclave=update.enclave, key="accepted")
+    outcome = s.outcomes.get(action)
+    if outcome is None or _waits_for_secrets(s, update, outcome):
+        return act(action)
+    return fail(s, Step.PREPARE, outcome.fault) if outcome.fault else stop_old(s)
 
 
 def _waits_for_secrets(s: Situation, update: Update, outcome: Outcome) -> bool:

@@ -56,11 +56,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What evidence was worth at a moment. `key`: the launch and the TLS key that it is about."""
+    """What evidence was worth at a moment. `key`: the launch and the TLS key that it is about.
+
+    `since`: from when on every verdict over this key let it take traffic; None: this one on.
+    """
 
     key: str
     verdict: Verdict
     at: Instant
+    since: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,7 @@ class Write:
     `restart`: a revision to be brought back by a new update in the same transaction. `regroup`: an
     enclave that is to have other GPUs than those that it failed with. `failed_on`, `proven_on`:
     enclaves whose launch did not get through its boot, or did, which is held against their GPUs.
+    `last_words`: the enclave whose console tells more of the fault of the deployment.
     """
 
     deployment: Deployment | None = None
@@ -172,6 +177,7 @@ class Write:
     regroup: EnclaveId | None = None
     failed_on: EnclaveId | None = None
     proven_on: EnclaveId | None = None
+    last_words: EnclaveId | None = None
     delete_deployment: bool = False
 
 

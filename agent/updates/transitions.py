@@ -122,13 +122,28 @@ def switch(s: Situation) -> Plan:
     update, event = move(s, Switching(), decided=Decided.SWITCH, ready_at=before.ready_at or s.now)
     deployment, route_event = routed(s.deployment, before.enclave, "switch")
     deployment = msgspec.structs.replace(
-        deployment, active_slot=before.slot, active_revision=before.revision, fault=None
+        deployment,
+        active_slot=before.slot,
+        active_revision=before.revision,
+        relaunches=(),  # those before say nothing of this version
+        fault=None,
     )
     return Plan(write=Write(update=update, deployment=deployment, events=(event, route_event)))
 
 
+def with_last_answer(s: Situation, enclave: EnclaveId, fault: Fault) -> Fault:
+    """With what the failing probe of this launch heard last, unless that is what it tells."""
+    health = s.health_of(enclave)
+    last = health.fault if health else None
+    if last is None or fault.probe is not None or last.detail in fault.detail:
+        return fault
+    detail = f"{fault.detail}; last probe response: {last.detail}"
+    return msgspec.structs.replace(fault, detail=detail, probe=last.probe)
+
+
 def fail(s: Situation, step: Step, fault: Fault) -> Plan:
     """The new version did not make it: destroy it, and only it."""
+    fault = with_last_answer(s, running_update(s).enclave, fault)
     fault = msgspec.structs.replace(fault, step=fault.step or str(step))
     return _tear_down(s, step, Decided.FAIL, fault)
 
@@ -172,7 +187,7 @@ def revert(s: Situation, fault: Fault) -> Plan:
     )
     deployment, route_event = routed(s.deployment, old.id, "revert")
     deployment = msgspec.structs.replace(
-        deployment, active_slot=old.slot, active_revision=old.revision
+        deployment, active_slot=old.slot, active_revision=old.revision, relaunches=()
     )
     return Plan(write=Write(update=update, deployment=deployment, events=(event, route_event)))
 

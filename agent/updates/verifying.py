@@ -111,12 +111,19 @@ def verify(s: Situation, state: Verifying) -> Plan:
     if not admitted(s, row):
         return _not_attested(s, state, row)
     dwell_s = 0 if update.strategy is Strategy.STOP_THEN_START else s.policy.dwell_s
-    ready_at = since.plus(dwell_s)
+    ready_at = _together(s, row, since).plus(dwell_s)
     if not s.now.reached(ready_at):
-        return rest(ready_at)
+        return rest(ready_at).also(keep_verified(s, row))
     if update.staging and not update.accepted and update.strategy is Strategy.BLUE_GREEN:
         return become(s, AwaitingAccept(), ready_at=s.now)
     return switch(s)
+
+
+def _together(s: Situation, row: Enclave, healthy_since: Instant) -> Instant:
+    """Since when all of it is good at once: the probes, and the evidence over the very key."""
+    judged = s.verdicts.get(row.id)
+    assert judged is not None
+    return max(healthy_since, judged.since or judged.at, key=lambda at: at.boottime_s)
 
 
 def _not_healthy(s: Situation, state: Verifying, row: Enclave) -> Plan:

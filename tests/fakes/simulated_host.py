@@ -48,6 +48,7 @@ from agent.updates.situation import (
     Situation,
     Write,
 )
+from agent.updates.trust import held_since
 from agent.updates.upkeep import GPU_QUARANTINED
 from agent.updates.warm import roll_back_warm, warm_enclave
 from tests.fakes.boards import bdf, cards
@@ -91,6 +92,7 @@ class Vm:
     connections: int = 0
     verdict: Verdict = UNCLAIMED
     judged_at: Instant | None = None
+    good_since: Instant | None = None
     key: str = "key"  # that its TLS shows
     judged_key: str = "key"
 
@@ -113,6 +115,7 @@ class SimulatedHost:
     evidence: Verdict | None = UNCLAIMED  # what guests give; None: nothing yet
     policy: Policy = POLICY
     fault_code: str = "broken"
+    health_fault: Fault = field(default_factory=lambda: Fault(code="unhealthy", detail="503"))
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     applied: int | None = None
     firmware_changed_at: Instant | None = None
@@ -203,7 +206,9 @@ class SimulatedHost:
             vms={key: self._view(key, vm) for key, vm in self.vms.items()},
             health={key: self._health(vm) for key, vm in self.vms.items()},
             verdicts={
-                key: Judged(f"{vm.launch_uuid}/{vm.judged_key}", vm.verdict, vm.judged_at)
+                key: Judged(
+                    f"{vm.launch_uuid}/{vm.judged_key}", vm.verdict, vm.judged_at, vm.good_since
+                )
                 for key, vm in self.vms.items()
                 if vm.judged_at is not None
             },
@@ -226,7 +231,7 @@ class SimulatedHost:
             healthy=vm.healthy,
             healthy_since=vm.healthy_since,
             spki_sha256=vm.key,
-            fault=Fault(code="unhealthy", detail="503") if vm.healthy is False else None,
+            fault=self.health_fault if vm.healthy is False else None,
         )
 
     def think(self) -> Plan | None:
@@ -346,6 +351,12 @@ class SimulatedHost:
             if not vm.verdict.retry:
                 return
             at = vm.judged_at
+        known = (
+            Judged(vm.judged_key, vm.verdict, vm.judged_at, vm.good_since)
+            if vm.judged_at
+            else None
+        )
+        vm.good_since = held_since(known, vm.key) if self.evidence.admits else None
         vm.verdict, vm.judged_at, vm.judged_key = self.evidence, at, vm.key
 
     def _ended(self, key: EnclaveId) -> bool:
