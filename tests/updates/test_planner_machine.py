@@ -24,10 +24,18 @@ from agent.updates.port import (
     UnknownNameError,
 )
 from agent.updates.situation import ActionKind, Plan
-from tests.fakes.invariants import broken
+from tests.fakes.invariants import at_rest, broken
 from tests.fakes.simulated_host import NAME, SimulatedHost
 
 TAGS = ("v1", "v2", "v3")
+BREAKABLE = (
+    ActionKind.LAUNCH,
+    ActionKind.APPLY_ROUTE,
+    ActionKind.PREPARE,
+    ActionKind.RESET,
+    ActionKind.STOP,
+    ActionKind.REQUALIFY,
+)
 
 
 class Updates(RuleBasedStateMachine):
@@ -49,13 +57,7 @@ class Updates(RuleBasedStateMachine):
         if update is not None:
             assert update.staging
             assert update.step is Step.ACCEPT
-        assert broken(host) == []
-        deployment = host.read(lambda tx: tx.deployment(NAME))
-        if deployment is not None:
-            route = deployment.route
-            assert host.data_plane == (route.generation, route.enclave)
-            if deployment.wish is Wish.STOP and update is None:
-                assert host.vms == {}
+        assert (broken(host), at_rest(host)) == ([], [])
         host.close()
 
     @rule(
@@ -147,6 +149,11 @@ class Updates(RuleBasedStateMachine):
         self.host.crash()
         self.answer = None
 
+    @rule()
+    def the_host_is_rebooted(self) -> None:
+        self.host.reboot()
+        self.answer = None
+
     @rule(which=st.integers(0, 3))
     def a_vm_dies(self, which: int) -> None:
         running = [key for key, vm in self.host.vms.items() if vm.phase is VmPhase.RUNNING]
@@ -174,7 +181,7 @@ class Updates(RuleBasedStateMachine):
     def a_release_is_sick(self, tag: str) -> None:
         self.host.sick_tags ^= {tag}
 
-    @rule(kind=st.sampled_from([ActionKind.LAUNCH, ActionKind.APPLY_ROUTE, ActionKind.PREPARE]))
+    @rule(kind=st.sampled_from(BREAKABLE))
     def something_breaks_or_is_mended(self, kind: ActionKind) -> None:
         self.host.broken ^= {kind}
 
