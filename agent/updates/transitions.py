@@ -28,6 +28,7 @@ from agent.model.update import (
 from agent.updates.situation import Plan, Situation, Write
 
 REBOOTED = "host_rebooted"
+CANCELLED_AFTER_STOP = "cancelled_after_stop"
 
 _LAUNCHES = uuid.UUID("7d1f6b2e-3f0e-5f61-9a39-4b7f2f1d6c55")
 
@@ -154,7 +155,7 @@ def cancel(s: Situation, *, after_stop: bool) -> Plan:
     if not after_stop:
         return _tear_down(s, step, Decided.CANCEL, None)
     fault = Fault(
-        code="cancelled_after_stop",
+        code=CANCELLED_AFTER_STOP,
         detail="cancelled after the old version had been stopped; retry or redeploy",
         step=str(step),
     )

@@ -13,6 +13,7 @@ from agent.model.revision import Wish
 from agent.model.update import Decided
 from agent.updates.admission import holdings
 from agent.updates.gpus import recorded
+from agent.updates.transitions import CANCELLED_AFTER_STOP as CANCELLED
 from tests.fakes.simulated_host import NAME, SimulatedHost
 
 
@@ -112,6 +113,7 @@ def _refuses(host: SimulatedHost, rows: list[Enclave]) -> Iterator[str]:
 
 def _updates(host: SimulatedHost) -> Iterator[str]:
     """Each is decided when it is over, says why it failed, and stopped nothing if cancelled."""
+    there = {row.id for row in host.read(lambda tx: tx.enclaves())}
     for update in host.read(lambda tx: tx.updates(NAME)):
         what = f"update to {update.tag}: {update.decided} in {update.step}"
         over = update.decided in (Decided.COMPLETE, Decided.FAIL, Decided.CANCEL)
@@ -121,6 +123,9 @@ def _updates(host: SimulatedHost) -> Iterator[str]:
             yield f"{what}, is over and undecided"
         if (update.fault is not None) is not (update.decided is Decided.FAIL):
             yield f"{what}, with the fault {update.fault}"
+        stopped = update.fault is not None and update.fault.code == CANCELLED
+        if stopped and not update.running and update.from_enclave in there:
+            yield f"{what}, cancelled after the stop, and the old one is there still"
         if update.decided is Decided.CANCEL and update.old_stopped_at is not None:
             yield f"{what}, after the old one was stopped"
 
