@@ -150,10 +150,16 @@ class Reverting(_State, frozen=True, kw_only=True, tag="reverting"):
 
 
 class TearingDown(_State, frozen=True, kw_only=True, tag="tearing_down"):
-    """The new enclave is being destroyed; then the update ends as decided."""
+    """The new enclave is being destroyed; then the update ends as decided.
+
+    A stop of the old one that was decided before (`step` is `stop_old`) is finished all the same;
+    `reset` as in `StoppingOld`. `since`: when this began.
+    """
 
     step: Step
     fault: Fault | None
+    reset: bool = False
+    since: Instant | None = None
 
 
 class Finished(_State, frozen=True, kw_only=True, tag="finished"):

@@ -26,6 +26,7 @@ from agent.traffic.port import Binding, RouteOrder, Traffic
 from agent.updates.gpus import Preparation
 from agent.updates.preflight import Preflight, no_preflight
 from agent.updates.situation import Action, ActionKind, Judged, Outcome
+from agent.updates.trust import held_since
 from agent.updates.upkeep import SECRETS_MISSING
 from agent.updates.vault import Vault
 
@@ -121,7 +122,7 @@ class Executor:
             case ActionKind.APPLY_ROUTE:
                 await self.apply_route(name)
             case ActionKind.RESET:
-                return Outcome(count=await self._reset(action))
+                return await self._reset(action)
             case ActionKind.FORGET_DEPLOYMENT:
                 await self._traffic.remove(name)
                 self.applied.pop(name, None)
@@ -224,7 +225,8 @@ class Executor:
             at = known.at  # since when it has given none
         if known is not None and _another_firmware(known.verdict, verdict):
             self.firmware_changed_at = at
-        self.verdicts[row.id] = Judged(key, verdict, at)
+        since = held_since(known, key) if verdict.admits else None
+        self.verdicts[row.id] = Judged(key, verdict, at, since)
 
     async def _judged(self, row: Enclave, revision: Revision, spki: str) -> Verdict:
         """What cannot be held against its release for now is no verdict yet."""
@@ -289,13 +291,18 @@ class Executor:
             domain=revision.domain,
         )
 
-    async def _reset(self, action: Action) -> int:
+    async def _reset(self, action: Action) -> Outcome:
+        """Of every listener, also after one where it failed."""
         row, revision = await self._rows(action)
-        count = 0
+        count, fault = 0, None
         for listener in revision.listeners:
             endpoint = self._enclaves.endpoint(row, revision, listener.guest_port)
-            count += await self._traffic.reset(endpoint)
-        return count
+            try:
+                count += await self._traffic.reset(endpoint)
+            except AgentError as error:
+                log.warning("reset failed", extra=_fields(row.deployment, action, error))
+                fault = _fault(error)
+        return Outcome(fault=fault, count=count)
 
     async def connections(self, row: Enclave, revision: Revision) -> int:
         """Connections open to an enclave through the data plane; counted at once, by one look."""

@@ -141,7 +141,7 @@ def persist(
     for enclave_id in write.drop_enclaves:
         _drop(tx, enclave_id, now)
     if write.deployment:
-        tx.put_deployment(write.deployment)
+        tx.put_deployment(_with_last_words(write.deployment, write.last_words, console_tail))
     if write.update:
         _put_update(tx, write.update, console_tail)
     if write.restart is not None:
@@ -160,6 +160,15 @@ def _count(tx: Transaction, write: Write) -> None:
         row = tx.enclave(enclave_id) if enclave_id else None
         if row is not None:
             count_launch(tx, (*row.gpus, *row.switches), failed=failed)
+
+
+def _with_last_words(
+    deployment: Deployment, enclave: EnclaveId | None, console_tail: Callable[[EnclaveId], str]
+) -> Deployment:
+    if enclave is None or deployment.fault is None:
+        return deployment
+    fault = msgspec.structs.replace(deployment.fault, console_tail=console_tail(enclave))
+    return msgspec.structs.replace(deployment, fault=fault)
 
 
 def _put_update(tx: Transaction, update: Update, console_tail: Callable[[EnclaveId], str]) -> None:
