@@ -138,6 +138,9 @@ class Stage:
         stat = Path(f"/proc/{self.daemon.pid}/stat").read_bytes()
         return stat[stat.rindex(b")") + 2 :][:1] == b"T"
 
+    def go_on(self) -> None:
+        os.kill(self.daemon.pid, signal.SIGCONT)
+
     async def _connect(self) -> None:
         """With a connection to the old version there is something to drain."""
         reader, self._connection = await asyncio.open_connection("127.0.0.1", self.daemon.plain)
@@ -192,7 +195,7 @@ class Stage:
         assert set(self.vms()) == there
         self._befalls(case)
         if self.halted:
-            os.kill(self.daemon.pid, signal.SIGCONT)
+            self.go_on()
         assert (await asked).status == 202
         await self._go_on(case)
         return await self.daemon.over()
