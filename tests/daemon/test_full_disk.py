@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from tests.daemon.bad_days import Stage, serving, until
+from tests.fakes import halting_daemon
 from tests.fakes.daemon_process import Daemon, place
-from tests.fakes.fake_vms import fake_releases, install, settings
+from tests.fakes.fake_vms import Guests, fake_releases, install, settings
 from tests.fakes.guest_releases import config_of
 from tests.fakes.host_truth import discrepancies
 from tests.fakes.https_files import make_certificate, serve_https
 from tests.fakes.release_parts import MIB
-from tests.fakes.warm_start import WARM
+from tests.fakes.warm_start import WARM, warm_start
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 CONFIGS = {"v1": config_of(), "v2": config_of()}
 DISK_KIB = 64 * 1024
 UPDATE = {"dwell_s": 0.3, "soak_s": 0.3, "drain_s": 1, "stop_grace_s": 1}
+HALTING = warm_start(halting_daemon.main)
 _HELLO = "/v1/deployments/hello"
 
 
@@ -67,12 +70,18 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 async def on_a_small_disk(
     program: Path, source: Path, **changes: Any
 ) -> AsyncIterator[tuple[Daemon, Disk]]:
-    """A daemon, not started, and the disk that its state is on. `changes`: to its settings."""
+    """A daemon, not started, and the disk that its state is on. `changes`: to its settings.
+
+    `launch` among them: of a daemon that halts on order.
+    """
     home = place()
     environment = changes.pop("environment", {})
+    launch = changes.pop("launch", None)
     conf = settings(program, update=UPDATE, **changes)
     how = {"environment": environment} if environment else WARM
     daemon = Daemon(home, source, settings=conf, **how)
+    if launch is not None:
+        daemon.launch, daemon.command = launch, ("--orders", str(home / "orders"))
     disk = Disk(daemon.state)
     try:
         yield daemon, disk
@@ -87,15 +96,6 @@ async def on_a_small_disk(
 async def world(parts: tuple[Path, Path]) -> AsyncIterator[tuple[Daemon, Disk]]:
     async with on_a_small_disk(*parts) as here:
         yield here
-
-
-async def serving(daemon: Daemon) -> str:
-    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.plain)
-    try:
-        writer.write(b"GET / HTTP/1.0\r\n\r\n")
-        return str(json.loads((await reader.read()).partition(b"\r\n\r\n")[2])["version"])
-    finally:
-        writer.close()
 
 
 async def deployed(daemon: Daemon) -> None:
@@ -154,54 +154,79 @@ async def test_every_request_says_that_the_disk_is_full_and_changes_nothing(
     assert await discrepancies(daemon) == []
 
 
-async def stalled_or_over(daemon: Daemon) -> None:
-    """Until the update is over, or the daemon says that the disk keeps it."""
+@dataclass(frozen=True)
+class End:
+    """What serves while there is no room (None: it refuses), and how the update ends after it."""
+
+    serves: str | None
+    status: str = "completed"
+    step: str | None = None
+
+
+# Where the disk fills at the first moment of the step. The proxy keeps its routes on it too: a
+# switch that it cannot take is taken back before anybody was sent anywhere.
+STANDS, UNSWITCHED = End("v1"), End("v1", "failed", "revert")
+DOWN = End(None)
+ENDS = {
+    "blue_green": {
+        **dict.fromkeys(("prepare", "boot", "verify"), STANDS),
+        "switch": UNSWITCHED,
+        **dict.fromkeys(("soak", "retire"), End("v2")),
+    },
+    "stop_then_start": {
+        **dict.fromkeys(("prepare", "stop_old"), STANDS),
+        **dict.fromkeys(("launch", "verify"), DOWN),
+        "switch": End(None, "failed", "switch"),
+        "soak": End("v2"),
+    },
+}
+STOPPED_AT = [(strategy, step) for strategy, steps in ENDS.items() for step in steps]
+
+
+@pytest.mark.parametrize(("strategy", "step"), STOPPED_AT)
+async def test_an_update_that_the_disk_stops_in_a_step_stands_there_and_ends_as_it_should(
+    parts: tuple[Path, Path], strategy: str, step: str
+) -> None:
+    end = ENDS[strategy][step]
+    async with on_a_small_disk(*parts, launch=HALTING) as (daemon, disk):
+        stage = Stage(daemon, Guests(parts[0]))
+        await deployed(daemon)
+        stage.halt_at(step)
+        asked = asyncio.create_task(daemon.update(tag="v2", strategy=strategy))
+        await until(lambda: stage.halted, "the daemon comes to the step")
+        disk.fill()
+        stage.go_on()
+        assert (await asked).status == 202
+        await stands(daemon)
+        seen = await daemon.deployment()
+        assert seen is not None
+        assert (seen["update"]["step"], seen["update"]["finished_at"]) == (step, None)
+        assert await serving(daemon) == end.serves
+
+        disk.free()
+        update = await daemon.over()
+        assert update["status"] == end.status, update["error"]
+        if end.status == "completed":
+            assert await serving(daemon) == "v2"
+        else:
+            assert (update["step"], update["error"]["code"]) == (end.step, "traffic_unavailable")
+            assert await serving(daemon) == end.serves
+        status = (await daemon.get("/status")).body
+        assert [problem for problem in status["problems"] if problem["code"] == "disk_full"] == []
+        assert await discrepancies(daemon) == []
+
+
+async def stands(daemon: Daemon) -> None:
+    """Until the daemon says that the disk keeps it, or that it keeps the data plane."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        status = (await daemon.get("/status")).body
-        if any(problem["code"] == "disk_full" for problem in status["problems"]):
+        problems = (await daemon.get("/status")).body["problems"]
+        if any(problem["code"] == "disk_full" for problem in problems):
             return
-        if status["deployments"][0]["update"]["finished_at"]:
+        if "the routes cannot be made durable" in daemon.log_tail():
             return
         await asyncio.sleep(0.02)
-    raise AssertionError(f"neither over nor told:\n{daemon.log_tail()}")
-
-
-@pytest.mark.parametrize("strategy", ["blue_green", "stop_then_start"])
-@pytest.mark.parametrize("step", ["prepare", "boot", "verify", "soak"])
-async def test_an_update_that_the_disk_stops_half_way_goes_on_when_there_is_room(
-    world: tuple[Daemon, Disk], strategy: str, step: str
-) -> None:
-    daemon, disk = world
-    await deployed(daemon)
-    assert (await daemon.update(tag="v2", strategy=strategy)).status == 202
-    await daemon.until(lambda d: d is not None and reached(d["update"], step))
-    disk.fill()
-    await stalled_or_over(daemon)
-    seen = await daemon.deployment()
-    assert seen is not None
-    if strategy == "blue_green":
-        assert await serving(daemon) in ("v1", "v2")
-    disk.free()
-    update = await daemon.over()
-    print(f"{strategy} filled at {step}: stood at {seen['update']['step']}, {update['status']}")
-    if update["status"] == "completed":
-        assert await serving(daemon) == "v2"
-    else:
-        assert update["error"]["code"] in ("disk_full", "traffic_unavailable"), update["error"]
-        assert strategy == "stop_then_start" or await serving(daemon) == "v1"
-    status = (await daemon.get("/status")).body
-    assert [problem for problem in status["problems"] if problem["code"] == "disk_full"] == []
-    assert await discrepancies(daemon) == []
-
-
-STEPS = ("prepare", "stop_old", "release", "launch", "boot", "verify", "accept", "switch", "soak")
-
-
-def reached(update: dict[str, Any], step: str) -> bool:
-    """Whether it is there, or further."""
-    at = update["step"]
-    return at not in STEPS or STEPS.index(at) >= STEPS.index(step)
+    raise AssertionError(f"it does not say so:\n{daemon.log_tail()}")
 
 
 async def test_an_agent_that_starts_without_room_adopts_all_the_same(

@@ -1,9 +1,13 @@
-"""A guest hangs, resets or gets sick: while it boots, once it is Ready, after the switch."""
+"""A guest hangs or resets while it boots, gets sick when it is too late, or boots for too long.
+
+What gets sick in any other step: see `test_bad_days`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +17,19 @@ import pytest_asyncio
 
 from tests.daemon.conftest import running
 from tests.fakes.daemon_process import Daemon
-from tests.fakes.fake_vms import fake_releases, install, settings
+from tests.fakes.fake_vms import Guests, fake_releases, install, settings
 from tests.fakes.guest_releases import config_of
 from tests.fakes.host_truth import discrepancies
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
+LONG_BOOT_S = 60
+AT_ONCE_S = 5
 CONFIGS = {
-    "v1": config_of(),
+    **dict.fromkeys(("v1", "v2"), config_of()),
     "hangs": config_of({"GUEST_FREEZE_AFTER_S": "0"}, start_period="500ms"),
     "resets": config_of({"GUEST_RESET_AFTER_S": "1", "GUEST_SLOW_STAGE": "models:30"}),
-    "sickens": config_of({"GUEST_SICK_AFTER_S": "4"}),
-    "freezes": config_of({"GUEST_FREEZE_AFTER_S": "4"}),
+    "slow": config_of({"GUEST_SLOW_STAGE": f"models:{LONG_BOOT_S}"}),
 }
 UPDATE = {"dwell_s": 0.2, "soak_s": 0.5, "drain_s": 1, "stop_grace_s": 1, "boot_deadline_s": 2}
 PROBES = {"interval_s": 0.1, "timeout_s": 0.5, "success_threshold": 1, "failure_threshold": 2}
@@ -87,40 +92,16 @@ async def test_a_guest_that_resets_itself_fails_in_its_boot(daemon: Daemon) -> N
     assert (update["step"], update["error"]["code"]) == ("boot", "guest_reset")
 
 
-@pytest.mark.parametrize("tag", ["sickens", "freezes"])
-async def test_a_guest_that_gets_sick_while_it_waits_for_accept_fails(
-    daemon: Daemon, tag: str
-) -> None:
-    assert (await daemon.update(tag=tag, staging=True)).status == 202
-    await daemon.step("accept")
-    update = await failed(daemon)
-    assert update["step"] == "accept"
-    assert update["ready_at"] is not None
-    answer = await daemon.send("POST", f"{_HELLO}/updates/current/accept")
-    assert (answer.status, answer.code) == (409, "no_update")
-
-
-@times(soak_s=30, drain_s=30)
-@pytest.mark.parametrize("tag", ["sickens", "freezes"])
-async def test_a_guest_that_gets_sick_after_the_switch_gives_the_traffic_back(
-    daemon: Daemon, tag: str
-) -> None:
-    assert (await daemon.update(tag=tag)).status == 202
-    await daemon.step("soak")
-    assert await serving(daemon) == tag
-    update = await failed(daemon)
-    assert (update["step"], update["error"]["step"]) == ("revert", "revert")
-    assert update["switched_at"] is not None
-
-
-@times(drain_s=8)
-async def test_a_guest_that_gets_sick_while_the_old_one_drains_is_degraded_and_stays(
-    daemon: Daemon,
+@times(drain_s=2)
+async def test_a_version_that_got_sick_while_the_old_one_drained_can_be_rolled_back(
+    daemon: Daemon, parts: tuple[Path, Path]
 ) -> None:
     """The time to take the traffic back is over; a person is told."""
+    guests = Guests(parts[0])
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.plain)
-    assert (await daemon.update(tag="sickens")).status == 202
+    assert (await daemon.update(tag="v2")).status == 202
     await daemon.step("drain")
+    guests.order("v2", "sick")
     update = await daemon.over()
     assert (update["status"], update["reset_connections"]) == ("completed", 1)
     with pytest.raises(ConnectionResetError):
@@ -128,8 +109,42 @@ async def test_a_guest_that_gets_sick_while_the_old_one_drains_is_degraded_and_s
     writer.close()
     seen = await daemon.until(lambda d: d is not None and d["status"] == "degraded")
     assert seen is not None
-    assert (seen["tag"], seen["enclaves"][0]["healthy"]) == ("sickens", False)
+    assert (seen["tag"], seen["enclaves"][0]["healthy"]) == ("v2", False)
     assert (await daemon.send("POST", f"{_HELLO}/rollback", {"to": "v1"})).status == 202
     assert (await daemon.over())["status"] == "completed"
     assert await serving(daemon) == "v1"
     assert await discrepancies(daemon) == []
+
+
+@times(boot_deadline_s=2 * LONG_BOOT_S)
+async def test_a_cancel_ends_a_long_boot_at_once(daemon: Daemon, figures: list[str]) -> None:
+    """Before the stop of the old version that is all; after it the deployment has failed."""
+    for strategy in ("blue_green", "stop_then_start"):
+        assert (await daemon.update(tag="slow", strategy=strategy)).status == 202
+        await daemon.step("boot")
+        (row,) = [row for row in (await here(daemon))["enclaves"] if row["revision"] != 1]
+        answer = await daemon.send("POST", f"{_HELLO}/updates/current/cancel")
+        begin = time.monotonic()
+        assert answer.status == 202
+        while Path(f"/proc/{row['pid']}").exists():
+            await asyncio.sleep(0.01)
+        took = time.monotonic() - begin
+        figures.append(
+            f"a cancel in a boot of {LONG_BOOT_S} s, {strategy}: its VM is gone {took:.2f} s later"
+        )
+        assert took < AT_ONCE_S
+        update = await daemon.over()
+        assert await discrepancies(daemon) == []
+        if strategy == "blue_green":
+            assert (update["status"], update["error"]) == ("cancelled", None)
+            assert await serving(daemon) == "v1"
+    assert (update["status"], update["error"]["code"]) == ("failed", "cancelled_after_stop")
+    assert (await here(daemon))["status"] == "failed"
+    with pytest.raises(ConnectionRefusedError):
+        await serving(daemon)
+
+
+async def here(daemon: Daemon) -> dict[str, Any]:
+    seen = await daemon.deployment()
+    assert seen is not None
+    return seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import time
 from dataclasses import dataclass
@@ -24,13 +25,16 @@ CONFIGS = {"v1": config_of(), "v2": config_of()}
 SOON_S = 15  # it is looked at every ten seconds
 
 
-async def ask(port: int, name: str) -> Any:
-    """What the guest says that a TLS client of this name is sent to."""
+async def connect(port: int, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A TLS client of this name."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-    reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, ssl=tls, server_hostname=name
-    )
+    return await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=name)
+
+
+async def ask(port: int, name: str) -> Any:
+    """What the guest says that a TLS client of this name is sent to."""
+    reader, writer = await connect(port, name)
     writer.write(f"GET / HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
     answer = await reader.read()
     writer.close()
@@ -52,8 +56,13 @@ async def test_two_deployments_share_an_address_and_port_and_are_updated_apart(
             assert (await daemon.over(name))["status"] == "completed"
         await _nobody_else_has_it(daemon)
 
+        mine, others = [await connect(daemon.https, f"{name}.example.org") for name in "ab"]
         assert (await daemon.update("other", tag="v2")).status == 202
-        assert (await daemon.over("other"))["status"] == "completed"
+        update = await daemon.over("other")
+        assert (update["status"], update["reset_connections"]) == ("completed", 1)
+        await _is_reset(*others)
+        assert not mine[0].at_eof()
+        mine[1].close()
         daemon.kill()
         assert (await ask(daemon.https, "a.example.org"))["version"] == "v1"
         await daemon.up()
@@ -64,6 +73,17 @@ async def test_two_deployments_share_an_address_and_port_and_are_updated_apart(
         assert (await ask(daemon.https, "a.example.org"))["version"] == "v1"
     finally:
         await daemon.leave()
+
+
+async def _is_reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What was still open when the time to drain was over; not left to hang."""
+    try:
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        assert os.geteuid() != 0, "a close is for where the kernel lends nobody's sockets"
+    except ConnectionResetError:
+        pass
+    writer.close()
 
 
 async def _nobody_else_has_it(daemon: Daemon) -> None:

@@ -198,11 +198,22 @@ async def test_a_stop_then_start_refuses_at_once_while_down_and_tells_its_downti
     assert await discrepancies(daemon) == []
 
 
-async def test_a_rollback_is_an_update_backwards(daemon: Daemon) -> None:
+async def test_a_rollback_is_an_update_backwards_and_resets_what_stays_open_too_long(
+    daemon: Daemon,
+) -> None:
+    """A connection that never ends holds the old version up until the time to drain is over."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.plain)
+    writer.write(b"GET / HTTP/1.1\r\nHost: hello\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")  # a guest closes what never asks for anything
     answer = await daemon.send("POST", "/v1/deployments/hello/rollback", {"to": "v1"})
     assert answer.status == 202, answer
     update = await daemon.over()
     assert (update["status"], update["tag"]) == ("completed", "v1")
+    assert update["reset_connections"] == 1
+    with pytest.raises(ConnectionResetError):
+        async with asyncio.timeout(5):
+            await reader.read()
+    writer.close()
     assert (await serving(daemon))["version"] == "v1"
     assert await discrepancies(daemon) == []
 

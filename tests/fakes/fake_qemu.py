@@ -4,8 +4,11 @@ Only what the agent can see: the monitor's socket, the console's ring, the liste
 networking forwards, and on them the documents and the workload of the reference guest. It reads
 the config disks from the descriptors that it inherits, so that a tag misbehaves by the same
 `GUEST_…` variables: NEVER_HEALTHY, HEALTHY_AFTER_S, SICK_AFTER_S, FREEZE_AFTER_S,
-CONTAINER_EXIT_AFTER_S, SLOW_STAGE, POWEROFF_AFTER_S, RESET_AFTER_S, IGNORE_ACPI. The standard
-library alone, to be up within 100 ms; `install` in `fake_vms` puts it into a place, with a key.
+CONTAINER_EXIT_AFTER_S, SLOW_STAGE, POWEROFF_AFTER_S, RESET_AFTER_S, IGNORE_ACPI. Where there is a
+directory of orders beside it, the file named like the tag says what its guests do for as long as
+it says so: `mute` (the monitor stays closed), `booting`, `sick`, `frozen`; or `reset`, which the
+first to hear of it obeys. The standard library alone, to be up within 100 ms; `install` in
+`fake_vms` puts it into a place, with a key.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 WELL_KNOWN = "/.well-known/tinfoil-"
+ORDERS = Path(__file__).with_name("orders")
+LOOK_S = 0.02
 BOOT = ("config", "network", "identity", "models", "containers", "shim")
 
 
@@ -49,6 +54,7 @@ class Guest:
 
     def __init__(self, argv: list[str], printed: Ring) -> None:
         config, self.external = disk(argv, "config"), disk(argv, "ext-config")
+        self.tag = self.external["metadata"]["tag"]
         self.containers = [row["name"] for row in config["containers"]]
         env: dict[str, str] = {}
         for row in config["containers"]:
@@ -65,6 +71,12 @@ class Guest:
 
     def told(self, name: str) -> str | None:
         return self.env.get(f"GUEST_{name}")
+
+    def ordered(self, word: str) -> bool:
+        try:
+            return (ORDERS / self.tag).read_text() == word
+        except OSError:
+            return False
 
     def listen(self, forward: str, tls: ssl.SSLContext) -> None:
         """`tcp:ADDRESS:PORT-GUEST:GUESTPORT`."""
@@ -92,7 +104,7 @@ class Guest:
 
     def _serve(self, client: socket.socket, tls: ssl.SSLContext | None) -> None:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            client.settimeout(10)
+            client.settimeout(120)
             stream = tls.wrap_socket(client, server_side=True) if tls else client
             with stream, stream.makefile("rb") as requests:
                 while line := requests.readline():
@@ -100,7 +112,7 @@ class Guest:
                         pass
                     if self.off.is_set():
                         return
-                    if self._since("FREEZE_AFTER_S"):
+                    if self._since("FREEZE_AFTER_S") or self.ordered("frozen"):
                         self.off.wait()
                         return
                     path = line.split()[1].decode()
@@ -124,7 +136,7 @@ class Guest:
         if not self._healthy():
             return 503, {"error": {"message": "not yet", "type": "boot", "status": "pending"}}
         return 200, {
-            "version": self.external["metadata"]["tag"],
+            "version": self.tag,
             "id": self.external["metadata"]["id"],
             "env": self.external["env"],
         }
@@ -132,7 +144,7 @@ class Guest:
     def _healthy(self) -> bool:
         late = float(self.told("HEALTHY_AFTER_S") or 0)
         good = not self.told("NEVER_HEALTHY") and not self._since("SICK_AFTER_S")
-        return good and self.age() >= late
+        return good and self.age() >= late and not self.ordered("sick")
 
     def _since(self, name: str) -> bool:
         """Whether the moment that a variable names has come."""
@@ -141,7 +153,8 @@ class Guest:
 
     def _stages(self) -> Any:
         slow, _, seconds = (self.told("SLOW_STAGE") or ":0").partition(":")
-        waits = self.age() < float(seconds)
+        slow = slow or BOOT[-1]
+        waits = self.age() < float(seconds) or self.ordered("booting")
         rows = [
             {"name": name, "status": "pending" if waits and name == slow else "ok"}
             for name in BOOT
@@ -187,6 +200,8 @@ class Machine:
         self._sending = threading.Lock()
 
     def serve(self, path: str) -> None:
+        while self.guest.ordered("mute"):
+            time.sleep(LOOK_S)
         Path(path).unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path)
@@ -236,6 +251,11 @@ class Machine:
         if alone or reset:
             self.guest.off.wait(float(alone or reset or 0))
             self.guest.power_off()
+        while ORDERS.exists() and not reset and not self.guest.off.wait(LOOK_S):
+            if self.guest.ordered("reset"):
+                (ORDERS / self.guest.tag).unlink()
+                reset = "now"
+                self.guest.power_off()
         self.guest.off.wait()
         reason = "guest-reset" if reset else "guest-shutdown"
         self._event("SHUTDOWN", guest=True, reason=reason)

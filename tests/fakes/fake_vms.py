@@ -35,6 +35,22 @@ def settings(program: Path, **sections: Any) -> dict[str, Any]:
     return {"qemu": {"binary": str(program)}, **TIMES, **sections}
 
 
+class Guests:
+    """What guests are ordered to do (see `fake_qemu`), by tag: at once, and until released."""
+
+    def __init__(self, program: Path) -> None:
+        self._orders = program.with_name("orders")
+        self._orders.mkdir(exist_ok=True)
+
+    def order(self, tag: str, word: str) -> None:
+        new = self._orders / f".{tag}"
+        new.write_text(word)
+        new.replace(self._orders / tag)
+
+    def release(self, tag: str) -> None:
+        (self._orders / tag).unlink(missing_ok=True)
+
+
 def install(directory: Path) -> Path:
     """The executable, with a key of its guests' beside it."""
     # -I -S: the standard library alone, whatever stands in the environment
