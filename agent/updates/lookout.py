@@ -45,6 +45,7 @@ class Lookout:
             applied_generation=self._executor.applied.get(name),
             firmware_changed_at=self._executor.firmware_changed_at,
             host_stopping=self._stopping(),
+            values_here=parts.vault.here(name),
         )
 
     def watch(self, rows: Rows) -> None:

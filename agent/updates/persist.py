@@ -39,6 +39,7 @@ class Observation:
     firmware_changed_at: Instant | None = None
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False
+    values_here: frozenset[tuple[str, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ def situation(rows: Rows, seen: Observation) -> Situation:
         outcomes=seen.outcomes,
         host_stopping=seen.host_stopping,
         boots=rows.boots,
+        secrets={name: version for name, (version, _) in rows.secret_versions.items()},
+        values_here=seen.values_here,
     )
 
 
@@ -121,6 +124,8 @@ def persist(
     now: Instant,
 ) -> None:
     """Apply a write inside a transaction."""
+    if write.put_revision:
+        tx.put_revision(write.put_revision)
     for row in write.put_enclaves:
         tx.put_enclave(row)
         if row.lifecycle in _HAS_RUN:

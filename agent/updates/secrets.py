@@ -13,9 +13,12 @@ from weakref import WeakValueDictionary
 from agent.errors import AgentError, describe
 from agent.model.event import EventDraft
 from agent.model.ids import DeploymentName
+from agent.model.reasons import DecidedStrategy, Decision
+from agent.model.revision import Revision
 from agent.store.port import Reader, Store, Transaction
+from agent.updates.admission import secrets_missing
 from agent.updates.audit import sign
-from agent.updates.port import Caller
+from agent.updates.port import Caller, RefusedError
 from agent.updates.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -77,36 +80,30 @@ class Secrets:
             log.warning("values not swept", extra={"deployment": name, "error": describe(error)})
 
     async def stage(self, name: DeploymentName, values: Mapping[str, str | None] | None) -> Staged:
-        """Put every changed value into the vault as its next version; None removes the name.
+        """Put every value into the vault; a changed one becomes the next version, None removes it.
 
-        A value equal to the current one keeps its version (and gets its value back, if the host
-        lost it in a reboot); one that the running enclave was given has that version again, and is
-        not stale. `values` None removes all. Raises StorageFullError; what was staged before it
-        goes with the next `sweep`.
+        A value that a version had which is current, or which a revision names, is that version
+        again, and its value is back if the host lost it in a reboot: first the one that the
+        running enclave was given, so that it is not stale. `values` None removes all. Raises
+        StoreFullError; what was staged before it goes with the next `sweep`.
         """
-        current, given = await self._store.read(
-            lambda tx: (tx.secret_versions(name), _given(tx, name))
-        )
+        known = await self._store.read(lambda tx: _known(tx, name))
         if values is None:
-            values = dict.fromkeys(current)
+            values = dict.fromkeys(known.current)
         changes: dict[str, tuple[int, str] | None] = {}
         for secret, value in values.items():
-            version, known = current.get(secret, (0, ""))
             if value is None:
-                if secret in current:
+                if secret in known.current:
                     changes[secret] = None
                 continue
             digest = self._vault.digest(value)
-            if known == digest:
-                wanted = version
-            elif self._is(name, secret, given.get(secret), digest):
-                wanted = given[secret]
-            else:
-                wanted = await self._unused(name, secret, version)
-            self._vault.put(name, secret, wanted, value)
-            if known != digest:
+            had = [one for one in known.of(secret) if self._is(name, secret, one, known, digest)]
+            wanted = known.choose(secret, had)
+            for version in {*had, wanted}:
+                self._vault.put(name, secret, version, value)
+            if known.current.get(secret) != wanted:
                 changes[secret] = (wanted, digest)
-        versions = {secret: version for secret, (version, _) in current.items()}
+        versions = dict(known.current)
         for secret, change in changes.items():
             if change is None:
                 del versions[secret]
@@ -114,18 +111,30 @@ class Secrets:
                 versions[secret] = change[0]
         return Staged(name=name, versions=versions, changes=changes)
 
-    def _is(self, name: DeploymentName, secret: str, version: int | None, digest: str) -> bool:
-        """Whether the value of that version is here, and has that digest."""
-        value = None if version is None else self._vault.get(name, secret, version)
-        return value is not None and hmac.compare_digest(self._vault.digest(value), digest)
+    def _is(
+        self, name: DeploymentName, secret: str, version: int, known: _Known, digest: str
+    ) -> bool:
+        """Whether that version has this digest, which older agents kept of current ones only."""
+        recorded = known.digests.get((secret, version))
+        if recorded is None:
+            value = self._vault.get(name, secret, version)
+            recorded = self._vault.digest(value) if value is not None else ""
+        return hmac.compare_digest(recorded, digest)
 
-    async def _unused(self, name: DeploymentName, secret: str, current: int) -> int:
-        """A version that no revision was ever given, also after a removal began anew at 0."""
+    async def only_current(self, revision: Revision) -> bool:
+        """Whether values that a revision was given are gone, and all current ones are here.
 
-        def highest(tx: Reader) -> int:
-            return max((row.secrets.get(secret, 0) for row in tx.revisions(name)), default=0)
-
-        return max(current, await self._store.read(highest)) + 1
+        Raises RefusedError if neither are.
+        """
+        name = revision.deployment
+        if not self._vault.missing(name, revision.secrets):
+            return False
+        known = await self._store.read(lambda tx: _known(tx, name))
+        missing = self._vault.missing(name, known.current)
+        if missing:
+            reason = secrets_missing(list(missing))
+            raise RefusedError(Decision(strategy=DecidedStrategy.REFUSE, reasons=(reason,)))
+        return True
 
     async def sweep(self, name: DeploymentName) -> None:
         """Remove the values that neither a revision nor the current versions name."""
@@ -137,8 +146,37 @@ class Secrets:
         self._vault.keep_only(name, await self._store.read(wanted))
 
 
-def _given(tx: Reader, name: DeploymentName) -> Mapping[str, int]:
-    """The versions that the running enclave was given."""
-    deployment = tx.deployment(name)
-    number = deployment.active_revision if deployment else None
-    return next((row.secrets for row in tx.revisions(name) if row.number == number), {})
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is recorded of a deployment's secrets. `named`: what revisions were given."""
+
+    current: dict[str, int]
+    given: Mapping[str, int]
+    named: frozenset[tuple[str, int]]
+    digests: dict[tuple[str, int], str]
+
+    def of(self, secret: str) -> list[int]:
+        """The versions that are current or that a revision names, oldest first."""
+        found = {version for name, version in self.named if name == secret}
+        return sorted(found | ({self.current[secret]} if secret in self.current else set()))
+
+    def choose(self, secret: str, had: list[int]) -> int:
+        """Which version a value is. `had`: those whose value it was.
+
+        A new one is a number that no revision was ever given, also after a removal.
+        """
+        for one in (self.given.get(secret), self.current.get(secret)):
+            if one in had:
+                return one
+        return had[-1] if had else max(self.of(secret), default=0) + 1
+
+
+def _known(tx: Reader, name: DeploymentName) -> _Known:
+    deployment, revisions = tx.deployment(name), tx.revisions(name)
+    active = deployment.active_revision if deployment else None
+    return _Known(
+        current={secret: version for secret, (version, _) in tx.secret_versions(name).items()},
+        given=next((row.secrets for row in revisions if row.number == active), {}),
+        named=frozenset(one for row in revisions for one in row.secrets.items()),
+        digests=tx.secret_digests(name),
+    )

@@ -18,6 +18,7 @@ from agent.model.ids import EnclaveId
 from agent.model.revision import Deployment, Fault, Wish
 from agent.model.update import Decided, Releasing, StoppingOld, Update
 from agent.updates.patience import boot_deadline_s
+from agent.updates.regiven import with_current_secrets
 from agent.updates.situation import Action, ActionKind, Plan, Situation, Write, act, rest
 from agent.updates.transitions import enclave_event, routed
 from agent.updates.trust import admitted, keep_verified, loss, verification
@@ -277,7 +278,9 @@ def _relaunch(s: Situation, row: Enclave) -> Plan:
     outcome = s.outcomes.get(action)
     failed = outcome is not None and outcome.fault is not None
     if outcome and outcome.fault and outcome.fault.code == SECRETS_MISSING:
-        return act(action)  # waits for whoever has them; tried again until they are there
+        regiven = with_current_secrets(s, row)
+        # or it waits for whoever has them; tried again until they are there
+        return Plan(write=regiven) if regiven else act(action)
     if outcome and outcome.fault and outcome.fault.code == GPU_QUARANTINED:
         return Plan(write=Write(regroup=row.id))  # that one stays out: perhaps there are others
     if s.vm(row.id).phase is VmPhase.EXITED or failed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -49,6 +50,15 @@ class Vault:
             return self._path(deployment, secret, version).read_text()
         except FileNotFoundError:
             return None
+
+    def here(self, deployment: DeploymentName) -> frozenset[tuple[str, int]]:
+        """Names and versions whose value is here."""
+        try:
+            files = os.listdir(self._directory / deployment)  # noqa: PTH208 - in every turn
+        except FileNotFoundError:
+            return frozenset()
+        found = (file.rpartition(".") for file in files if not file.startswith("."))
+        return frozenset((name, int(version)) for name, _, version in found)
 
     def missing(self, deployment: DeploymentName, versions: Mapping[str, int]) -> tuple[str, ...]:
         """The names whose value is not here."""
