@@ -46,6 +46,7 @@ class Lookout:
             firmware_changed_at=self._executor.firmware_changed_at,
             host_stopping=self._stopping(),
             values_here=parts.vault.here(name),
+            values_at_rest=parts.vault.at_rest.here(name),
         )
 
     def watch(self, rows: Rows) -> None:

@@ -40,6 +40,7 @@ class Observation:
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False
     values_here: frozenset[tuple[str, int]] = frozenset()
+    values_at_rest: frozenset[tuple[str, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ def situation(rows: Rows, seen: Observation) -> Situation:
         boots=rows.boots,
         secrets={name: version for name, (version, _) in rows.secret_versions.items()},
         values_here=seen.values_here,
+        values_at_rest=seen.values_at_rest,
     )
 
 

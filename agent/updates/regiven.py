@@ -19,7 +19,11 @@ _LAUNCHES = uuid.UUID("1d8e3a57-6d0f-5b8e-8a42-c1f0d7f3b6e4")
 
 
 def with_current_secrets(s: Situation, row: Enclave) -> Write | None:
-    """Of the active enclave that was to be launched and lacks values, while no update runs."""
+    """Of the active enclave that was to be launched and lacks values, while no update runs.
+
+    The current ones must be in memory: supplied by somebody since, not only kept at rest. A key
+    of the host that fails for a while is no reason to launch something else.
+    """
     revision = s.revisions.get(row.revision)
     if revision is None or s.update is not None:
         return None
@@ -30,7 +34,7 @@ def with_current_secrets(s: Situation, row: Enclave) -> Write | None:
     if not s.values_here.issuperset(versions.items()):
         return None
     number = s.deployment.last_revision + 1
-    gone = ", ".join(s.lacks(row))
+    gone = ", ".join(sorted(name for name, _ in revision.secrets.items() - s.values_here))
     again = msgspec.structs.replace(
         row,
         revision=number,

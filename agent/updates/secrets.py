@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -17,11 +17,14 @@ from agent.model.reasons import DecidedStrategy, Decision
 from agent.model.revision import Revision
 from agent.store.port import Reader, Store, Transaction
 from agent.updates.admission import secrets_missing
+from agent.updates.alarms import Alarm
 from agent.updates.audit import sign
 from agent.updates.port import Caller, RefusedError
 from agent.updates.vault import Vault
 
 log = logging.getLogger(__name__)
+
+_KEEP_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,21 @@ class Staged:
 
 
 class Secrets:
-    """The vault first, the version after, so that a recorded version has its value."""
+    """The vault first, the version after, so that a recorded version has its value.
 
-    def __init__(self, store: Store, vault: Vault) -> None:
+    `show` shows what is wrong with what is kept at rest, all of it under a name at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        show: Callable[[str, Mapping[str, Alarm]], None] = lambda _name, _alarms: None,
+    ) -> None:
         self._store = store
         self._vault = vault
+        self._show = show
+        self._lacked: str | None = None
         self._turns: WeakValueDictionary[DeploymentName, asyncio.Lock] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
@@ -76,6 +89,7 @@ class Secrets:
         """What is recorded is recorded: that a value is left over must not make it look undone."""
         try:
             await self.sweep(name)
+            await self._say(name)
         except (AgentError, OSError) as error:
             log.warning("values not swept", extra={"deployment": name, "error": describe(error)})
 
@@ -100,7 +114,7 @@ class Secrets:
             had = [one for one in known.of(secret) if self._is(name, secret, one, known, digest)]
             wanted = known.choose(secret, had)
             for version in {*had, wanted}:
-                self._vault.put(name, secret, version, value)
+                await self._vault.keep(name, secret, version, value, new=version not in had)
             if known.current.get(secret) != wanted:
                 changes[secret] = (wanted, digest)
         versions = dict(known.current)
@@ -136,14 +150,74 @@ class Secrets:
             raise RefusedError(Decision(strategy=DecidedStrategy.REFUSE, reasons=(reason,)))
         return True
 
+    async def fetch(self, revision: Revision) -> dict[str, str]:
+        """Those values of a revision that the host has, in memory or kept at rest."""
+        name = revision.deployment
+        memory = {one: self._vault.get(name, *one) for one in revision.secrets.items()}
+        if None in memory.values() and self._vault.at_rest.on:
+            async with self._turns.setdefault(name, asyncio.Lock()):
+                found = await asyncio.gather(*(self._vault.fetch(name, *one) for one in memory))
+            memory = dict(zip(memory, found, strict=True))
+        await self._say(name)
+        return {secret: value for (secret, _), value in memory.items() if value is not None}
+
+    async def keep(self) -> None:
+        """Keep at rest what is in memory only, and show what is wrong; again after a while."""
+        if self._vault.at_rest.on:
+            self._say_what_lacks(self._vault.at_rest.lacks())
+            for row in await self._store.read(lambda tx: tx.deployments()):
+                async with self._turns.setdefault(row.name, asyncio.Lock()):
+                    await self._keep_at_rest(row.name)
+                await self._say(row.name)
+        await asyncio.sleep(_KEEP_EVERY_S)
+
+    def _say_what_lacks(self, lacks: str | None) -> None:
+        self._show("secrets at rest", {"lacks": _none_kept(lacks)} if lacks else {})
+        if lacks and lacks != self._lacked:
+            log.error("secrets cannot be kept at rest", extra={"error": lacks})
+        self._lacked = lacks
+
+    async def _keep_at_rest(self, name: DeploymentName) -> None:
+        wanted = await self._store.read(lambda tx: _wanted(tx, name))
+        at_rest = self._vault.at_rest
+        for version in sorted(wanted & self._vault.here(name) - at_rest.here(name)):
+            value = self._vault.get(name, *version)
+            if value is not None:
+                await at_rest.keep(name, version, value)
+
+    async def _say(self, name: DeploymentName) -> None:
+        """Show what is wrong with what a deployment has at rest, or that nothing is any more."""
+        if self._vault.at_rest.on:
+            known = await self._store.read(lambda tx: _known(tx, name))
+            needed = {*known.current.items(), *known.given.items()}
+            self._show(_shown_as(name), self._vault.at_rest.alarms(name, needed))
+
+    def forget(self, name: DeploymentName) -> None:
+        """Remove every value of a deployment."""
+        self._vault.forget(name)
+        self._show(_shown_as(name), {})
+
     async def sweep(self, name: DeploymentName) -> None:
         """Remove the values that neither a revision nor the current versions name."""
+        self._vault.keep_only(name, await self._store.read(lambda tx: _wanted(tx, name)))
 
-        def wanted(tx: Reader) -> set[tuple[str, int]]:
-            used = {(s, v) for row in tx.revisions(name) for s, v in row.secrets.items()}
-            return used | {(s, v) for s, (v, _) in tx.secret_versions(name).items()}
 
-        self._vault.keep_only(name, await self._store.read(wanted))
+def _wanted(tx: Reader, name: DeploymentName) -> set[tuple[str, int]]:
+    used = {(s, v) for row in tx.revisions(name) for s, v in row.secrets.items()}
+    return used | {(s, v) for s, (v, _) in tx.secret_versions(name).items()}
+
+
+def _shown_as(name: DeploymentName) -> str:
+    return f"secrets of {name}"
+
+
+def _none_kept(lacks: str) -> Alarm:
+    return Alarm(
+        code="secrets_not_kept",
+        severity="error",
+        detail=f"no secret can be kept at rest: {lacks}",
+        mend="install systemd 250 or later, or set secrets.at_rest: off",
+    )
 
 
 @dataclass(frozen=True, slots=True)

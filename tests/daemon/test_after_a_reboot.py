@@ -131,6 +131,37 @@ async def test_the_current_values_are_enough_although_the_enclave_had_others(
     assert await discrepancies(daemon) == [gone]
 
 
+async def test_with_its_secrets_kept_at_rest_it_starts_by_itself(
+    tmp_path: Path, new_boot_id: bool
+) -> None:
+    """By the real systemd-creds, with a key of the host in a place of its own."""
+    options = settings(install(tmp_path), secrets={"at_rest": "systemd_creds"})
+    key = {"SYSTEMD_CREDENTIAL_SECRET": str(tmp_path / "host.key")}
+    source = fake_releases(tmp_path, CONFIGS)
+    async with running(source, settings=options, environment=key) as daemon:
+        secret = {"API_KEY": "sentinel-4c81f0"}
+        assert (await daemon.deploy(tag="sealed", secrets=secret)).status == 202
+        await daemon.over()
+        reboot(daemon, new_boot_id=new_boot_id)
+        await daemon.ready()
+        await runs(daemon)
+        assert (await serving(daemon.plain))["version"] == "sealed"
+        assert await discrepancies(daemon) == []
+        kept = daemon.state / "secrets-at-rest/hello/API_KEY.1"
+        assert kept.is_file()
+        files = [path for path in daemon.state.rglob("*") if path.is_file()]
+        assert [path for path in files if b"sentinel-4c81f0" in path.read_bytes()] == []
+        assert "sentinel-4c81f0" not in daemon.log.read_text()
+
+        daemon.kill()
+        daemon.configure(secrets={"at_rest": "off"})
+        await daemon.up()
+        assert not kept.parent.parent.exists()
+        reboot(daemon, new_boot_id=new_boot_id)
+        await daemon.ready()
+        await daemon.until(lambda d: d is not None and d["status"] == "waiting_for_secrets")
+
+
 async def test_a_stopped_deployment_stays_stopped(daemon: Daemon, new_boot_id: bool) -> None:
     assert (await daemon.deploy(tag="v1")).status == 202
     await daemon.over()

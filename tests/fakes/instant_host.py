@@ -24,6 +24,7 @@ from agent.probes.port import HealthView, ProbeTarget
 from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import RouteOrder
+from agent.updates.at_rest import AtRest
 from agent.updates.engine import EngineRoom
 from agent.updates.parts import Parts
 from agent.updates.port import Caller, Change, NewDeployment
@@ -185,6 +186,7 @@ class InstantHost:
         clock: ManualClock,
         directory: Path,
         releases: Releases | None = None,
+        at_rest: AtRest | None = None,
     ) -> None:
         self.clock = clock
         self.vms = InstantVms()
@@ -198,7 +200,7 @@ class InstantHost:
             probes=self.probes,
             traffic=self.traffic,
             attestation=Unattested(),
-            vault=Vault(directory / "secrets", directory / "key"),
+            vault=Vault(directory / "secrets", directory / "key", at_rest),
             gpus=FakeGpus(),
             supply=self._supply,
             policy=POLICY,

@@ -87,6 +87,11 @@ async def test_two_requests_at_once_get_a_version_each_and_keep_their_values(
     assert (await store.read(lambda tx: tx.secret_versions(NAME)))["KEY"][0] == 2
 
 
+def test_a_value_comes_back_byte_for_byte(vault: Vault) -> None:
+    vault.put(NAME, "KEY", 1, "one\r\ntwo\r\u00e9\n")
+    assert vault.get(NAME, "KEY", 1) == "one\r\ntwo\r\u00e9\n"
+
+
 async def test_requests_of_other_deployments_do_not_wait(store: MemoryStore, vault: Vault) -> None:
     secrets = Secrets(store, vault)
     async with secrets.staging(NAME, {"KEY": "one"}):

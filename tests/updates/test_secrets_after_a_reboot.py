@@ -6,100 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from agent.host.clock import ManualClock
-from agent.model.ids import DeploymentName
-from agent.model.release import Release
-from agent.model.resources import Listen
 from agent.model.revision import DeploymentStatus
 from agent.model.update import UpdateStatus
-from agent.store.memory import MemoryStore
-from agent.updates.port import Change, ConflictError, NewDeployment, RefusedError
-from agent.updates.published import DeploymentFacts, Feasibility
-from tests.fakes.instant_host import CALLER, InstantHost, InstantReleases
-
-NAME = DeploymentName("web")
-LISTEN = Listen(address="127.0.0.1", port=8443)
-WAITING, RUNNING = DeploymentStatus.WAITING_FOR_SECRETS, DeploymentStatus.RUNNING
-
-
-class Sealed(InstantReleases):
-    """Every release needs KEY."""
-
-    async def resolve(self, repo: str, tag: str, digest: str | None = None) -> Release:
-        release = await super().resolve(repo, tag, digest)
-        return msgspec.structs.replace(release, secret_names=("KEY",))
-
-
-class Machine:
-    """A host with `web` at v1, given KEY=one, that may be rebooted."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.clock = ManualClock()
-        self.store = MemoryStore(self.clock.now)
-        self.host = InstantHost(self.store, self.clock, directory, Sealed())
-        self.boots = 1
-
-    async def reboot(self) -> None:
-        await self.host.room.close()
-        self.host.room.parts.vault.forget(NAME)
-        self.boots += 1
-        self.clock.reboot(f"boot-{self.boots}")
-        self.host = InstantHost(self.store, self.clock, self.directory, Sealed())
-        await self.host.room.start()
-
-    @property
-    def facts(self) -> DeploymentFacts:
-        return self.host.engine.snapshot.deployments[NAME]
-
-    @property
-    def given(self) -> dict[str, int]:
-        assert self.facts.revision is not None
-        return dict(self.facts.revision.secrets)
-
-    async def put(self, **values: str | None) -> tuple[str, ...]:
-        return await self.host.engine.set_secrets(NAME, values, CALLER)
-
-    async def until(self, status: DeploymentStatus) -> None:
-        async with asyncio.timeout(20):
-            while self.facts.status is not status:
-                await self.tick()
-
-    async def tick(self) -> None:
-        self.clock.advance(1)
-        self.host.room.bells.ring()
-        await asyncio.sleep(0.001)
-
-    async def stays(self, status: DeploymentStatus) -> None:
-        for _ in range(100):
-            await self.tick()
-            assert self.facts.status is status
-
-    def problems(self) -> dict[str, str]:
-        return {one.code: one.detail for one in self.host.engine.snapshot.problems}
-
-    async def events(self, kind: str) -> list[str]:
-        rows = await self.host.engine.events(0)
-        return [f"{row.from_} {row.to}: {row.reason}" for row in rows if row.kind == kind]
+from agent.updates.port import ConflictError, RefusedError
+from agent.updates.published import Feasibility
+from tests.fakes.instant_host import CALLER
+from tests.fakes.sealed_machine import NAME, RUNNING, WAITING, SealedMachine
 
 
 @pytest.fixture
-async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
-    machine = Machine(tmp_path)
-    await machine.host.room.start()
-    request = NewDeployment(
-        name=NAME, repo="hello", tag="v1", listen=LISTEN, secrets={"KEY": "one"}
-    )
-    await machine.host.finish(await machine.host.engine.deploy(request, CALLER))
+async def machine(tmp_path: Path) -> AsyncIterator[SealedMachine]:
+    machine = SealedMachine(tmp_path)
+    await machine.deploy()
     yield machine
     await machine.host.room.close()
 
 
 async def test_what_the_enclave_was_given_resumes_it_although_newer_ones_were_recorded(
-    machine: Machine,
+    machine: SealedMachine,
 ) -> None:
     assert await machine.put(KEY="two") == ("KEY",)
     await machine.reboot()
@@ -113,7 +39,9 @@ async def test_what_the_enclave_was_given_resumes_it_although_newer_ones_were_re
     assert await machine.events("revision") == []
 
 
-async def test_the_current_values_resume_it_as_a_revision_of_its_own(machine: Machine) -> None:
+async def test_the_current_values_resume_it_as_a_revision_of_its_own(
+    machine: SealedMachine,
+) -> None:
     await machine.put(KEY="two")
     await machine.reboot()
     await machine.until(WAITING)
@@ -130,7 +58,7 @@ async def test_the_current_values_resume_it_as_a_revision_of_its_own(machine: Ma
     assert (update.status, update.revision) == (UpdateStatus.COMPLETED, 3)
 
 
-async def test_a_value_that_nobody_knew_resumes_it_too(machine: Machine) -> None:
+async def test_a_value_that_nobody_knew_resumes_it_too(machine: SealedMachine) -> None:
     await machine.reboot()
     await machine.until(WAITING)
     await machine.put(KEY="another")
@@ -138,9 +66,8 @@ async def test_a_value_that_nobody_knew_resumes_it_too(machine: Machine) -> None
     assert machine.given == {"KEY": 2}
 
 
-async def test_it_waits_until_every_value_is_here(machine: Machine) -> None:
-    change = Change(secrets={"TOKEN": "t"})
-    await machine.host.finish(await machine.host.engine.update(NAME, change, CALLER))
+async def test_it_waits_until_every_value_is_here(machine: SealedMachine) -> None:
+    await machine.update(secrets={"TOKEN": "t"})
     await machine.put(KEY="two")
     await machine.reboot()
     await machine.until(WAITING)
@@ -153,10 +80,9 @@ async def test_it_waits_until_every_value_is_here(machine: Machine) -> None:
 
 
 async def test_a_value_that_was_removed_is_not_waited_for_unless_it_is_needed(
-    machine: Machine,
+    machine: SealedMachine,
 ) -> None:
-    change = Change(secrets={"SPARE": "s"})
-    await machine.host.finish(await machine.host.engine.update(NAME, change, CALLER))
+    await machine.update(secrets={"SPARE": "s"})
     await machine.put(KEY=None, SPARE=None)
     await machine.reboot()
     await machine.stays(WAITING)
@@ -165,9 +91,8 @@ async def test_a_value_that_was_removed_is_not_waited_for_unless_it_is_needed(
     assert machine.given == {"KEY": 1}
 
 
-async def test_a_value_of_before_is_enough_for_a_rollback(machine: Machine) -> None:
-    change = Change(tag="v2", secrets={"KEY": "two"})
-    await machine.host.finish(await machine.host.engine.update(NAME, change, CALLER))
+async def test_a_value_of_before_is_enough_for_a_rollback(machine: SealedMachine) -> None:
+    await machine.update(tag="v2", secrets={"KEY": "two"})
     await machine.reboot()
     await machine.put(KEY="two")
     await machine.until(RUNNING)
@@ -182,7 +107,7 @@ async def test_a_value_of_before_is_enough_for_a_rollback(machine: Machine) -> N
     assert machine.given == {"KEY": 1}
 
 
-async def test_a_start_says_what_is_waited_for(machine: Machine) -> None:
+async def test_a_start_says_what_is_waited_for(machine: SealedMachine) -> None:
     await machine.reboot()
     await machine.until(WAITING)
     with pytest.raises(ConflictError, match="secrets set web") as error:
@@ -195,7 +120,7 @@ async def test_a_start_says_what_is_waited_for(machine: Machine) -> None:
 
 
 async def test_a_stopped_one_starts_with_the_current_values_if_its_own_are_gone(
-    machine: Machine,
+    machine: SealedMachine,
 ) -> None:
     await machine.put(KEY="two")
     await machine.host.engine.stop(NAME, CALLER)
