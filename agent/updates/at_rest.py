@@ -149,8 +149,9 @@ class AtRest:
         Raises StorageError.
         """
         path = self._path(deployment, version)
-        with storage_errors("remove", path):
-            path.unlink(missing_ok=True)
+        if self.on:
+            with storage_errors("remove", path):
+                path.unlink(missing_ok=True)
 
     def keep_only(self, deployment: DeploymentName, wanted: set[Version]) -> None:
         """Remove every value of the deployment that is not wanted any more."""
