@@ -222,6 +222,23 @@ def _run_dir(config: Config) -> Line:
     return Line("run_dir", "ok", f"{config.run_dir} is on {kind}")
 
 
+def _secrets(config: Config) -> Line:
+    if config.secrets.at_rest == "off":
+        return Line("secrets", "ok", "in memory only: after a reboot they are supplied again")
+    from agent.host.credentials import PROGRAM, why_none
+
+    lacks = why_none()
+    if lacks is not None:
+        mend = "install systemd 250 or later, or set secrets.at_rest: off"
+        return Line("secrets", "error", f"{lacks}: none can be kept at rest", mend)
+    if os.geteuid() != 0:
+        return Line("secrets", "warn", "not root: the host's key may not be read", "run as root")
+    tpm = _run([PROGRAM, "has-tpm2", "--quiet"]).returncode == 0
+    key = "the host's key and TPM" if tpm else "the host's key, which is on its disk (no TPM)"
+    version = _first_line([PROGRAM, "--version"])
+    return Line("secrets", "ok", f"{version}: kept at rest, encrypted with {key}")
+
+
 def _systemd(config: Config) -> Line:
     detached = "VMs run in sessions of their own"
     if config.supervisor == "detached":
@@ -273,6 +290,7 @@ CHECKS: tuple[Callable[[Config], Line], ...] = (
     _memory,
     _swap,
     _run_dir,
+    _secrets,
     _releases,
 )
 

@@ -27,9 +27,10 @@ from agent.enclaves.supervisor import Supervisor
 from agent.enclaves.units import SystemdSupervisor
 from agent.host.clock import RealClock
 from agent.host.commands import RunCommand, run_command
+from agent.host.credentials import Credentials, why_none
 from agent.host.files import in_memory
 from agent.host.threads import finish_in_thread
-from agent.host.units import host_is_stopping, in_units
+from agent.host.units import beside_us, host_is_stopping, in_units
 from agent.inventory.host import HostProbe
 from agent.model.ids import HostId
 from agent.model.resources import Amounts
@@ -45,6 +46,7 @@ from agent.store.port import Store
 from agent.traffic.haproxy import HaproxyTraffic
 from agent.traffic.nftables import NftablesTraffic
 from agent.traffic.userspace import UserspaceTraffic
+from agent.updates.at_rest import AtRest
 from agent.updates.engine import EngineRoom
 from agent.updates.parts import Parts
 from agent.updates.preflight import no_preflight
@@ -110,7 +112,11 @@ def build(
         probes=prober,
         traffic=traffic_of(config, choices),
         attestation=_attestation(config, choices, clock, chain, collateral),
-        vault=Vault(secrets_dir(config), config.state_dir / "secret-digest.key"),
+        vault=Vault(
+            secrets_dir(config),
+            config.state_dir / "secret-digest.key",
+            at_rest_of(config, in_units=units),
+        ),
         gpus=gpus,
         preparation=workshop_of(config, clock, store, gpus, confidential=confidential),
         supply=SupplyReader(
@@ -210,6 +216,15 @@ def secrets_dir(config: Config, shared_memory: Path = Path("/dev/shm")) -> Path:
         of = hashlib.sha256(os.fsencode(config.state_dir)).hexdigest()[:16]
         return shared_memory / f"enclave-agent-{os.geteuid()}-{of}"
     raise CannotStartError("run_dir", "must be on a tmpfs: secrets may touch no disk")
+
+
+def at_rest_of(config: Config, *, in_units: bool) -> AtRest:
+    """Where secrets' values are kept for after a reboot, if they are to be."""
+    directory = config.state_dir / "secrets-at-rest"
+    if config.secrets.at_rest != "systemd_creds":
+        return AtRest(directory)
+    run = beside_us() if in_units else run_command
+    return AtRest(directory, Credentials(run), why_none)
 
 
 def policy(config: Config) -> Policy:

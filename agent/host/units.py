@@ -111,6 +111,23 @@ def _borrow(words: Sequence[str]) -> int:
     return descriptors[0]
 
 
+def beside_us(run: RunCommand = run_command) -> RunCommand:
+    """Runs tools in units that have what ours is closed to: the host's own key, its TPM.
+
+    What a tool reads and prints passes through its pipes alone.
+    """
+    properties = ("NoNewPrivileges=yes", "LimitCORE=0", "PrivateNetwork=yes", "PrivateTmp=yes")
+    words = [f"--property={one}" for one in properties]
+
+    async def run_beside_us(
+        argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
+    ) -> Finished:
+        line = [*RUN, "--pipe", "--wait", *words, "--", *argv]
+        return await run(line, stdin=stdin, timeout_s=timeout_s)
+
+    return run_beside_us
+
+
 def in_units(
     name: str,
     description: str,

@@ -25,8 +25,9 @@ class Slot(StrEnum):
 class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A release plus variables, secret versions and options. Immutable; no secret is in it.
 
-    `secrets` maps a name to the version that the enclave was given. `release_digest` is the
-    SHA-256 (hex) of the manifest's bytes: the same tag with other bytes is another release.
+    `secrets` maps a name to the version that the enclave was given; `secret_names`: those that the
+    release needs, None in rows of before. `release_digest` is the SHA-256 (hex) of the manifest's
+    bytes: the same tag with other bytes is another release.
     """
 
     deployment: DeploymentName
@@ -40,6 +41,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     domain: str | None = None
     variables: dict[str, str] = {}
     secrets: dict[str, int] = {}
+    secret_names: tuple[str, ...] | None = None
     inbound_ports: tuple[int, ...] = ()
     start_period_s: float = 0.0
     container_names: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from agent.store.retention import (
     UPDATES_KEPT,
     answers_expired_before,
     event_time,
+    superfluous_digests,
     superfluous_revisions,
 )
 from agent.store.rows import decode, encode
@@ -47,6 +48,7 @@ class _State:
     gpu_conditions: dict[str, bytes] = field(default_factory=dict)
     known_gpus: dict[str, bytes] = field(default_factory=dict)
     secrets: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
+    digests: dict[tuple[str, str, int], str] = field(default_factory=dict)
     samples: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
     events: dict[int, bytes] = field(default_factory=dict)
     answers: dict[tuple[str, str, str, str], tuple[float, bytes]] = field(default_factory=dict)
@@ -123,6 +125,10 @@ class _MemoryReader:
         rows = self._state.secrets.items()
         return {secret: version for (owner, secret), version in rows if owner == name}
 
+    def secret_digests(self, name: DeploymentName) -> dict[tuple[str, int], str]:
+        rows = self._state.digests.items()
+        return {(secret, number): said for (owner, secret, number), said in rows if owner == name}
+
     def samples(self, kind: str, key: str, limit: int = 50) -> list[float]:
         return list(self._state.samples.get((kind, key), ())[:limit])
 
@@ -173,12 +179,15 @@ class _MemoryTransaction(_MemoryReader):
             del state.updates[update.id]
         for secret in self.secret_versions(name):
             del state.secrets[name, secret]
+        for secret, version in self.secret_digests(name):
+            del state.digests[name, secret, version]
         self.release_claims(name, ClaimKind.LISTEN)
 
     def put_revision(self, row: Revision) -> None:
         self._state.revisions[row.deployment, row.number] = encode(row)
         for number in superfluous_revisions(self, row.deployment, row.number):
             del self._state.revisions[row.deployment, number]
+        self._forget_digests(row.deployment)
 
     def put_update(self, row: Update) -> None:
         self._state.updates[row.id] = encode(row)
@@ -227,9 +236,16 @@ class _MemoryTransaction(_MemoryReader):
         self, name: DeploymentName, secret: str, version: int, digest: str
     ) -> None:
         self._state.secrets[name, secret] = (version, digest)
+        self._state.digests[name, secret, version] = digest
+        self._forget_digests(name)
 
     def delete_secret(self, name: DeploymentName, secret: str) -> None:
         self._state.secrets.pop((name, secret), None)
+        self._forget_digests(name)
+
+    def _forget_digests(self, name: DeploymentName) -> None:
+        for secret, version in superfluous_digests(self, name):
+            del self._state.digests[name, secret, version]
 
     def add_sample(self, sample: Sample) -> None:
         place = (sample.kind, sample.key)

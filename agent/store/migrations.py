@@ -87,7 +87,20 @@ _GPU_CONDITIONS: Migration = (
     "CREATE TABLE gpu_conditions (bdf TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_FIRST, _KNOWN_GPUS, _GPU_CONDITIONS)
+_SECRET_DIGESTS: Migration = (
+    """CREATE TABLE secret_digests (
+        deployment TEXT NOT NULL REFERENCES deployments (name)
+            ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+        name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        PRIMARY KEY (deployment, name, version)
+    ) WITHOUT ROWID""",
+    """INSERT INTO secret_digests (deployment, name, version, digest)
+        SELECT deployment, name, version, digest FROM secret_versions""",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_FIRST, _KNOWN_GPUS, _GPU_CONDITIONS, _SECRET_DIGESTS)
 
 
 def migrate(connection: sqlite3.Connection, steps: Sequence[Migration] = MIGRATIONS) -> None:

@@ -126,6 +126,10 @@ class Reader(Protocol):
         """Secret name → (current version, keyed digest in hex)."""
         ...
 
+    def secret_digests(self, name: DeploymentName) -> dict[tuple[str, int], str]:
+        """(Secret name, version) → keyed digest in hex."""
+        ...
+
     def samples(self, kind: str, key: str, limit: int = 50) -> list[float]:
         """Newest first, seconds."""
         ...
@@ -203,9 +207,13 @@ class Transaction(Reader, Protocol):
 
     def put_secret_version(
         self, name: DeploymentName, secret: str, version: int, digest: str
-    ) -> None: ...
+    ) -> None:
+        """Make it the current one. Keeps the digests of those that a revision names."""
+        ...
 
-    def delete_secret(self, name: DeploymentName, secret: str) -> None: ...
+    def delete_secret(self, name: DeploymentName, secret: str) -> None:
+        """There is no current one any more."""
+        ...
 
     def add_sample(self, sample: Sample) -> None:
         """Keeps the newest 200 of each (kind, key)."""

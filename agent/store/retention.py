@@ -39,3 +39,10 @@ def superfluous_revisions(tx: Reader, name: DeploymentName, newest: int) -> list
     if update := tx.running_update(name):
         needed |= {update.revision, update.from_revision or 0}
     return [number for number in old if number not in needed]
+
+
+def superfluous_digests(tx: Reader, name: DeploymentName) -> list[tuple[str, int]]:
+    """Versions of secrets that are not current and that no revision names any more."""
+    named = {(secret, version) for secret, (version, _) in tx.secret_versions(name).items()}
+    named |= {one for row in tx.revisions(name) for one in row.secrets.items()}
+    return [one for one in tx.secret_digests(name) if one not in named]

@@ -23,6 +23,7 @@ from agent.store.retention import (
     UPDATES_KEPT,
     answers_expired_before,
     event_time,
+    superfluous_digests,
     superfluous_revisions,
 )
 from agent.store.rows import decode, encode
@@ -97,6 +98,11 @@ class SqliteReader:
         rows = self._connection.execute(sql, (name,))
         return {secret: (version, digest) for secret, version, digest in rows}
 
+    def secret_digests(self, name: DeploymentName) -> dict[tuple[str, int], str]:
+        sql = "SELECT name, version, digest FROM secret_digests WHERE deployment = ?"
+        rows = self._connection.execute(sql, (name,))
+        return {(secret, version): digest for secret, version, digest in rows}
+
     def samples(self, kind: str, key: str, limit: int = 50) -> list[float]:
         sql = "SELECT value_s FROM samples WHERE kind = ? AND key = ? ORDER BY position DESC"
         return [row[0] for row in self._connection.execute(sql + " LIMIT ?", (kind, key, limit))]
@@ -162,7 +168,7 @@ class SqliteTransaction(SqliteReader):
         if self.enclaves(name):
             raise StoreError(f"enclaves of {name} are still there")
         self._do("DELETE FROM deployments WHERE name = ?", name)
-        for table in ("revisions", "updates", "secret_versions"):
+        for table in ("revisions", "updates", "secret_versions", "secret_digests"):
             self._do(f"DELETE FROM {table} WHERE deployment = ?", name)  # noqa: S608
         self.release_claims(name, ClaimKind.LISTEN)
 
@@ -173,6 +179,7 @@ class SqliteTransaction(SqliteReader):
         for number in superfluous_revisions(self, row.deployment, row.number):
             sql = "DELETE FROM revisions WHERE deployment = ? AND number = ?"
             self._do(sql, row.deployment, number)
+        self._forget_digests(row.deployment)
 
     def put_update(self, row: Update) -> None:
         sql = """INSERT INTO updates (id, deployment, running, body) VALUES (?, ?, ?, ?)
@@ -240,9 +247,20 @@ class SqliteTransaction(SqliteReader):
             VALUES (?, ?, ?, ?) ON CONFLICT (deployment, name)
             DO UPDATE SET version = excluded.version, digest = excluded.digest"""
         self._do(sql, name, secret, version, digest)
+        sql = """INSERT INTO secret_digests (deployment, name, version, digest)
+            VALUES (?, ?, ?, ?) ON CONFLICT (deployment, name, version)
+            DO UPDATE SET digest = excluded.digest"""
+        self._do(sql, name, secret, version, digest)
+        self._forget_digests(name)
 
     def delete_secret(self, name: DeploymentName, secret: str) -> None:
         self._do("DELETE FROM secret_versions WHERE deployment = ? AND name = ?", name, secret)
+        self._forget_digests(name)
+
+    def _forget_digests(self, name: DeploymentName) -> None:
+        for secret, version in superfluous_digests(self, name):
+            sql = "DELETE FROM secret_digests WHERE deployment = ? AND name = ? AND version = ?"
+            self._do(sql, name, secret, version)
 
     def add_sample(self, sample: Sample) -> None:
         place = (sample.kind, sample.key)

@@ -148,6 +148,7 @@ def new_revision(ask: Ask, number: int, now: Instant) -> Revision:
         domain=ask.domain,
         variables=dict(ask.variables),
         secrets=dict(ask.secrets),
+        secret_names=release.secret_names,
         inbound_ports=release.inbound_ports,
         start_period_s=release.start_period_s,
         container_names=release.container_names,

@@ -26,7 +26,7 @@ class Alarm:
 def alarms(s: Situation) -> dict[str, Alarm]:
     """All that hold now, by a key of their own."""
     stuck = {f"stuck:{row.id}": _stuck(row) for row in s.enclaves.values() if _is_stuck(s, row)}
-    single = {"outage": _outage(s), "attestation": _distrust(s)}
+    single = {"outage": _outage(s), "attestation": _distrust(s), "secrets": _secrets(s)}
     return stuck | {key: alarm for key, alarm in single.items() if alarm is not None}
 
 
@@ -56,6 +56,22 @@ def _distrust(s: Situation) -> Alarm | None:
         severity="error",
         detail=f"{name}: the evidence of enclave {row.id} is good no more: {lost.detail}",
         mend=f"see `enclave-agent attest {name}`; if it stays, update or roll back {name}",
+    )
+
+
+def _secrets(s: Situation) -> Alarm | None:
+    row = active_enclave(s)
+    if row is None or s.deployment.wish is not Wish.RUN or s.is_up(row):
+        return None
+    lacks, name = s.lacks(row), s.deployment.name
+    if not lacks:
+        return None
+    return Alarm(
+        code="secrets_missing",
+        severity="error",
+        detail=f"{name} waits for values of {', '.join(lacks)}, which are not on this host",
+        mend=f"`enclave-agent secrets set {name} {lacks[0]}=@FILE`, for each of them: what its "
+        "enclave had, or another value, which makes a new revision",
     )
 
 

@@ -113,8 +113,8 @@ class Board:
         self._publish()
         return True
 
-    def show_alarms(self, name: DeploymentName, alarms: Mapping[str, Alarm]) -> None:
-        """All that is wrong with a deployment now; what is not among them is mended."""
+    def show_alarms(self, name: str, alarms: Mapping[str, Alarm]) -> None:
+        """All that is wrong with a deployment, say, now; what is not among them is mended."""
         prefix = f"{name}/"
         for key in [key for key in self._problems if key.startswith(prefix)]:
             if key.removeprefix(prefix) not in alarms:

@@ -56,7 +56,7 @@ class EngineRoom:
     def __init__(self, parts: Parts, host: HostFacts) -> None:
         self.parts = parts
         self.board = Board(host, parts.clock, parts.vault)
-        self.secrets = Secrets(parts.store, parts.vault)
+        self.secrets = Secrets(parts.store, parts.vault, self.board.show_alarms)
         self.bells = Bells()
         self.pulse = Pulse(parts.clock)
         self._rows_changed = Wake()
@@ -81,7 +81,7 @@ class EngineRoom:
             enclaves=parts.enclaves,
             traffic=parts.traffic,
             attestation=parts.attestation,
-            vault=parts.vault,
+            secrets=self.secrets,
             preparation=parts.preparation,
             host_id=parts.host_id,
             spki_of=self._spki_of,
@@ -139,8 +139,8 @@ class EngineRoom:
         for reconciler, _ in list(self._reconcilers.values()):
             await reconciler.settled.wait()
         self._tasks.append(asyncio.create_task(self._keep_outlook()))
-        for keep in (self.leases.keep, parts.preparation.keep, self._keep_images):
-            self._tasks.append(asyncio.create_task(self._keep(keep)))
+        keeping = (self.leases.keep, parts.preparation.keep, self._keep_images, self.secrets.keep)
+        self._tasks += [asyncio.create_task(self._keep(keep)) for keep in keeping]
         self._tasks.append(asyncio.create_task(self._foundlings.settle(self._apply_anew)))
         self.board.show_ready(())
 

@@ -25,10 +25,10 @@ from agent.store.port import Reader, Store
 from agent.traffic.port import Binding, RouteOrder, Traffic
 from agent.updates.gpus import Preparation
 from agent.updates.preflight import Preflight, no_preflight
+from agent.updates.secrets import Secrets
 from agent.updates.situation import Action, ActionKind, Judged, Outcome
 from agent.updates.trust import held_since
 from agent.updates.upkeep import SECRETS_MISSING
-from agent.updates.vault import Vault
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Executor:
         enclaves: Enclaves,
         traffic: Traffic,
         attestation: Attestation,
-        vault: Vault,
+        secrets: Secrets,
         preparation: Preparation,
         host_id: HostId,
         spki_of: Callable[[EnclaveId], str | None],
@@ -75,7 +75,7 @@ class Executor:
         self._enclaves = enclaves
         self._traffic = traffic
         self._attestation = attestation
-        self._vault = vault
+        self._secrets = secrets
         self._preparation = preparation
         self._host_id = host_id
         self._spki_of = spki_of
@@ -126,7 +126,7 @@ class Executor:
             case ActionKind.FORGET_DEPLOYMENT:
                 await self._traffic.remove(name)
                 self.applied.pop(name, None)
-                self._vault.forget(name)
+                self._secrets.forget(name)
             case ActionKind.BRING_BACK:
                 await self._bring_back(name)
             case _:
@@ -151,7 +151,7 @@ class Executor:
     async def _prepare(self, action: Action) -> None:
         row, revision = await self._rows(action)
         release, image = await self._image(revision)
-        self._require_secrets(row, revision)
+        await self._require_secrets(revision)
         await self._measured(release, image, row.vcpus)
         await self._preflight(row, image, prepared=False)
         if row.replaces is None:
@@ -171,15 +171,9 @@ class Executor:
         image = self._releases.local(release)
         return release, image or await self._releases.fetch(release)
 
-    def _require_secrets(self, row: Enclave, revision: Revision) -> dict[str, str]:
-        values: dict[str, str] = {}
-        missing: list[str] = []
-        for secret, version in sorted(revision.secrets.items()):
-            value = self._vault.get(row.deployment, secret, version)
-            if value is None:
-                missing.append(secret)
-            else:
-                values[secret] = value
+    async def _require_secrets(self, revision: Revision) -> dict[str, str]:
+        values = await self._secrets.fetch(revision)
+        missing = sorted(revision.secrets.keys() - values.keys())
         if missing:
             raise SecretsMissingError(f"supply again: {', '.join(missing)}")
         return values
@@ -193,7 +187,7 @@ class Executor:
             revision=revision,
             release=release,
             image=image,
-            secrets=self._require_secrets(row, revision),
+            secrets=await self._require_secrets(revision),
             host_id=self._host_id,
         )
         if self._enclaves.view(row.id).phase is VmPhase.ABSENT:  # a relaunch finds them dirty

@@ -42,6 +42,8 @@ class Lookout:
             connections=dict(self._data_plane.connections),
             applied_generation=self._executor.applied.get(name),
             firmware_changed_at=self._executor.firmware_changed_at,
+            values_here=parts.vault.here(name),
+            values_at_rest=parts.vault.at_rest.here(name),
         )
 
     def watch(self, rows: Rows) -> None:

@@ -9,13 +9,14 @@ import msgspec
 from agent.model.enclave import Enclave
 from agent.model.event import EventDraft
 from agent.model.ids import DeploymentName
-from agent.model.revision import Deployment, Revision
+from agent.model.revision import Deployment, DeploymentStatus, Revision
 from agent.model.update import Decided, Update
 from agent.store.port import Reader, Transaction
 from agent.updates.admission import existing
 from agent.updates.audit import sign
 from agent.updates.outlook import rollback_targets
 from agent.updates.port import Caller, Change, ConflictError, UnknownNameError
+from agent.updates.published import DeploymentFacts
 from agent.updates.warm import warm_enclave
 
 
@@ -73,6 +74,17 @@ def way_back(tx: Reader, deployment: Deployment) -> str:
         stop = f"enclave-agent stop {deployment.name}"
         return f"there is no older version to go back to; to stop this one: {stop}"
     return f"to go back: enclave-agent rollback {deployment.name} --to {served[0].tag}"
+
+
+def still_there(name: DeploymentName, facts: DeploymentFacts | None) -> ConflictError:
+    """Why a deployment that is to run already is not started."""
+    if facts is None or facts.status is not DeploymentStatus.WAITING_FOR_SECRETS:
+        return ConflictError("running", f"deployment {name} runs already")
+    return ConflictError(
+        "waiting_for_secrets",
+        f"deployment {name} starts by itself once its secrets are here: "
+        f"enclave-agent secrets set {name} K=@FILE (status {name} says which)",
+    )
 
 
 def flag(tx: Transaction, update: Update, caller: Caller, **flags: bool) -> Update:

@@ -49,6 +49,8 @@ class Observation:
     firmware_changed_at: Instant | None = None
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False
+    values_here: frozenset[tuple[str, int]] = frozenset()
+    values_at_rest: frozenset[tuple[str, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,9 @@ def situation(rows: Rows, seen: Observation) -> Situation:
         outcomes=seen.outcomes,
         host_stopping=seen.host_stopping,
         boots=rows.boots,
+        secrets={name: version for name, (version, _) in rows.secret_versions.items()},
+        values_here=seen.values_here,
+        values_at_rest=seen.values_at_rest,
     )
 
 
@@ -131,6 +136,8 @@ def persist(
     now: Instant,
 ) -> None:
     """Apply a write inside a transaction."""
+    if write.put_revision:
+        tx.put_revision(write.put_revision)
     for row in write.put_enclaves:
         tx.put_enclave(row)
         if row.lifecycle in _HAS_RUN:

@@ -39,6 +39,7 @@ from agent.updates.lookup import (
     recorded_revision,
     rollback_target,
     running,
+    still_there,
     to_cancel,
     values,
 )
@@ -210,19 +211,24 @@ class UpdateEngine:
         return await self._admit_revision(revision, options, caller)
 
     async def start(self, name: DeploymentName, caller: Caller) -> Update:
-        """Of a stopped or failed deployment: its active revision again."""
+        """Of a stopped or failed deployment: its active revision again.
+
+        Where values that it was given are gone: a redeploy with the current ones.
+        """
 
         def target(tx: Reader) -> Revision:
             deployment = named(tx, name)
             if any(row.slot is deployment.active_slot for row in tx.enclaves(name)) and (
                 deployment.wish is Wish.RUN
             ):
-                raise ConflictError("running", f"deployment {name} runs already")
+                raise still_there(name, self.snapshot.deployments.get(name))
             number = deployment.active_revision or deployment.last_revision
             return recorded_revision(tx, name, number)
 
         revision = await self._store.read(target)
         await require_signed(self._parts.releases, revision)
+        if await self._room.secrets.only_current(revision):
+            return await self.update(name, Change(), caller)
         return await self._admit_revision(revision, Options(), caller)
 
     async def stop(self, name: DeploymentName, caller: Caller) -> None:

@@ -97,6 +97,8 @@ class Situation:
     """All that a decision may depend on.
 
     `boots`: seconds that guests of the size of the update's took on this host, newest first.
+    `secrets`: the current versions; `values_here`: names and versions whose value is in memory;
+    `values_at_rest`: those that are kept encrypted, as far as is known.
     """
 
     now: Instant
@@ -114,6 +116,15 @@ class Situation:
     outcomes: Mapping[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False
     boots: tuple[float, ...] = ()
+    secrets: Mapping[str, int] = field(default_factory=dict)
+    values_here: frozenset[tuple[str, int]] = frozenset()
+    values_at_rest: frozenset[tuple[str, int]] = frozenset()
+
+    def lacks(self, row: Enclave) -> tuple[str, ...]:
+        """The names of its secrets whose value is not on the host."""
+        revision = self.revisions.get(row.revision)
+        wanted = set(revision.secrets.items()) if revision else set()
+        return tuple(sorted(name for name, _ in wanted - self.values_here - self.values_at_rest))
 
     def vm(self, enclave_id: EnclaveId | None) -> VmView:
         """What is observed of a VM; one that nobody knows is absent."""
@@ -169,6 +180,7 @@ class Write:
 
     deployment: Deployment | None = None
     update: Update | None = None
+    put_revision: Revision | None = None
     put_enclaves: tuple[Enclave, ...] = ()
     drop_enclaves: tuple[EnclaveId, ...] = ()
     inherit: tuple[EnclaveId, EnclaveId] | None = None

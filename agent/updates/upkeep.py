@@ -16,6 +16,7 @@ from agent.model.ids import EnclaveId
 from agent.model.revision import Deployment, Fault, Wish
 from agent.model.update import Decided, Releasing, Step, StoppingOld, Update
 from agent.updates.patience import boot_deadline_s
+from agent.updates.regiven import with_current_secrets
 from agent.updates.situation import Action, ActionKind, Plan, Situation, Write, act, rest
 from agent.updates.stopping import reset_action
 from agent.updates.transitions import another_launch, enclave_event, routed, with_last_answer
@@ -295,7 +296,9 @@ def _relaunch(s: Situation, row: Enclave) -> Plan:
     outcome = s.outcomes.get(action)
     failed = outcome is not None and outcome.fault is not None
     if outcome and outcome.fault and outcome.fault.code == SECRETS_MISSING:
-        return act(action)  # waits for whoever has them; tried again until they are there
+        regiven = with_current_secrets(s, row)
+        # or it waits for whoever has them; tried again until they are there
+        return Plan(write=regiven) if regiven else act(action)
     if outcome and outcome.fault and outcome.fault.code == GPU_QUARANTINED:
         if s.update is not None:
             return act(action)  # the update chose among the others: its end is waited for

@@ -127,6 +127,26 @@ def test_a_run_dir_on_a_disk_is_warned_of(tmp_path: Path) -> None:
     assert "tmpfs" in lines["run_dir"]["mend"]
 
 
+def test_where_secrets_are_kept_is_told(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    _, lines = doctor(str(tmp_path), tools=tools)
+    assert lines["secrets"]["state"] == "ok"
+    assert "in memory only" in lines["secrets"]["detail"]
+    wanted = "secrets: {at_rest: systemd_creds}\n"
+    _, lines = doctor(str(tmp_path), tools=tools, config=wanted)
+    assert lines["secrets"]["state"] == "error"
+    assert "systemd-creds is not there" in lines["secrets"]["detail"]
+    assert "at_rest: off" in lines["secrets"]["mend"]
+    tool(tools, "systemd-creds", "echo systemd 252; exit 1")
+    _, lines = doctor(str(tmp_path), tools=tools, config=wanted)
+    if os.geteuid() == 0:
+        assert lines["secrets"]["detail"].startswith("systemd 252: kept at rest")
+        assert "no TPM" in lines["secrets"]["detail"]
+    else:
+        assert lines["secrets"]["state"] == "warn"
+
+
 def test_a_release_source_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     code, lines = doctor(str(tmp_path), config="releases: {source: /nonexistent}\n")
     assert (code, lines["releases"]["state"]) == (Exit.FAILED, "error")

@@ -105,6 +105,65 @@ async def test_a_deployment_waits_for_its_secrets_until_they_are_given_again(
     assert await discrepancies(daemon) == []
 
 
+async def test_the_current_values_are_enough_although_the_enclave_had_others(
+    daemon: Daemon, new_boot_id: bool
+) -> None:
+    assert (await daemon.deploy(tag="sealed", secrets={"API_KEY": "value"})).status == 202
+    await daemon.over()
+    path = "/v1/deployments/hello/secrets"
+    stale = await daemon.send("PUT", path, {"API_KEY": "newer"})
+    assert stale.body["stale_secrets"] == ["API_KEY"]
+    reboot(daemon, new_boot_id=new_boot_id)
+    await daemon.ready()
+    await daemon.until(lambda d: d is not None and d["status"] == "waiting_for_secrets")
+    problems = (await daemon.get("/status")).body["problems"]
+    assert "waits for values of API_KEY" in next(
+        one["detail"] for one in problems if one["code"] == "secrets_missing"
+    )
+    answer = await daemon.send("PUT", path, {"API_KEY": "newer"})
+    assert answer.status == 200
+    await runs(daemon)
+    seen = await daemon.deployment()
+    assert seen is not None
+    assert (seen["tag"], seen["revision"], seen["stale_secrets"]) == ("sealed", 2, [])
+    events = (await daemon.get("/v1/events?after=0")).body["events"]
+    (event,) = [one for one in events if one["kind"] == "revision"]
+    assert (event["from"], event["to"]) == ("1", "2")
+    gone = "secrets' values missing: ['hello/API_KEY.1']"  # of revision 1, which may come back
+    assert await discrepancies(daemon) == [gone]
+
+
+async def test_with_its_secrets_kept_at_rest_it_starts_by_itself(
+    tmp_path: Path, new_boot_id: bool
+) -> None:
+    """By the real systemd-creds, with a key of the host in a place of its own."""
+    options = settings(install(tmp_path), secrets={"at_rest": "systemd_creds"})
+    key = {"SYSTEMD_CREDENTIAL_SECRET": str(tmp_path / "host.key")}
+    source = fake_releases(tmp_path, CONFIGS)
+    async with running(source, settings=options, environment=key) as daemon:
+        secret = {"API_KEY": "sentinel-4c81f0"}
+        assert (await daemon.deploy(tag="sealed", secrets=secret)).status == 202
+        await daemon.over()
+        reboot(daemon, new_boot_id=new_boot_id)
+        await daemon.ready()
+        await runs(daemon)
+        assert (await serving(daemon.plain))["version"] == "sealed"
+        assert await discrepancies(daemon) == []
+        kept = daemon.state / "secrets-at-rest/hello/API_KEY.1"
+        assert kept.is_file()
+        files = [path for path in daemon.state.rglob("*") if path.is_file()]
+        assert [path for path in files if b"sentinel-4c81f0" in path.read_bytes()] == []
+        assert "sentinel-4c81f0" not in daemon.log.read_text()
+
+        daemon.kill()
+        daemon.configure(secrets={"at_rest": "off"})
+        await daemon.up()
+        assert not kept.parent.parent.exists()
+        reboot(daemon, new_boot_id=new_boot_id)
+        await daemon.ready()
+        await daemon.until(lambda d: d is not None and d["status"] == "waiting_for_secrets")
+
+
 async def test_a_stopped_deployment_stays_stopped(daemon: Daemon, new_boot_id: bool) -> None:
     assert (await daemon.deploy(tag="v1")).status == 202
     await daemon.over()

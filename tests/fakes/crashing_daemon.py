@@ -62,6 +62,7 @@ WATCHED = ("store", "enclaves", "traffic", "releases", "gpus", "preparation")
 _QMP_LOOKS = frozenset({"query-uuid", "query-status", "qmp_capabilities"})
 _ID = re.compile(r"(?<![a-z0-9])[a-z2-7]{8}(?![a-z0-9])")
 _SCRATCH = re.compile(r"\.[0-9a-f]{16}\.new")
+_SECRETS = re.compile(r"^/dev/shm/enclave-agent-\d+-[0-9a-f]{16}")
 _NUMBER = re.compile(r"\d+")
 
 
@@ -138,7 +139,7 @@ class Points:
     def _named(self, path: str | bytes) -> str:
         """The same thing has the same name in every run, and in every place."""
         text = os.fsdecode(path).replace(str(self._home), "").replace(self._home.name, "")
-        text = _SCRATCH.sub(".SCRATCH", _ID.sub("ID", text))
+        text = _SECRETS.sub("SECRETS", _SCRATCH.sub(".SCRATCH", _ID.sub("ID", text)))
         return _NUMBER.sub("N", text) if text.startswith("/proc/") else text
 
 

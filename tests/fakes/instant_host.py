@@ -27,6 +27,7 @@ from agent.probes.port import HealthView, ProbeTarget
 from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import RouteOrder
+from agent.updates.at_rest import AtRest
 from agent.updates.engine import EngineRoom
 from agent.updates.host_end import AskHost, stays_up
 from agent.updates.parts import Parts
@@ -192,6 +193,7 @@ class InstantHost:
         gpus: int = 0,
         policy: Policy = POLICY,
         host_stopping: AskHost = stays_up,
+        at_rest: AtRest | None = None,
     ) -> None:
         self.clock = clock
         self.vms = InstantVms()
@@ -215,7 +217,7 @@ class InstantHost:
             probes=self.probes,
             traffic=self.traffic,
             attestation=Unattested(),
-            vault=Vault(directory / "secrets", directory / "key"),
+            vault=Vault(directory / "secrets", directory / "key", at_rest),
             gpus=self.gpus,
             supply=self._supply,
             policy=policy,

@@ -32,6 +32,7 @@ from agent.store.port import (
     StoreVersionError,
     Transaction,
 )
+from agent.store.rows import encode
 from agent.store.sqlite import SqliteStore
 from tests.fakes.rows import deployment, revision
 
@@ -348,7 +349,12 @@ async def open_and_read(file: Path) -> list[str]:
 
 def test_released_migrations_never_change():
     digests = [hash_of(step) for step in MIGRATIONS]
-    assert digests == ["bb0fa5e11945a806", "514f63af77244af0", "46c2a1b5ebadfc1d"]
+    assert digests == [
+        "bb0fa5e11945a806",
+        "514f63af77244af0",
+        "46c2a1b5ebadfc1d",
+        "93692d975e69f5e6",
+    ]
 
 
 def hash_of(step: tuple[str, ...]) -> str:
@@ -369,6 +375,18 @@ async def test_an_older_file_is_brought_forward_with_its_rows(tmp_path: Path):
         assert connection.execute("SELECT x FROM more").fetchall() == [("web",)]
         assert connection.execute("PRAGMA user_version").fetchone() == (len(newer),)
         migrate(connection, newer)
+
+
+async def test_digests_of_current_secrets_are_carried_over(tmp_path: Path):
+    file = tmp_path / "store.db"
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        migrate(connection, MIGRATIONS[:3])
+        connection.execute("INSERT INTO deployments VALUES ('web', ?)", (encode(deployment()),))
+        connection.execute("INSERT INTO secret_versions VALUES ('web', 'KEY', 2, 'aa')")
+    store = await SqliteStore.open(file, NOW)
+    kept = await store.read(lambda r: r.secret_digests(DeploymentName("web")))
+    await store.close()
+    assert kept == {("KEY", 2): "aa"}
 
 
 async def test_a_failing_migration_leaves_the_file_as_it_was(tmp_path: Path):

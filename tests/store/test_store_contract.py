@@ -395,6 +395,37 @@ async def test_secret_versions_are_replaced_and_deleted_by_name(store: Store):
     assert await store.read(lambda r: r.secret_versions(WEB)) == {"TOKEN": (1, "bb")}
 
 
+async def test_digests_of_secrets_are_kept_as_long_as_a_revision_names_their_version(
+    store: Store,
+):
+    def names(number: int, **secrets: int) -> Callable[[Transaction], object]:
+        row = revision(number, WEB, secrets=secrets)
+        return lambda t: t.put_revision(row)
+
+    await store.transact(
+        with_deployment(
+            lambda t: t.put_secret_version(WEB, "KEY", 1, "aa"),
+            names(2, KEY=1),
+            lambda t: t.put_secret_version(WEB, "KEY", 2, "bb"),
+            lambda t: t.put_secret_version(WEB, "KEY", 3, "cc"),
+        )
+    )
+    assert await store.read(lambda r: r.secret_digests(WEB)) == {
+        ("KEY", 1): "aa",
+        ("KEY", 3): "cc",
+    }
+    await store.transact(lambda t: t.delete_secret(WEB, "KEY"))
+    assert await store.read(lambda r: r.secret_digests(WEB)) == {("KEY", 1): "aa"}
+    await store.transact(putting(*[names(n) for n in range(3, REVISIONS_KEPT + 3)]))
+    assert await store.read(lambda r: r.secret_digests(WEB)) == {}
+
+
+async def test_digests_of_secrets_go_with_their_deployment(store: Store):
+    await store.transact(with_deployment(lambda t: t.put_secret_version(WEB, "KEY", 1, "aa")))
+    await store.transact(lambda t: t.delete_deployment(WEB))
+    assert await store.read(lambda r: r.secret_digests(WEB)) == {}
+
+
 async def test_the_newest_two_hundred_samples_are_kept(store: Store):
     def add(t: Transaction) -> None:
         for n in range(203):

@@ -313,6 +313,42 @@ def test_after_a_reboot_what_ran_runs_again_the_biggest_first_and_what_has_secre
     assert rows == {"hello": "running", "big": "waiting_for_secrets"}
 
 
+def test_a_deployment_whose_secrets_are_kept_at_rest_starts_by_itself_after_a_reboot(
+    installed: Installed,
+) -> None:
+    """systemd-creds runs beside the closed unit, with the host's key, which it makes."""
+    host = installed.host
+    file = host.root / "etc/enclave-agent/agent.yaml"
+    file.write_text(file.read_text() + "secrets: {at_rest: systemd_creds}\n")
+    host.run("systemctl", "restart", AGENT)
+    installed.until_ready()
+    installed.cli("secrets", "set", "big", "API_KEY=-", stdin=SENTINEL)
+    until_running(installed, "big")
+    kept = "/var/lib/enclave-agent/secrets-at-rest/big/API_KEY.1"
+    assert host.run("stat", "-c", "%a %U", kept).stdout.split() == ["600", "root"]
+    told = json.loads(host.run("enclave-agent", "doctor", "-o", "json", check=False).stdout)
+    (line,) = [line for line in told if line["what"] == "secrets"]
+    assert line["state"] == "ok"
+    host.power_off()
+    host.boot()
+    installed.until_ready()
+    until_running(installed, "big")
+    codes = {one["code"] for one in installed.status()["problems"]}
+    assert not {code for code in codes if code.startswith("secrets")}
+    found = host.run("grep", "-rlF", SENTINEL, "/var", "/etc", "/tmp", check=False)
+    assert found.stdout == ""
+
+
+def until_running(installed: Installed, name: str) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        rows = {row["name"]: row["status"] for row in installed.status()["deployments"]}
+        if rows[name] == "running":
+            return
+        assert time.monotonic() < deadline, (rows, installed.host.journal("-u", AGENT, "-n", "40"))
+        time.sleep(0.2)
+
+
 def test_an_uninstalled_agent_leaves_nothing_but_its_data(installed: Installed) -> None:
     host = installed.host
     uninstall = str(INSIDE / "scripts/uninstall")

@@ -87,6 +87,11 @@ async def test_two_requests_at_once_get_a_version_each_and_keep_their_values(
     assert (await store.read(lambda tx: tx.secret_versions(NAME)))["KEY"][0] == 2
 
 
+def test_a_value_comes_back_byte_for_byte(vault: Vault) -> None:
+    vault.put(NAME, "KEY", 1, "one\r\ntwo\r\u00e9\n")
+    assert vault.get(NAME, "KEY", 1) == "one\r\ntwo\r\u00e9\n"
+
+
 async def test_requests_of_other_deployments_do_not_wait(store: MemoryStore, vault: Vault) -> None:
     secrets = Secrets(store, vault)
     async with secrets.staging(NAME, {"KEY": "one"}):
@@ -120,5 +125,43 @@ async def test_a_value_that_the_enclave_has_already_gets_its_version_back(
     assert await put({"KEY": "old"}) == 1
     assert kept(tmp_path) == {"KEY.1": "old"}
     assert await put({"KEY": "newer"}) == 2
-    vault.forget(NAME)  # the host was rebooted: nobody knows any more what the old one was
-    assert await put({"KEY": "old"}) == 3
+    vault.forget(NAME)  # the host was rebooted
+    assert await put({"KEY": "old"}) == 1
+    assert kept(tmp_path) == {"KEY.1": "old"}
+
+
+async def test_a_value_has_every_version_back_that_it_was(
+    store: MemoryStore, vault: Vault, tmp_path: Path
+) -> None:
+    secrets = Secrets(store, vault)
+    given = [
+        msgspec.structs.replace(revision(number, NAME), secrets={"KEY": version})
+        for number, version in ((2, 1), (3, 2), (4, 3))
+    ]
+
+    def fill(tx: Transaction) -> None:
+        for row, value in zip(given, ("old", "new", "old"), strict=True):
+            tx.put_revision(row)
+            digest = vault.digest(value)
+            tx.put_secret_version(NAME, "KEY", row.secrets["KEY"], digest)
+
+    await store.transact(fill)
+    async with secrets.staging(NAME, {"KEY": "new"}) as staged:
+        await record(store, staged)
+    assert staged.versions == {"KEY": 2}
+    assert kept(tmp_path) == {"KEY.2": "new"}
+    async with secrets.staging(NAME, {"KEY": "old"}) as staged:
+        await record(store, staged)
+    assert staged.versions == {"KEY": 3}
+    assert kept(tmp_path) == {"KEY.1": "old", "KEY.2": "new", "KEY.3": "old"}
+
+
+async def test_a_version_whose_digest_an_older_agent_forgot_is_told_by_its_value(
+    store: MemoryStore, vault: Vault
+) -> None:
+    secrets = Secrets(store, vault)
+    given = msgspec.structs.replace(revision(2, NAME), secrets={"KEY": 1})
+    vault.put(NAME, "KEY", 1, "old")
+    await store.transact(lambda tx: tx.put_revision(given))
+    async with secrets.staging(NAME, {"KEY": "old"}) as staged:
+        assert staged.versions == {"KEY": 1}

@@ -24,7 +24,9 @@ from agent.updates.executor import Executor
 from agent.updates.gpus import gpu_uses
 from agent.updates.port import NewLease, RefusedError
 from agent.updates.preflight import Preflight, no_preflight
+from agent.updates.secrets import Secrets
 from agent.updates.situation import Action, ActionKind
+from agent.updates.vault import Vault
 from tests.fakes.boards import bdf
 from tests.fakes.leasing import TaggedReleases, leasing_of
 from tests.fakes.simulated_host import CALLER, NAME, SimulatedHost
@@ -238,7 +240,7 @@ def executor(
         enclaves=vms or SimpleNamespace(view=lambda _: ABSENT, launch=nothing),
         traffic=None,
         attestation=None,
-        vault=None,
+        secrets=Secrets(host.store, Vault(Path("/nonexistent"), Path("/nonexistent"))),
         preparation=gpus,
         host_id="h",
         spki_of=lambda _: None,
