@@ -30,7 +30,7 @@ from agent.host.commands import RunCommand, run_command
 from agent.host.credentials import Credentials, why_none
 from agent.host.files import in_memory
 from agent.host.threads import finish_in_thread
-from agent.host.units import beside_us, in_units
+from agent.host.units import beside_us, host_is_stopping, in_units
 from agent.inventory.host import HostProbe
 from agent.model.ids import HostId
 from agent.model.resources import Amounts
@@ -142,6 +142,7 @@ def build(
         )
         if confidential
         else no_preflight,
+        host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
     )
     facts = _host_facts(config, choices, clock, host_id)

@@ -240,7 +240,10 @@ def _undecided_status(strategy: Strategy, step: Step) -> UpdateStatus:
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The durable row. `enclave` is the new one, `from_enclave` the one that it replaces."""
+    """The durable row. `enclave` is the new one, `from_enclave` the one that it replaces.
+
+    `insisted`: the strategy that its request asked for by name, to be kept by a retry.
+    """
 
     id: UpdateId
     deployment: DeploymentName
@@ -259,6 +262,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cancel_requested: bool = False
     revert_after_switch: bool = True
     restart_old_on_failure: bool = False
+    insisted: Strategy | None = None
     requester: str = "local"
     request: str | None = None  # marks the request that asked for it, if that had a key
     epoch: int | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import assert_never
 
 from agent.attestation.port import Attestation, Check, Evidence, NotYetError, Verdict
@@ -66,6 +66,7 @@ class Executor:
         now: Callable[[], Instant],
         measured: MeasurementCheck,
         keeps_route: Callable[[Deployment], bool],
+        bring_back: Callable[[DeploymentName], Awaitable[None]],
         preflight: Preflight = no_preflight,
     ) -> None:
         self._store = store
@@ -81,6 +82,7 @@ class Executor:
         self._measured = measured
         self._keeps_route = keeps_route  # whether the data plane is to stay as it is
         self._preflight = preflight
+        self._bring_back = bring_back
         self.applied: dict[DeploymentName, int] = {}
         self.verdicts: dict[EnclaveId, Judged] = {}
         self.firmware_changed_at: Instant | None = None
@@ -124,6 +126,8 @@ class Executor:
                 await self._traffic.remove(name)
                 self.applied.pop(name, None)
                 self._secrets.forget(name)
+            case ActionKind.BRING_BACK:
+                await self._bring_back(name)
             case _:
                 assert_never(action.kind)
         return Outcome()

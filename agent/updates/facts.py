@@ -16,6 +16,7 @@ from agent.model.update import (
     Verifying,
 )
 from agent.probes.port import HealthView
+from agent.updates.expecting import expected
 from agent.updates.persist import Observation, Rows, situation
 from agent.updates.published import DeploymentFacts, EnclaveFacts, RollbackOption
 from agent.updates.situation import Situation
@@ -40,6 +41,7 @@ def deployment_facts(
         revision=revision,
         update=update,
         update_deadline=update_deadline(update),
+        expected=expected(rows, s),
         enclaves=tuple(enclave_facts(s, row) for row in rows.enclaves),
         stale_secrets=stale_secrets(rows),
         rollback=rollback,

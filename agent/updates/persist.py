@@ -14,15 +14,25 @@ from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.lease import Claim, ClaimKind
 from agent.model.revision import Deployment, Revision
-from agent.model.update import Launching, Update
+from agent.model.update import (
+    Booting,
+    Launching,
+    Preparing,
+    Releasing,
+    StoppingOld,
+    Update,
+    Verifying,
+)
 from agent.probes.port import HealthView
 from agent.store.port import Reader, Transaction
+from agent.updates.bringing_back import owe
 from agent.updates.patience import BOOTS, shape_of
 from agent.updates.situation import Action, Judged, Outcome, Policy, Situation, Write
 
 # A VM of this launch has, or may have, had the GPUs: they are dirty from the moment it is known,
 # so that the next launch requalifies them.
 _HAS_RUN = (Lifecycle.RUNNING, Lifecycle.STOPPING)
+_BEFORE_READY = (Preparing, StoppingOld, Releasing, Launching, Booting, Verifying)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,7 @@ def read_rows(tx: Reader, name: DeploymentName) -> Rows | None:
 
 def _boots(tx: Reader, update: Update | None) -> tuple[float, ...]:
     """How long guests of this size took to boot; asked while it matters."""
-    if update is None or not isinstance(update.state, Launching):
+    if update is None or not isinstance(update.state, _BEFORE_READY):
         return ()
     revision = tx.revision(update.deployment, update.revision)
     return tuple(tx.samples(BOOTS, shape_of(revision.demand))) if revision else ()
@@ -141,6 +151,8 @@ def persist(
         tx.put_deployment(write.deployment)
     if write.update:
         _put_update(tx, write.update, console_tail)
+    if write.restart is not None:
+        owe(tx, name, write.restart)
     for sample in write.samples:
         tx.add_sample(sample)
     for event in write.events:

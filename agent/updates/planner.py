@@ -69,11 +69,14 @@ from agent.updates.verifying import (
     vm_fault,
 )
 
+_STOPPING_S = 5  # until it is looked whether the host still does
 _TOUCHES_OLD = (StoppingOld, Releasing, Launching, Booting, Verifying)
 
 
 def plan(s: Situation) -> Plan:
-    """The next step for one deployment."""
+    """The next step for one deployment. While the host shuts down: as if we had ended before."""
+    if s.host_stopping:
+        return rest(s.now.plus(_STOPPING_S))
     if s.update is None:
         return keep_up(s)
     return _step(s).also(keep_up(s))

@@ -34,6 +34,7 @@ class ActionKind(StrEnum):
     APPLY_ROUTE = "apply_route"  # bring the data plane to the recorded route
     RESET = "reset"  # reset the connections still open to the enclave
     FORGET_DEPLOYMENT = "forget_deployment"  # listeners, secrets and logs of a deleted deployment
+    BRING_BACK = "bring_back"  # start the revision that is owed, once what is short has passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class Write:
     """What is to be persisted in one transaction. None and empty mean: leave as it is.
 
     `inherit`: (from, to): claims of the first enclave pass to the second, then its row goes.
-    `restart`: a revision to be brought back by a new update in the same transaction. `regroup`: an
+    `restart`: a revision that is owed to be started again, as soon as it fits. `regroup`: an
     enclave that is to have other GPUs than those that it failed with. `failed_on`, `proven_on`:
     enclaves whose launch did not get through its boot, or did, which is held against their GPUs.
     """

@@ -34,10 +34,18 @@ def keep_up(s: Situation) -> Plan:
     """The next step for everything that no update owns."""
     if s.update is None and s.deployment.wish is not Wish.RUN:
         return _wind_down(s)
-    upkeep = _keep_active(s)
+    upkeep = _keep_active(s).also(_bring_back(s))
     if upkeep.write is None and not s.route_applied:
         return upkeep.also(act(s.apply_route))
     return upkeep
+
+
+def _bring_back(s: Situation) -> Plan:
+    """The old version of an update that failed after its stop, if its request wanted it back."""
+    number = s.deployment.restart_revision
+    if s.update is not None or number is None:
+        return rest()
+    return act(Action(ActionKind.BRING_BACK, key=str(number)))
 
 
 def _wind_down(s: Situation) -> Plan:
@@ -120,7 +128,7 @@ def _keep_active(s: Situation) -> Plan:
     if row.lifecycle is Lifecycle.LAUNCHING:
         return _relaunch(s, row)
     if s.gone(row.id):
-        return rest() if s.host_stopping else _mourn(s, row)
+        return _mourn(s, row)
     if s.vm(row.id).phase is VmPhase.STOPPING or row.launched_at is None:
         return act(Action(ActionKind.STOP, enclave=row.id))  # what ended is being cleaned
     return _serve(s, row)

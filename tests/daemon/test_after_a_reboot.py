@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from agent.daemon.parts import secrets_dir
 from tests.daemon.conftest import running
-from tests.fakes.daemon_process import Daemon, kill_all, processes_in
+from tests.fakes.daemon_process import Daemon, execute, kill_all, processes_in
 from tests.fakes.fake_vms import fake_releases, install, settings
 from tests.fakes.guest_releases import config_of
 from tests.fakes.host_truth import discrepancies
@@ -48,6 +48,7 @@ def reboot(daemon: Daemon, *, new_boot_id: bool) -> None:
         boot_id.write_text(f"{uuid.uuid4()}\n")
         script = f'mount --bind {boot_id} /proc/sys/kernel/random/boot_id && exec "$@"'
         inner = (sys.executable, "-m", "agent")
+        daemon.launch = execute
         daemon.command = ("unshare", "--mount", "sh", "-c", script, "sh", *inner)
     daemon.start()
 

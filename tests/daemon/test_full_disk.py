@@ -21,6 +21,7 @@ from tests.fakes.guest_releases import config_of
 from tests.fakes.host_truth import discrepancies
 from tests.fakes.https_files import make_certificate, serve_https
 from tests.fakes.release_parts import MIB
+from tests.fakes.warm_start import WARM
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -70,7 +71,8 @@ async def on_a_small_disk(
     home = place()
     environment = changes.pop("environment", {})
     conf = settings(program, update=UPDATE, **changes)
-    daemon = Daemon(home, source, settings=conf, environment=environment)
+    how = {"environment": environment} if environment else WARM
+    daemon = Daemon(home, source, settings=conf, **how)
     disk = Disk(daemon.state)
     try:
         yield daemon, disk

@@ -47,7 +47,7 @@ class SealedMachine:
 
     def _host(self) -> InstantHost:
         at_rest = self.at_rest() if self.at_rest else None
-        return InstantHost(self.store, self.clock, self.directory, Sealed(), at_rest)
+        return InstantHost(self.store, self.clock, self.directory, Sealed(), at_rest=at_rest)
 
     async def deploy(self) -> None:
         await self.host.room.start()

@@ -29,8 +29,9 @@ from agent.model.update import Step, Update
 from agent.probes.port import HealthView
 from agent.store.memory import MemoryStore
 from agent.store.port import Reader, Transaction
-from agent.updates.admission import Ask, admit_change, admit_new, restart_old
+from agent.updates.admission import Ask, admit_change, admit_new
 from agent.updates.allocation import Terms
+from agent.updates.bringing_back import bring_back
 from agent.updates.leases import expire, give_back
 from agent.updates.leasing import admit_lease
 from agent.updates.persist import Observation, persist, read_rows, situation
@@ -115,10 +116,13 @@ class SimulatedHost:
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     applied: int | None = None
     firmware_changed_at: Instant | None = None
+    stopping: bool = False  # the host shuts down
     ended: set[str] = field(default_factory=set)  # launches that ended by themselves
     log: list[Action] = field(default_factory=list)
     quarantined: set[Bdf] = field(default_factory=set)
     bad_gpus: set[Bdf] = field(default_factory=set)  # no guest comes up with one of these
+    draining: bool = False
+    gone_secrets: tuple[str, ...] = ()  # whose values are not here
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.clock.now)
@@ -140,6 +144,7 @@ class SimulatedHost:
             addresses=tuple(f"10.9.0.{n}" for n in range(2, 10)),
             disk_free_mib=10_000,
             boards=cards(map(bdf, range(1, self.gpus + 1))),
+            draining=self.draining,
         )
 
     def clean_gpus(self) -> None:
@@ -207,6 +212,7 @@ class SimulatedHost:
             applied_generation=self.applied,
             firmware_changed_at=self.firmware_changed_at,
             outcomes=dict(self.outcomes),
+            host_stopping=self.stopping,
         )
 
     def _view(self, key: EnclaveId, vm: Vm) -> VmView:
@@ -246,8 +252,6 @@ class SimulatedHost:
 
         def work(tx: Transaction) -> None:
             persist(tx, NAME, write, lambda _: "tail", self.clock.now())
-            if write.restart is not None:
-                restart_old(tx, NAME, write.restart, self.supply(), self.clock.now())
             if write.regroup is not None:
                 now = self.clock.now()
                 regroup(tx, write.regroup, self.supply(), self.quarantined, now)
@@ -319,7 +323,13 @@ class SimulatedHost:
                 self._ready_gpus(row)
             case ActionKind.VERIFY:
                 self._judge(action.enclave)
+            case ActionKind.BRING_BACK:
+                self._bring_back()
         return Outcome()
+
+    def _bring_back(self) -> None:
+        now, gone = self.clock.now(), self.gone_secrets
+        self.transact(lambda tx: bring_back(tx, NAME, self.supply(), lambda *_: gone, now))
 
     def _suspect(self, row: Enclave) -> str | None:
         """As the workshop: what three launches in a row failed with goes into quarantine."""
@@ -456,7 +466,8 @@ class SimulatedHost:
         def work(tx: Transaction) -> None:
             deployment = tx.deployment(NAME)
             if deployment is not None and tx.running_update(NAME) is None:
-                tx.put_deployment(msgspec.structs.replace(deployment, wish=wish))
+                wished = msgspec.structs.replace(deployment, wish=wish, restart_revision=None)
+                tx.put_deployment(wished)
 
         self.transact(work)
 
