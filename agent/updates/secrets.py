@@ -16,7 +16,7 @@ from agent.model.ids import DeploymentName
 from agent.model.reasons import DecidedStrategy, Decision
 from agent.model.revision import Revision
 from agent.store.port import Reader, Store, Transaction
-from agent.updates.admission import secrets_missing
+from agent.updates.admission import secrets_gone
 from agent.updates.alarms import Alarm
 from agent.updates.audit import sign
 from agent.updates.port import Caller, RefusedError
@@ -146,7 +146,7 @@ class Secrets:
         known = await self._store.read(lambda tx: _known(tx, name))
         missing = self._vault.missing(name, known.current)
         if missing:
-            reason = secrets_missing(list(missing))
+            reason = secrets_gone(missing)
             raise RefusedError(Decision(strategy=DecidedStrategy.REFUSE, reasons=(reason,)))
         return True
 

@@ -190,10 +190,10 @@ class InstantHost:
         directory: Path,
         releases: Releases | None = None,
         *,
+        at_rest: AtRest | None = None,
         gpus: int = 0,
         policy: Policy = POLICY,
         host_stopping: AskHost = stays_up,
-        at_rest: AtRest | None = None,
     ) -> None:
         self.clock = clock
         self.vms = InstantVms()
