@@ -620,4 +620,13 @@ STORIES = [
         lambda before, now: new_update_over(before, now) and now.gpus["in_use"] == 8,
         world=WITH_GPUS,
     ),
+    Story(
+        "gpus_old_one_back",
+        with_all_gpus,
+        "update",
+        updating(tag="gpus_exited", restart_old_on_failure=True),
+        new_update,
+        lambda before, now: now.finished and now.runs and now.gpus["in_use"] == 8,
+        world=WITH_GPUS,
+    ),
 ]

@@ -54,6 +54,9 @@ CONFIGS = {
     "gpu2": config_of(gpus=1),
     "gpus1": config_of(gpus=8),
     "gpus2": config_of(gpus=8),
+    "gpus_exited": config_of(
+        {"GUEST_CONTAINER_EXIT_AFTER_S": "0.01"}, start_period="100ms", gpus=8
+    ),
 }
 OF_LINKS = ("Popen ip", "Popen bridge", "Popen nft", "/dev/net/tun", "/enc-ID/")  # on taps alone
 BY_THE_CLOCK = ("ringbuf-read", "console.log")  # a run need not pass them as often as another
