@@ -23,10 +23,17 @@ class Alarm:
     mend: str
 
 
-def alarms(s: Situation) -> dict[str, Alarm]:
-    """All that hold now, by a key of their own."""
+def alarms(s: Situation, not_taken: str | None = None) -> dict[str, Alarm]:
+    """All that hold now, by a key of their own.
+
+    `not_taken`: why the data plane did not take the route that it was told last.
+    """
     stuck = {f"stuck:{row.id}": _stuck(row) for row in s.enclaves.values() if _is_stuck(s, row)}
-    single = {"outage": _outage(s), "attestation": _distrust(s)}
+    single = {
+        "outage": _outage(s),
+        "attestation": _distrust(s),
+        "route": _not_routed(s, not_taken),
+    }
     return stuck | {key: alarm for key, alarm in single.items() if alarm is not None}
 
 
@@ -56,6 +63,18 @@ def _distrust(s: Situation) -> Alarm | None:
         severity="error",
         detail=f"{name}: the evidence of enclave {row.id} is good no more: {lost.detail}",
         mend=f"see `enclave-agent attest {name}`; if it stays, update or roll back {name}",
+    )
+
+
+def _not_routed(s: Situation, why: str | None) -> Alarm | None:
+    """What was decided about its traffic is not in force."""
+    if why is None or s.route_applied:
+        return None
+    return Alarm(
+        code="traffic_unavailable",
+        severity="error",
+        detail=f"{s.deployment.name}: its traffic is not sent where it should be: {why}",
+        mend="it is tried again without your doing, once what the detail says is mended",
     )
 
 

@@ -22,7 +22,7 @@ from agent.model.revision import Deployment, Fault, Revision
 from agent.releases.measurement import MeasurementCheck
 from agent.releases.port import ReleaseError, Releases, ReleaseSourceError
 from agent.store.port import Reader, Store
-from agent.traffic.port import Binding, RouteOrder, Traffic
+from agent.traffic.port import Binding, RouteOrder, Traffic, TrafficError
 from agent.updates.gpus import Preparation
 from agent.updates.preflight import Preflight, no_preflight
 from agent.updates.situation import Action, ActionKind, Judged, Outcome
@@ -82,6 +82,7 @@ class Executor:
         self._keeps_route = keeps_route  # whether the data plane is to stay as it is
         self._preflight = preflight
         self.applied: dict[DeploymentName, int] = {}
+        self.not_taken: dict[DeploymentName, str] = {}  # why the data plane refused a route last
         self.verdicts: dict[EnclaveId, Judged] = {}
         self.firmware_changed_at: Instant | None = None
 
@@ -123,6 +124,7 @@ class Executor:
             case ActionKind.FORGET_DEPLOYMENT:
                 await self._traffic.remove(name)
                 self.applied.pop(name, None)
+                self.not_taken.pop(name, None)
                 self._vault.forget(name)
             case _:
                 assert_never(action.kind)
@@ -257,7 +259,12 @@ class Executor:
         if deployment is None or order is None:
             return
         if not self._keeps_route(deployment):
-            await self._traffic.apply(order)
+            try:
+                await self._traffic.apply(order)
+            except TrafficError as error:
+                self.not_taken[name] = describe(error)
+                raise
+        self.not_taken.pop(name, None)
         self.applied[name] = order.generation
 
     def order(self, tx: Reader, name: DeploymentName) -> RouteOrder | None:
