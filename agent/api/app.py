@@ -20,7 +20,7 @@ from aiohttp.typedefs import Middleware
 from agent.api.body import decode, read_body
 from agent.api.connection import PeerConnection
 from agent.api.idempotency import REPLAYED, Mark, RequestId, parse_key
-from agent.api.problems import HttpError, reply_to
+from agent.api.problems import HttpError, reply_to, starting
 from agent.api.query import read_query
 from agent.api.reply import Reply, with_headers
 from agent.api.roles import Permission, Role, may
@@ -97,7 +97,7 @@ def _refuse_unready(snapshot: Snapshot) -> None:
     if snapshot.store_damage is not None:
         raise StoreDamagedError(snapshot.store_damage)
     if not snapshot.ready:
-        raise HttpError(503, "starting", "The agent is starting; ask again in a moment.")
+        raise starting()
 
 
 async def _perform(

@@ -81,7 +81,9 @@ def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
     """Raises FieldError with the field's path."""
     if body.deployment is UNSET and body.demand is UNSET:
         raise FieldError("deployment", "a deployment or a demand is needed")
-    if body.demand is not UNSET and not (body.deployment is UNSET and body.tag is UNSET):
+    full = body if isinstance(body, wire.PlanRequest) else wire.PlanRequest()
+    of_a_deployment = (body.deployment, body.tag, full.variables, full.secrets)
+    if body.demand is not UNSET and any(member is not UNSET for member in of_a_deployment):
         raise FieldError("demand", "either a demand, or a deployment with a tag")
     name = body.deployment
     demand = body.demand
@@ -92,7 +94,9 @@ def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
         tag=None if body.tag is UNSET else _parsed("tag", body.tag, ids.parse_tag),
         demand=None if demand is UNSET else _demand(demand),
         strategy=None if body.strategy is UNSET else body.strategy,
-        staging=isinstance(body, wire.PlanRequest) and body.staging,
+        staging=full.staging,
+        variables=_names("variables", full.variables or ()),
+        secrets=_names("secrets", full.secrets or ()),
     )
 
 
@@ -165,6 +169,12 @@ def _refuse_overlap(listen: Listen | None, publish: tuple[Publish, ...]) -> None
                 reason = Reason(code=ReasonCode.LISTEN_IN_USE, detail=detail)
                 raise RefusedError(Decision(strategy=DecidedStrategy.REFUSE, reasons=(reason,)))
         seen.append(one.listen)
+
+
+def _names(field: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(
+        _parsed(f"{field}[{n}]", name, ids.parse_variable_name) for n, name in enumerate(names)
+    )
 
 
 def _changes(

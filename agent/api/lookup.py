@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from agent.api.body import shown
+from agent.api.problems import starting
 from agent.api.route import Call
 from agent.model.ids import DeploymentName, EnclaveId, parse_deployment_name
 from agent.updates.port import FieldError, UnknownNameError
@@ -36,6 +37,7 @@ def deployment(call: Call) -> DeploymentFacts:
     name = deployment_name(call)
     facts = call.surface.engine.snapshot.deployments.get(name)
     if facts is None:
+        _refuse_starting(call)
         raise UnknownNameError(f"no deployment {shown(name)}")
     return facts
 
@@ -48,7 +50,15 @@ def enclave(call: Call) -> EnclaveFacts:
             for one in facts.enclaves:
                 if one.row.id == text:
                     return one
+    _refuse_starting(call)
     raise UnknownNameError(f"no enclave {shown(text)}")
+
+
+def _refuse_starting(call: Call) -> None:
+    """What is not there yet may be there in a moment: nobody is told that it does not exist."""
+    snapshot = call.surface.engine.snapshot
+    if not snapshot.ready and snapshot.store_damage is None:
+        raise starting()
 
 
 def enclave_id(call: Call) -> EnclaveId:

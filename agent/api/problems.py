@@ -77,6 +77,11 @@ class HttpError(AgentError):
         return self._code
 
 
+def starting() -> HttpError:
+    """Not adopted and reconciled yet."""
+    return HttpError(503, "starting", "The agent is starting; ask again in a moment.")
+
+
 def reply_to(error: Exception) -> Reply:
     """The answer to a request that raised."""
     if isinstance(error, HttpError):

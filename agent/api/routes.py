@@ -17,7 +17,9 @@ from agent.wire import views as v
 _D = "/v1/deployments/{name}"
 _U = f"{_D}/updates/current"
 _E = "/v1/enclaves/{id}"
-_PLAN_NEEDS = ((("deployment",), ("demand",)), (("demand",), ("deployment", "tag")))
+_OF_A_DEPLOYMENT = (("deployment",), ("demand",))
+_PLAN_NEEDS = (_OF_A_DEPLOYMENT, (("demand",), ("deployment", "tag", "variables", "secrets")))
+_LEASE_NEEDS = (_OF_A_DEPLOYMENT, (("demand",), ("deployment", "tag")))
 
 
 def _get(path: str, name: str, summary: str, handler: Handler, kind: Any, **more: Any) -> Route:
@@ -130,7 +132,7 @@ ROUTES: tuple[Route, ...] = (
         _LEASE,
         body=r.LeaseRequest,
         body_required=True,
-        body_needs=_PLAN_NEEDS,
+        body_needs=_LEASE_NEEDS,
         problems=(404, 409),
         recall=leases.recall,
     ),

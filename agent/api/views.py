@@ -8,7 +8,7 @@ import msgspec
 
 from agent.api.progress import percent_of
 from agent.model.clock import Instant
-from agent.model.reasons import Decision, Reason
+from agent.model.reasons import Decision, DowntimeEstimate, Reason
 from agent.model.resources import Amounts
 from agent.model.revision import Fault, Revision
 from agent.model.update import Update
@@ -47,10 +47,12 @@ def decision_view(decision: Decision) -> DecisionView:
         gpus=list(decision.gpus),
         reasons=[reason_view(reason) for reason in decision.reasons],
         retry_after_s=unset if decision.retry_after_s is None else decision.retry_after_s,
-        downtime_estimate_s=unset
-        if estimate is None
-        else EstimateView(p50=estimate.p50, p90=estimate.p90, samples=estimate.samples),
+        downtime_estimate_s=unset if estimate is None else _estimate_view(estimate),
     )
+
+
+def _estimate_view(estimate: DowntimeEstimate) -> EstimateView:
+    return EstimateView(p50=estimate.p50, p90=estimate.p90, samples=estimate.samples)
 
 
 def fault_view(fault: Fault | None) -> FaultView | None:
@@ -110,6 +112,7 @@ def _progress(update: Update, facts: DeploymentFacts | None) -> ProgressView:
     mine = (one for one in facts.enclaves if one.row.id == update.enclave)
     enclave = next(mine, None)
     health = enclave.health if enclave else None
+    expected = facts.expected
     return ProgressView(
         boot_stages=health.boot_stages if health else None,
         probes=[
@@ -118,6 +121,9 @@ def _progress(update: Update, facts: DeploymentFacts | None) -> ProgressView:
         ],
         deadline_at=_wall(facts.update_deadline),
         percent=percent_of(update, health),
+        boot_estimate_s=_estimate_view(expected.boot) if expected.boot else None,
+        downtime_estimate_s=_estimate_view(expected.downtime) if expected.downtime else None,
+        ready_estimate_at=_wall(expected.ready_at),
     )
 
 

@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from agent.cli.client import reason_text
+from agent.cli.expectation import history
 from agent.cli.overview import health_word, update_text
 from agent.cli.screen import pairs, table, word
 from agent.cli.text import duration, moment, safe, safe_lines
@@ -116,6 +117,8 @@ def update_block(update: UpdateView) -> list[RenderableType]:
     for probe in progress.probes:
         last = f"  last: {safe(probe.last)}" if probe.last else ""
         shown.add_row("probe", f"{safe(probe.name)} {probe.passing}/{probe.needed}{last}")
+    if usual := history(update):
+        shown.add_row("usually", usual)
     if progress.deadline_at is not None:
         shown.add_row("until", f"{moment(progress.deadline_at)} at the latest")
     blocks: list[RenderableType] = [shown]

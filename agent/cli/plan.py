@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 from msgspec import UNSET, UnsetType
 
@@ -40,10 +42,19 @@ def ask(
     tag: str | None,
     strategy: Strategy | UnsetType,
     staging: bool,
+    variables: Iterable[str] = (),
+    secrets: Iterable[str] = (),
     as_json: bool = False,
 ) -> None:
     """Show the decision; one that refuses ends the command as refused."""
-    body = PlanRequest(deployment=name, tag=tag or UNSET, strategy=strategy, staging=staging)
+    body = PlanRequest(
+        deployment=name,
+        tag=tag or UNSET,
+        strategy=strategy,
+        staging=staging,
+        variables=tuple(variables) or UNSET,
+        secrets=tuple(secrets) or UNSET,
+    )
     decision = client.send("POST", "/v1/plan", body, DecisionView)
     if as_json:
         from agent.cli.screen import show_json

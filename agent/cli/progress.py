@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from agent.cli.expectation import pace
 from agent.cli.text import duration, safe
 from agent.model.reasons import Strategy
 from agent.wire.views import DeploymentView, UpdateView
@@ -84,19 +85,34 @@ def probe_summary(update: UpdateView) -> str:
     return ", ".join(f"{p.name} {p.passing}/{p.needed}" for p in update.progress.probes)
 
 
+def probe_count(update: UpdateView) -> str:
+    """`2/3 probes`: those that have passed as often as they have to."""
+    probes = update.progress.probes
+    passed = sum(one.passing >= one.needed for one in probes)
+    return f"{passed}/{len(probes)} probes" if probes else ""
+
+
+def step_words(update: UpdateView) -> list[str]:
+    """What is known of the step that it is at, without times."""
+    if update.step == "boot":
+        return [stage_summary(update), probe_count(update)]
+    if update.step == "verify":
+        return [probe_count(update), probe_summary(update)]
+    return []
+
+
 class Lines:
-    """A line a change, for logs and pipes."""
+    """A line a change, for logs and pipes; with it, how that compares with this host's history."""
 
     def __init__(self) -> None:
         self._last = ""
 
     def show(self, update: UpdateView, deployment: DeploymentView, elapsed_s: float) -> None:
-        words = [f"{update.status}, {update.step}"]
-        if update.step == "boot":
-            words.append(stage_summary(update))
-        elif update.step == "verify":
-            words.append(probe_summary(update))
-        self._print("; ".join(filter(None, words)), elapsed_s)
+        words = [f"{update.status}, {update.step}", *filter(None, step_words(update))]
+        if update.finished_at is None:
+            self._print("; ".join(words), elapsed_s, pace(update, dt.datetime.now(dt.UTC)))
+        else:
+            self._print("; ".join(words), elapsed_s)
 
     def say(self, text: str, elapsed_s: float) -> None:
         self._print(text, elapsed_s)
@@ -104,9 +120,10 @@ class Lines:
     def close(self) -> None:
         return
 
-    def _print(self, text: str, elapsed_s: float) -> None:
+    def _print(self, text: str, elapsed_s: float, pace: str = "") -> None:
+        """Times go on by themselves: they are no change."""
         if text != self._last:
-            click.echo(f"+{elapsed_s:6.1f} s  {safe(text)}")
+            click.echo(f"+{elapsed_s:6.1f} s  {safe('; '.join(filter(None, (text, pace))))}")
             self._last = text
 
 
@@ -154,7 +171,7 @@ def drawing(
     title.append_text(update_text(update))
     title.append(f"  {update.strategy}, {duration(elapsed_s)}", style="dim")
     rows = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for name, mark, words in _rows(update, deployment):
+    for name, mark, words in _rows(update):
         rows.add_row(f" {mark}", name, Text(safe(words), style="dim"))
     parts: list[RenderableType] = [title, rows]
     if update.progress.percent is not None and update.finished_at is None:
@@ -177,7 +194,7 @@ def _bar(percent: int) -> RenderableType:
     return line
 
 
-def _rows(update: UpdateView, deployment: DeploymentView) -> list[tuple[str, str, str]]:
+def _rows(update: UpdateView) -> list[tuple[str, str, str]]:
     """(step, mark, words) of each step of the good path, and of the way out if it is taken."""
     steps = steps_of(update)
     if update.step not in steps:
@@ -192,26 +209,13 @@ def _rows(update: UpdateView, deployment: DeploymentView) -> list[tuple[str, str
         elif update.finished_at is not None:
             rows.append((step, "[red]✗[/]", str(update.status)))
         else:
-            rows.append((f"[bold]{step}[/]", "[cyan]●[/]", _now(update, deployment)))
+            rows.append((f"[bold]{step}[/]", "[cyan]●[/]", _now(update)))
     return rows
 
 
-def _now(update: UpdateView, deployment: DeploymentView) -> str:
-    words = {
-        "boot": stage_summary(update),
-        "verify": probe_summary(update),
-        "accept": "waits for accept",
-        "stop_old": _estimate(deployment),
-    }.get(update.step, "")
-    deadline = update.progress.deadline_at
-    if deadline is None:
-        return words
-    left = (deadline - dt.datetime.now(dt.UTC)).total_seconds()
-    return ", ".join(filter(None, [words, f"{duration(left)} left at most" if left > 0 else ""]))
-
-
-def _estimate(deployment: DeploymentView) -> str:
-    estimate = deployment.next_update.downtime_estimate_s
-    if not estimate or not estimate.samples:
-        return ""
-    return f"downtime about {duration(estimate.p50)}"
+def _now(update: UpdateView) -> str:
+    now, deadline = dt.datetime.now(dt.UTC), update.progress.deadline_at
+    left = (deadline - now).total_seconds() if deadline else 0.0
+    words = ["waits for accept" if update.step == "accept" else "", *step_words(update)]
+    words += [pace(update, now), f"{duration(left)} left at most" if left > 0 else ""]
+    return ", ".join(filter(None, words))

@@ -38,18 +38,27 @@ def relaunch(  # noqa: PLR0917 - click passes them by name
     from agent.wire.views import UpdateView
 
     wanted = Strategy(strategy) if strategy else UNSET
-    body = UpdateRequest(
-        tag=tag or UNSET,
-        variables=dict(parse_variables(variables)) or UNSET,
-        secrets=dict(read_secrets(secrets)) or UNSET,
-        staging=staging,
-        strategy=wanted,
-    )
+    values, secret_values = parse_variables(variables), read_secrets(secrets)
     client = session().client()
     if dry_run:
         from agent.cli.plan import ask
 
-        ask(client, name, tag=tag, strategy=wanted, staging=staging)
+        ask(
+            client,
+            name,
+            tag=tag,
+            strategy=wanted,
+            staging=staging,
+            variables=values.keys(),
+            secrets=secret_values.keys(),  # the values stay here
+        )
         return
+    body = UpdateRequest(
+        tag=tag or UNSET,
+        variables=dict(values) or UNSET,
+        secrets=dict(secret_values) or UNSET,
+        staging=staging,
+        strategy=wanted,
+    )
     update = client.send("POST", f"/v1/deployments/{segment(name)}/updates", body, UpdateView)
     follow_up(client, update, wait=wait, timeout_s=timeout_s)

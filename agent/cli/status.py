@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ from agent.cli.session import session
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_EVERY_S = 1.0
+_EVERY_S = 0.25
 
 
 @click.command()
@@ -54,36 +55,35 @@ def _page(client: Client, name: str | None) -> RenderableType:
 
 
 def _watch(client: Client, name: str | None, *, as_json: bool) -> None:
-    from agent.cli.screen import on_terminal
+    from agent.cli.screen import on_terminal, plain
 
     if as_json:
-        _watch_json(client, name)
+        _watch_lines(lambda: client.read_bytes(_path(name)).decode())
     elif on_terminal():
         _watch_live(client, name)
     else:
-        _watch_plain(client, name)
+        _watch_lines(lambda: plain(_page(client, name)))
 
 
-def _watch_json(client: Client, name: str | None) -> None:
-    """A line a change."""
-    before = b""
+def _watch_lines(look: Callable[[], str]) -> None:
+    """Again whenever it changed. An agent that was there and is being replaced is waited for."""
+    before, away = None, False
     while True:
-        body = client.read_bytes(_path(name))
-        if body != before:
-            click.echo(body)
-        before = body
-        time.sleep(_EVERY_S)
-
-
-def _watch_plain(client: Client, name: str | None) -> None:
-    from agent.cli.screen import plain
-
-    before = ""
-    while True:
-        text = plain(_page(client, name))
-        if text != before:
-            click.echo(text)
-        before = text
+        try:
+            now = look()
+        except Failure as failure:
+            if failure.exit_code != Exit.UNREACHABLE or before is None:
+                raise
+            if not away:
+                click.echo(f"{failure.message}; waiting for it", err=True)
+            away = True
+        else:
+            if away:
+                click.echo("the agent is back", err=True)
+            away = False
+            if now != before:
+                click.echo(now)
+            before = now
         time.sleep(_EVERY_S)
 
 

@@ -29,7 +29,7 @@ from agent.host.clock import RealClock
 from agent.host.commands import RunCommand, run_command
 from agent.host.files import in_memory
 from agent.host.threads import finish_in_thread
-from agent.host.units import in_units
+from agent.host.units import host_is_stopping, in_units
 from agent.inventory.host import HostProbe
 from agent.model.ids import HostId
 from agent.model.resources import Amounts
@@ -136,6 +136,7 @@ def build(
         )
         if confidential
         else no_preflight,
+        host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
     )
     facts = _host_facts(config, choices, clock, host_id)

@@ -31,6 +31,7 @@ from agent.host.threads import finish_in_thread
 RUN = ("systemd-run", "--quiet", "--collect")
 _BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _PROBE_S = 10.0
+_STATE_S = 2.0
 # Put before a command: it runs in a network of its own, which ends with it.
 SCRATCH_NETWORK = (*RUN, "--pipe", "--wait", "--property=PrivateNetwork=yes", "--")
 
@@ -54,6 +55,17 @@ async def probe_units(
     if done.status != 0:
         return f"a transient unit does not run here: {done.complaint}"
     return None
+
+
+async def host_is_stopping(run: RunCommand = run_command, booted: Path = _BOOTED) -> bool:
+    """Whether systemd has begun to shut this host down; not, as far as it cannot be asked."""
+    if not booted.is_dir():
+        return False
+    try:
+        done = await run(["systemctl", "is-system-running"], timeout_s=_STATE_S)
+    except CommandError:
+        return False
+    return done.stdout.strip() == b"stopping"
 
 
 class LendError(AgentError):

@@ -43,6 +43,8 @@ class ReasonCode(StrEnum):
     TEE_IDS_EXHAUSTED = "tee_ids_exhausted"
     TEE_UNAVAILABLE = "tee_unavailable"
     ADDRESSES_EXHAUSTED = "addresses_exhausted"
+    # Not said by this agent, which chooses no port: an enclave has an address to itself, and a
+    # listener is named by its request (`listen_in_use`).
     PORTS_EXHAUSTED = "ports_exhausted"
     LISTEN_IN_USE = "listen_in_use"
     DISK_INSUFFICIENT = "disk_insufficient"

@@ -98,6 +98,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `route` is the decision that the data plane is reconciled to; `active_revision` the revision
     that serves, or served last. `relaunches` are the moments of recent relaunches after an exit.
+    `restart_revision` is what the agent owes to start again by itself as soon as it fits.
     """
 
     name: DeploymentName
@@ -108,6 +109,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     last_revision: int
     relaunches: tuple[Instant, ...] = ()
     fault: Fault | None = None
+    restart_revision: int | None = None
     created_at: Instant
 
 

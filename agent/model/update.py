@@ -150,10 +150,16 @@ class Reverting(_State, frozen=True, kw_only=True, tag="reverting"):
 
 
 class TearingDown(_State, frozen=True, kw_only=True, tag="tearing_down"):
-    """The new enclave is being destroyed; then the update ends as decided."""
+    """The new enclave is being destroyed; then the update ends as decided.
+
+    A stop of the old one that was decided before (`step` is `stop_old`) is finished all the same;
+    `reset` as in `StoppingOld`. `since`: when this began.
+    """
 
     step: Step
     fault: Fault | None
+    reset: bool = False
+    since: Instant | None = None
 
 
 class Finished(_State, frozen=True, kw_only=True, tag="finished"):
@@ -240,7 +246,10 @@ def _undecided_status(strategy: Strategy, step: Step) -> UpdateStatus:
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The durable row. `enclave` is the new one, `from_enclave` the one that it replaces."""
+    """The durable row. `enclave` is the new one, `from_enclave` the one that it replaces.
+
+    `insisted`: the strategy that its request asked for by name, to be kept by a retry.
+    """
 
     id: UpdateId
     deployment: DeploymentName
@@ -259,6 +268,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cancel_requested: bool = False
     revert_after_switch: bool = True
     restart_old_on_failure: bool = False
+    insisted: Strategy | None = None
     requester: str = "local"
     request: str | None = None  # marks the request that asked for it, if that had a key
     epoch: int | None = None

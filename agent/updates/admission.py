@@ -7,7 +7,7 @@ enclave's row (which is its allocation) and the exclusive claims.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -15,8 +15,8 @@ from agent.capacity.decision import decide
 from agent.capacity.supply import Admission, Holding, HostSupply, Question, charged
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave, Lifecycle
-from agent.model.event import EventDraft
 from agent.model.ids import DeploymentName, LeaseId
+from agent.model.lease import Claim, Lease
 from agent.model.reasons import Reason, ReasonCode, Strategy
 from agent.model.release import Release
 from agent.model.resources import Demand, Listen, Publish
@@ -34,7 +34,10 @@ from agent.updates.allocation import (
 from agent.updates.audit import sign
 from agent.updates.gpus import recorded
 from agent.updates.leases import expire, spend
-from agent.updates.port import Caller, ConflictError, RefusedError
+from agent.updates.port import ConflictError, RefusedError
+
+# Which of a deployment's secrets (name → version) have no value on this host.
+Missing = Callable[[DeploymentName, Mapping[str, int]], tuple[str, ...]]
 
 _REFUSING = Route(generation=0, enclave=None)
 
@@ -90,20 +93,44 @@ def question(
     )
 
 
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is recorded of who has what, with what the host has at this moment."""
+
+    supply: HostSupply
+    holdings: list[Holding]
+    claims: list[Claim]
+    leases: list[Lease]
+    now: Instant
+
+    @classmethod
+    def read(cls, tx: Reader, supply: HostSupply, now: Instant) -> Ledger:
+        """Of this transaction."""
+        return cls(
+            supply=recorded(tx, supply),
+            holdings=holdings(tx),
+            claims=tx.claims(),
+            leases=tx.leases(),
+            now=now,
+        )
+
+    def judge(self, tx: Reader, asked: Question) -> Admission:
+        """The decision; `tx` is the transaction that this was read in."""
+        name = asked.deployment
+        history = tx.samples("downtime", name) if name else []
+        return decide(
+            msgspec.structs.replace(asked, demand=charged(asked.demand, self.supply)),
+            self.supply,
+            holdings=self.holdings,
+            claims=self.claims,
+            leases=self.leases,
+            now=self.now,
+            history=history or tx.samples("downtime", ""),
+        )
+
+
 def judge(tx: Reader, asked: Question, supply: HostSupply, now: Instant) -> Admission:
     """The decision on what is recorded at this moment."""
-    name = asked.deployment
-    asked = msgspec.structs.replace(asked, demand=charged(asked.demand, supply))
-    history = tx.samples("downtime", name) if name else []
-    return decide(
-        asked,
-        recorded(tx, supply),
-        holdings=holdings(tx),
-        claims=tx.claims(),
-        leases=tx.leases(),
-        now=now,
-        history=history or tx.samples("downtime", ""),
-    )
+    return Ledger.read(tx, supply, now).judge(tx, asked)
 
 
 def new_revision(ask: Ask, number: int, now: Instant) -> Revision:
@@ -221,6 +248,7 @@ def _admit(
         msgspec.structs.replace(
             deployment,
             wish=Wish.RUN,
+            restart_revision=None,
             last_revision=max(deployment.last_revision, revision.number),
         )
     )
@@ -241,25 +269,21 @@ def _active(tx: Reader, deployment: Deployment) -> Enclave | None:
     return None
 
 
-def restart_old(
-    tx: Transaction, name: DeploymentName, number: int, supply: HostSupply, now: Instant
-) -> None:
-    """Bring the old revision back after a failed stop_then_start, as its request asked for.
-
-    A refusal leaves the deployment failed, with an event that says why.
-    """
-    terms = Terms(supply=supply, now=now, caller=Caller(name="agent"))
-    try:
-        admit_revision(tx, name, number, Options(), terms)
-    except (RefusedError, ConflictError) as error:
-        tx.append(EventDraft(kind="restart_old", deployment=name, to="refused", reason=str(error)))
-
-
 def secrets_missing(names: list[str]) -> Reason:
     """The refusal of a release whose secrets were not supplied."""
     return Reason(
         code=ReasonCode.SECRETS_MISSING,
         detail=f"no value for: {', '.join(names)}",
+        needed=len(names),
+        available=0,
+    )
+
+
+def secrets_gone(names: Sequence[str]) -> Reason:
+    """The refusal of a revision whose secrets' values are not on this host any more."""
+    return Reason(
+        code=ReasonCode.SECRETS_MISSING,
+        detail=f"values of {', '.join(names)} are not on this host; supply them again",
         needed=len(names),
         available=0,
     )

@@ -82,6 +82,7 @@ def new_update(
         state=Preparing(),
         revert_after_switch=options.revert_after_switch,
         restart_old_on_failure=options.restart_old_on_failure,
+        insisted=options.strategy,
         requester=terms.caller.name,
         request=terms.caller.request,
         epoch=terms.caller.epoch,

@@ -129,7 +129,8 @@ class Board:
 
     def _facts_of(self, name: DeploymentName) -> DeploymentFacts:
         rows, seen = self._rows[name]
-        revision = rows.revision(rows.deployment.active_revision)
+        to_launch = rows.update.revision if rows.update else rows.deployment.active_revision
+        revision = rows.revision(to_launch)
         missing = self._vault.missing(name, revision.secrets) if revision else ()
         unknown = Decision(strategy=DecidedStrategy.REFUSE)
         return deployment_facts(

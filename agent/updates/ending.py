@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from agent.enclaves.port import VmPhase
-from agent.model.enclave import Enclave, Lifecycle
+from agent.model.enclave import Lifecycle
 from agent.model.ids import EnclaveId
 from agent.model.reasons import Strategy
 from agent.model.revision import Fault
@@ -19,7 +17,15 @@ from agent.model.update import (
     Update,
 )
 from agent.updates.situation import Action, ActionKind, Plan, Situation, Write, act, rest
-from agent.updates.transitions import become, complete, enclave_event, end, fail, revert
+from agent.updates.stopping import (
+    cut,
+    cut_events,
+    end_old,
+    mark_stopping,
+    reset_action,
+    stop_action,
+)
+from agent.updates.transitions import become, complete, end, fail, move, revert
 from agent.updates.trust import keep_verified, loss
 from agent.updates.verifying import vm_fault
 
@@ -35,13 +41,16 @@ def old_can_take_over(s: Situation, update: Update) -> bool:
 def soak(s: Situation, update: Update, state: Soaking) -> Plan:
     sick = sickness(s, update.enclave)
     if update.strategy is Strategy.STOP_THEN_START:
+        if s.rebooted(update.enclave):
+            return complete(s)  # it is launched again as what serves, which it is
         if sick:
             return fail(s, Step.SOAK, sick)
         return complete(s) if s.now.reached(state.until) else rest(state.until)
     if sick and update.revert_after_switch and old_can_take_over(s, update):
         return revert(s, sick)
     if s.now.reached(state.until):
-        return become(s, Draining(until=state.drain_until))
+        late = s.now.reached(state.drain_until)
+        return become(s, Draining(until=s.now if late else state.drain_until))
     return rest(state.until).also(_keep_warm(s, update))
 
 
@@ -66,14 +75,16 @@ def drain(s: Situation, update: Update, state: Draining) -> Plan:
     old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
     if old is None or s.gone(old.id):
         return become(s, Retiring())
-    reset = Action(ActionKind.RESET, enclave=old.id)
-    outcome = s.outcomes.get(reset)
+    outcome = cut(s, old.id, state.until)
     if outcome is not None:  # before the count is looked at, which the reset made zero
-        return become(s, Retiring(), reset_connections=update.reset_connections + outcome.count)
+        after, event = move(
+            s, Retiring(), reset_connections=update.reset_connections + outcome.count
+        )
+        return Plan(write=Write(update=after, events=(event, *cut_events(old, outcome))))
     if s.connections.get(old.id) == 0:
         return become(s, Retiring())
     if s.now.reached(state.until):
-        return act(reset)
+        return act(reset_action(old.id))
     look = min(s.now.plus(1), state.until, key=lambda at: at.boottime_s)
     return rest(look).also(_keep_warm(s, update))
 
@@ -85,49 +96,35 @@ def retire(s: Situation, update: Update) -> Plan:
     if s.vm(old.id).phase is VmPhase.ABSENT:
         return complete(s, drop=old.id)
     if old.lifecycle is not Lifecycle.STOPPING:
-        return mark_stopping(s, update, old, 0)
+        return mark_stopping(s, update, old)
     return act(stop_action(s, old.id))
 
 
 def send_back(s: Situation, state: Reverting) -> Plan:
     if not s.route_applied:
         return act(s.apply_route)
-    return become(s, TearingDown(step=Step.REVERT, fault=state.fault))
+    return become(s, TearingDown(step=Step.REVERT, fault=state.fault, since=s.now))
 
 
 def tear_down(s: Situation, update: Update, state: TearingDown) -> Plan:
     row = s.enclaves.get(update.enclave)
-    if row is None:
-        return end(s, state)
-    if row.lifecycle is Lifecycle.PLANNED:
-        return end(s, state)
+    if row is None or row.lifecycle is Lifecycle.PLANNED:
+        return _end(s, update, state)
     if s.deployment.route.enclave is None and not s.route_applied:
         return act(s.apply_route)
     if s.vm(row.id).phase is VmPhase.ABSENT and row.lifecycle is Lifecycle.STOPPING:
-        return end(s, state)
+        return _end(s, update, state)
     if row.lifecycle is not Lifecycle.STOPPING:
         served = update.switched_at is not None
-        reset = Action(ActionKind.RESET, enclave=row.id)
-        outcome = s.outcomes.get(reset)
+        outcome = cut(s, row.id, state.since) if served else None
         if served and outcome is None:
-            return act(reset)
-        return mark_stopping(s, update, row, outcome.count if outcome else 0)
+            return act(reset_action(row.id))
+        return mark_stopping(s, update, row, outcome)
     return act(Action(ActionKind.STOP, enclave=row.id))
 
 
-def mark_stopping(s: Situation, update: Update, row: Enclave, reset: int) -> Plan:
-    """Persist that it is to be stopped, with the connections that were cut for it."""
-    stopping = msgspec.structs.replace(row, lifecycle=Lifecycle.STOPPING)
-    counted = msgspec.structs.replace(update, reset_connections=update.reset_connections + reset)
-    return Plan(
-        write=Write(
-            update=counted,
-            put_enclaves=(stopping,),
-            events=(enclave_event(stopping, row.lifecycle),),
-        )
-    )
-
-
-def stop_action(s: Situation, enclave: EnclaveId) -> Action:
-    """Stop with the grace that a version which served deserves."""
-    return Action(ActionKind.STOP, enclave=enclave, grace_s=s.policy.stop_grace_s)
+def _end(s: Situation, update: Update, state: TearingDown) -> Plan:
+    """What was to be stopped for it is stopped: nobody is left half stopped by a cancel."""
+    if state.step is not Step.STOP_OLD:
+        return end(s, state)
+    return end_old(s, update, state) or end(s, state, stopped=update.from_enclave)

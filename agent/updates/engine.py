@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -15,18 +16,17 @@ from agent.errors import AgentError, describe
 from agent.host.pulse import Pulse
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave
-from agent.model.event import EventDraft
 from agent.model.ids import DeploymentName, EnclaveId
-from agent.model.update import TearingDown
 from agent.releases.port import KeptImage
 from agent.store.port import Reader, Transaction
-from agent.updates.admission import restart_old
 from agent.updates.alarms import alarms
 from agent.updates.bells import Bells
 from agent.updates.board import Board
+from agent.updates.bringing_back import BringingBack
 from agent.updates.data_plane import DataPlaneWatch
 from agent.updates.executor import Executor
 from agent.updates.foundlings import Foundlings
+from agent.updates.host_end import HostEnd
 from agent.updates.launch_order import biggest_first
 from agent.updates.leasing import Leasing
 from agent.updates.lookout import Lookout
@@ -60,7 +60,7 @@ class EngineRoom:
         self.bells = Bells()
         self.pulse = Pulse(parts.clock)
         self._rows_changed = Wake()
-        self._stopping = False
+        self._host_end = HostEnd(parts.host_stopping, parts.clock)
         self._latest_supply: HostSupply | None = None
         self._known: dict[DeploymentName, set[EnclaveId]] = {}  # those whose end is to be seen
         self._reconcilers: dict[DeploymentName, tuple[Reconciler, asyncio.Task[None]]] = {}
@@ -89,12 +89,13 @@ class EngineRoom:
             measured=parts.measured,
             preflight=parts.preflight,
             keeps_route=self._foundlings.keeps,
+            bring_back=BringingBack(parts, self.supply),
         )
         self.data_plane = DataPlaneWatch(
             parts.store, parts.traffic, self.executor, self.bells, self._foundlings.holds
         )
-        self._lookout = Lookout(parts, self.executor, self.data_plane, lambda: self._stopping)
-        self._outlooks = OutlookMaker(
+        self._lookout = Lookout(parts, self.executor, self.data_plane)
+        self.outlooks = OutlookMaker(
             parts.store,
             parts.releases,
             parts.vault,
@@ -132,7 +133,7 @@ class EngineRoom:
         for forward in (self._forward_vms, self._forward_health):
             self._tasks.append(asyncio.create_task(forward()))
         self._tasks.append(asyncio.create_task(self._follow_inventory()))
-        await self._know_supply()  # bringing an old version back may be the first thing to do
+        await self._know_supply()  # other GPUs for a relaunch may be the first thing to do
         for name in names:
             self.own(name)
         for reconciler, _ in list(self._reconcilers.values()):
@@ -159,16 +160,10 @@ class EngineRoom:
 
     async def close(self) -> None:
         """Stop deciding. VMs and the data plane go on."""
-        self._stopping = True
         tasks = [*self._tasks, *(task for _, task in self._reconcilers.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def host_is_stopping(self) -> None:
-        """The host shuts down: nothing is relaunched any more."""
-        self._stopping = True
-        self.bells.ring()
 
     def show_draining(self, draining: bool) -> None:
         """The host was told to admit nothing new, or to admit again."""
@@ -235,7 +230,6 @@ class EngineRoom:
             observe=self._observe,
             perform=self.executor.perform,
             publish=self._publish,
-            restart=self._restart,
             regroup=self._regroup,
             console_tail=self._console_tail,
             well=lambda: self.board.clear_problem(_problem_key(name)),
@@ -304,7 +298,7 @@ class EngineRoom:
             seen = self._rows_changed.count
             self.pulse.promise("outlook", _OUTLOOK_EVERY_S + _TURN_S)
             try:
-                self.board.show_outlook(await self._outlooks.make())
+                self.board.show_outlook(await self.outlooks.make())
                 await self.data_plane.look(self.board.rows.values(), changed=changed)
                 await self.protect_images()
                 self.board.clear_problem("outlook")
@@ -335,12 +329,11 @@ class EngineRoom:
         if rows:
             await self.data_plane.recount_draining(rows)
             self._lookout.watch(rows)
-            update = rows.update
-            if (
-                update and update.restart_old_on_failure and isinstance(update.state, TearingDown)
-            ) or any(self._lookout.wants_others(row) for row in enclaves):
+            if any(self._lookout.wants_others(row) for row in enclaves):
                 await self._know_supply()
-        return self._lookout.look(name, enclaves)
+        seen = self._lookout.look(name, enclaves)
+        stopping = await self._host_end.stopping(enclaves, seen.vms)
+        return dataclasses.replace(seen, host_stopping=stopping)
 
     def _publish(self, name: DeploymentName, rows: Rows | None) -> None:
         before = self.board.rows.get(name)
@@ -368,14 +361,6 @@ class EngineRoom:
         not_taken = self.executor.not_taken.get(name)
         self.board.show_alarms(name, alarms(situation(rows, seen), not_taken))
         self.board.show(name, rows, seen)
-
-    def _restart(self, tx: Transaction, name: DeploymentName, number: int) -> None:
-        supply = self._latest_supply
-        if supply is not None:
-            restart_old(tx, name, number, supply, self.parts.clock.now())
-        else:
-            why = "what the host has is not known"
-            tx.append(EventDraft(kind="restart_old", deployment=name, to="refused", reason=why))
 
     def _regroup(self, tx: Transaction, enclave_id: EnclaveId) -> None:
         now = self.parts.clock.now()

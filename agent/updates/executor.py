@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import assert_never
 
 from agent.attestation.port import Attestation, Check, Evidence, NotYetError, Verdict
@@ -26,6 +26,7 @@ from agent.traffic.port import Binding, RouteOrder, Traffic, TrafficError
 from agent.updates.gpus import Preparation
 from agent.updates.preflight import Preflight, no_preflight
 from agent.updates.situation import Action, ActionKind, Judged, Outcome
+from agent.updates.trust import held_since
 from agent.updates.upkeep import SECRETS_MISSING
 from agent.updates.vault import Vault
 
@@ -66,6 +67,7 @@ class Executor:
         now: Callable[[], Instant],
         measured: MeasurementCheck,
         keeps_route: Callable[[Deployment], bool],
+        bring_back: Callable[[DeploymentName], Awaitable[None]],
         preflight: Preflight = no_preflight,
     ) -> None:
         self._store = store
@@ -81,6 +83,7 @@ class Executor:
         self._measured = measured
         self._keeps_route = keeps_route  # whether the data plane is to stay as it is
         self._preflight = preflight
+        self._bring_back = bring_back
         self.applied: dict[DeploymentName, int] = {}
         self.not_taken: dict[DeploymentName, str] = {}  # why the data plane refused a route last
         self.verdicts: dict[EnclaveId, Judged] = {}
@@ -120,12 +123,14 @@ class Executor:
             case ActionKind.APPLY_ROUTE:
                 await self.apply_route(name)
             case ActionKind.RESET:
-                return Outcome(count=await self._reset(action))
+                return await self._reset(action)
             case ActionKind.FORGET_DEPLOYMENT:
                 await self._traffic.remove(name)
                 self.applied.pop(name, None)
                 self.not_taken.pop(name, None)
                 self._vault.forget(name)
+            case ActionKind.BRING_BACK:
+                await self._bring_back(name)
             case _:
                 assert_never(action.kind)
         return Outcome()
@@ -222,7 +227,8 @@ class Executor:
             at = known.at  # since when it has given none
         if known is not None and _another_firmware(known.verdict, verdict):
             self.firmware_changed_at = at
-        self.verdicts[row.id] = Judged(key, verdict, at)
+        since = held_since(known, key) if verdict.admits else None
+        self.verdicts[row.id] = Judged(key, verdict, at, since)
 
     async def _judged(self, row: Enclave, revision: Revision, spki: str) -> Verdict:
         """What cannot be held against its release for now is no verdict yet."""
@@ -292,13 +298,18 @@ class Executor:
             domain=revision.domain,
         )
 
-    async def _reset(self, action: Action) -> int:
+    async def _reset(self, action: Action) -> Outcome:
+        """Of every listener, also after one where it failed."""
         row, revision = await self._rows(action)
-        count = 0
+        count, fault = 0, None
         for listener in revision.listeners:
             endpoint = self._enclaves.endpoint(row, revision, listener.guest_port)
-            count += await self._traffic.reset(endpoint)
-        return count
+            try:
+                count += await self._traffic.reset(endpoint)
+            except AgentError as error:
+                log.warning("reset failed", extra=_fields(row.deployment, action, error))
+                fault = _fault(error)
+        return Outcome(fault=fault, count=count)
 
     async def connections(self, row: Enclave, revision: Revision) -> int:
         """Connections open to an enclave through the data plane; counted at once, by one look."""

@@ -8,14 +8,19 @@ from agent.model.enclave import Enclave, EnclaveState, Lifecycle
 from agent.model.reasons import Decision, Strategy
 from agent.model.revision import DeploymentStatus, Wish
 from agent.model.update import (
+    AwaitingStop,
     Booting,
     Decided,
     Draining,
+    Launching,
+    Preparing,
+    Releasing,
     Soaking,
     Update,
     Verifying,
 )
 from agent.probes.port import HealthView
+from agent.updates.expecting import expected
 from agent.updates.persist import Observation, Rows, situation
 from agent.updates.published import DeploymentFacts, EnclaveFacts, RollbackOption
 from agent.updates.situation import Situation
@@ -40,6 +45,7 @@ def deployment_facts(
         revision=revision,
         update=update,
         update_deadline=update_deadline(update),
+        expected=expected(rows, s),
         enclaves=tuple(enclave_facts(s, row) for row in rows.enclaves),
         stale_secrets=stale_secrets(rows),
         rollback=rollback,
@@ -62,6 +68,8 @@ def deployment_status(s: Situation, missing_secrets: tuple[str, ...]) -> Deploym
     if s.deployment.wish is Wish.DELETE:
         return DeploymentStatus.DELETING
     if s.update is not None:
+        if missing_secrets and waits_for_secrets(s.update, s.now):
+            return DeploymentStatus.WAITING_FOR_SECRETS
         fresh = s.update.strategy is Strategy.FRESH
         return DeploymentStatus.DEPLOYING if fresh else DeploymentStatus.UPDATING
     if s.deployment.wish is Wish.STOP:
@@ -79,6 +87,12 @@ def deployment_status(s: Situation, missing_secrets: tuple[str, ...]) -> Deploym
     if serving and s.is_up(active[0]) and healthy and trusted:
         return DeploymentStatus.RUNNING
     return DeploymentStatus.DEGRADED
+
+
+def waits_for_secrets(update: Update, now: Instant) -> bool:
+    """Whether it needs them again: the host was rebooted, and took those that it was given."""
+    before_launch = isinstance(update.state, Preparing | AwaitingStop | Releasing | Launching)
+    return before_launch and now.since(update.created_at) is None
 
 
 def update_deadline(update: Update | None) -> Instant | None:

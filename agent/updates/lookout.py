@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import Bdf, DeploymentName
@@ -16,19 +16,17 @@ from agent.updates.persist import Observation, Rows
 
 
 class Lookout:
-    """Decides nothing. `stopping`: whether the host shuts down."""
+    """Decides nothing."""
 
     def __init__(
         self,
         parts: Parts,
         executor: Executor,
         data_plane: DataPlaneWatch,
-        stopping: Callable[[], bool],
     ) -> None:
         self._parts = parts
         self._executor = executor
         self._data_plane = data_plane
-        self._stopping = stopping
 
     def look(self, name: DeploymentName, enclaves: Iterable[Enclave]) -> Observation:
         """What is seen of a deployment at this moment."""
@@ -44,7 +42,6 @@ class Lookout:
             connections=dict(self._data_plane.connections),
             applied_generation=self._executor.applied.get(name),
             firmware_changed_at=self._executor.firmware_changed_at,
-            host_stopping=self._stopping(),
         )
 
     def watch(self, rows: Rows) -> None:

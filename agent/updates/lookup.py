@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
+from agent.model.enclave import Enclave
 from agent.model.event import EventDraft
 from agent.model.ids import DeploymentName
 from agent.model.revision import Deployment, Revision
-from agent.model.update import Update
+from agent.model.update import Decided, Update
 from agent.store.port import Reader, Transaction
 from agent.updates.admission import existing
 from agent.updates.audit import sign
 from agent.updates.outlook import rollback_targets
 from agent.updates.port import Caller, Change, ConflictError, UnknownNameError
+from agent.updates.warm import warm_enclave
 
 
 def named(tx: Reader, name: DeploymentName) -> Deployment:
@@ -44,6 +46,33 @@ def running(tx: Reader, name: DeploymentName) -> Update:
     if update is None:
         raise ConflictError("no_update", f"no update of {name} is running")
     return update
+
+
+def to_cancel(tx: Reader, name: DeploymentName, is_well: Callable[[Enclave], bool]) -> Update:
+    """The running update, before its switch. Raises ConflictError that says how to go back."""
+    deployment, update = named(tx, name), tx.running_update(name)
+    back = way_back(tx, deployment)
+    if update is None:
+        newest = tx.updates(name, limit=1)
+        detail = f"no update of {name} is running"
+        if newest and newest[0].decided is Decided.COMPLETE:
+            detail += f": the last one is completed; {back}"
+        raise ConflictError("no_update", detail)
+    if update.decided not in (Decided.SWITCH, Decided.COMPLETE):
+        return update
+    warm = warm_enclave(tx, deployment, update.from_revision) if update.from_revision else None
+    if warm is None or not is_well(warm):
+        back = f"wait until the update is completed; {back}"
+    raise ConflictError("switched", f"traffic has switched already; {back}")
+
+
+def way_back(tx: Reader, deployment: Deployment) -> str:
+    """How to leave the version that serves, in words for a person."""
+    served = rollback_targets(tx, deployment)
+    if not served:
+        stop = f"enclave-agent stop {deployment.name}"
+        return f"there is no older version to go back to; to stop this one: {stop}"
+    return f"to go back: enclave-agent rollback {deployment.name} --to {served[0].tag}"
 
 
 def flag(tx: Transaction, update: Update, caller: Caller, **flags: bool) -> Update:

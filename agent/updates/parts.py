@@ -17,6 +17,7 @@ from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import Traffic
 from agent.updates.gpus import NoPreparation, Preparation
+from agent.updates.host_end import AskHost, stays_up
 from agent.updates.preflight import Preflight, no_preflight
 from agent.updates.situation import Policy
 from agent.updates.vault import Vault
@@ -41,4 +42,5 @@ class Parts:
     preparation: Preparation = field(default_factory=NoPreparation)
     measured: MeasurementCheck = unmeasured
     preflight: Preflight = no_preflight
+    host_stopping: AskHost = stays_up
     image_age_s: float | None = None  # how long images are kept that nothing needs

@@ -14,15 +14,25 @@ from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.lease import Claim, ClaimKind
 from agent.model.revision import Deployment, Revision
-from agent.model.update import Launching, Update
+from agent.model.update import (
+    Booting,
+    Launching,
+    Preparing,
+    Releasing,
+    StoppingOld,
+    Update,
+    Verifying,
+)
 from agent.probes.port import HealthView
 from agent.store.port import Reader, Transaction
+from agent.updates.bringing_back import owe
 from agent.updates.patience import BOOTS, shape_of
 from agent.updates.situation import Action, Judged, Outcome, Policy, Situation, Write
 
 # A VM of this launch has, or may have, had the GPUs: they are dirty from the moment it is known,
 # so that the next launch requalifies them.
 _HAS_RUN = (Lifecycle.RUNNING, Lifecycle.STOPPING)
+_BEFORE_READY = (Preparing, StoppingOld, Releasing, Launching, Booting, Verifying)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +90,7 @@ def read_rows(tx: Reader, name: DeploymentName) -> Rows | None:
 
 def _boots(tx: Reader, update: Update | None) -> tuple[float, ...]:
     """How long guests of this size took to boot; asked while it matters."""
-    if update is None or not isinstance(update.state, Launching):
+    if update is None or not isinstance(update.state, _BEFORE_READY):
         return ()
     revision = tx.revision(update.deployment, update.revision)
     return tuple(tx.samples(BOOTS, shape_of(revision.demand))) if revision else ()
@@ -131,9 +141,11 @@ def persist(
     for enclave_id in write.drop_enclaves:
         _drop(tx, enclave_id, now)
     if write.deployment:
-        tx.put_deployment(write.deployment)
+        tx.put_deployment(_with_last_words(write.deployment, write.last_words, console_tail))
     if write.update:
         _put_update(tx, write.update, console_tail)
+    if write.restart is not None:
+        owe(tx, name, write.restart)
     for sample in write.samples:
         tx.add_sample(sample)
     for event in write.events:
@@ -148,6 +160,15 @@ def _count(tx: Transaction, write: Write) -> None:
         row = tx.enclave(enclave_id) if enclave_id else None
         if row is not None:
             count_launch(tx, (*row.gpus, *row.switches), failed=failed)
+
+
+def _with_last_words(
+    deployment: Deployment, enclave: EnclaveId | None, console_tail: Callable[[EnclaveId], str]
+) -> Deployment:
+    if enclave is None or deployment.fault is None:
+        return deployment
+    fault = msgspec.structs.replace(deployment.fault, console_tail=console_tail(enclave))
+    return msgspec.structs.replace(deployment, fault=fault)
 
 
 def _put_update(tx: Transaction, update: Update, console_tail: Callable[[EnclaveId], str]) -> None:

@@ -37,16 +37,15 @@ from agent.model.update import (
 )
 from agent.updates.ending import (
     drain,
-    mark_stopping,
     old_can_take_over,
     retire,
     send_back,
     soak,
-    stop_action,
     tear_down,
 )
 from agent.updates.patience import boot_deadline_s
-from agent.updates.situation import Action, ActionKind, Plan, Situation, Write, act, rest
+from agent.updates.situation import Action, ActionKind, Outcome, Plan, Situation, Write, act, rest
+from agent.updates.stopping import end_old
 from agent.updates.transitions import (
     become,
     cancel,
@@ -59,7 +58,7 @@ from agent.updates.transitions import (
     running_update,
     stop_old,
 )
-from agent.updates.upkeep import keep_up
+from agent.updates.upkeep import SECRETS_MISSING, keep_up
 from agent.updates.verifying import (
     await_accept,
     boot,
@@ -69,11 +68,14 @@ from agent.updates.verifying import (
     vm_fault,
 )
 
+_STOPPING_S = 5  # until it is looked whether the host still does
 _TOUCHES_OLD = (StoppingOld, Releasing, Launching, Booting, Verifying)
 
 
 def plan(s: Situation) -> Plan:
-    """The next step for one deployment."""
+    """The next step for one deployment. While the host shuts down: as if we had ended before."""
+    if s.host_stopping:
+        return rest(s.now.plus(_STOPPING_S))
     if s.update is None:
         return keep_up(s)
     return _step(s).also(keep_up(s))
@@ -88,7 +90,7 @@ def _step(s: Situation) -> Plan:
         case Preparing():
             return _prepare(s, update)
         case AwaitingStop():
-            return stop_old(s) if update.accepted else rest()
+            return _prepare_again(s, update) if update.accepted else rest()
         case StoppingOld() as state:
             return _stop_old(s, update, state)
         case Releasing():
@@ -121,7 +123,7 @@ def _step(s: Situation) -> Plan:
 def _prepare(s: Situation, update: Update) -> Plan:
     action = Action(ActionKind.PREPARE, enclave=update.enclave)
     outcome = s.outcomes.get(action)
-    if outcome is None:
+    if outcome is None or _waits_for_secrets(s, update, outcome):
         return act(action)
     if outcome.fault:
         return fail(s, Step.PREPARE, outcome.fault)
@@ -130,6 +132,21 @@ def _prepare(s: Situation, update: Update) -> Plan:
     if update.staging and not update.accepted:
         return become(s, AwaitingStop())
     return stop_old(s)
+
+
+def _prepare_again(s: Situation, update: Update) -> Plan:
+    """What was prepared hours ago may be gone: now, unlike later, that costs no downtime."""
+    action = Action(ActionKind.PREPARE, enclave=update.enclave, key="accepted")
+    outcome = s.outcomes.get(action)
+    if outcome is None or _waits_for_secrets(s, update, outcome):
+        return act(action)
+    return fail(s, Step.PREPARE, outcome.fault) if outcome.fault else stop_old(s)
+
+
+def _waits_for_secrets(s: Situation, update: Update, outcome: Outcome) -> bool:
+    """A reboot of the host took the secrets: whoever has them supplies them again."""
+    missing = outcome.fault is not None and outcome.fault.code == SECRETS_MISSING
+    return missing and s.now.since(update.created_at) is None
 
 
 def _begin_launch(s: Situation, update: Update) -> Plan:
@@ -146,25 +163,12 @@ def _begin_launch(s: Situation, update: Update) -> Plan:
 
 
 def _stop_old(s: Situation, update: Update, state: StoppingOld) -> Plan:
-    """Refuse first; then reset what is open, and stop beside it. Each of it safe to do again."""
-    if not s.route_applied:
-        return act(s.apply_route)
-    if update.old_stopped_at is None:
-        return note(s, old_stopped_at=s.now)
+    doing = end_old(s, update, state)
+    if doing is not None:
+        return doing
     old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
     if old is None:
         return become(s, Releasing())
-    if old.lifecycle is not Lifecycle.STOPPING:
-        return mark_stopping(s, update, old, 0)
-    reset = Action(ActionKind.RESET, enclave=old.id)
-    if not state.reset and (outcome := s.outcomes.get(reset)) is not None:
-        count = update.reset_connections + outcome.count
-        return note(s, state=StoppingOld(reset=True), reset_connections=count)
-    doing = set() if state.reset else {reset}
-    if s.vm(old.id).phase is not VmPhase.ABSENT:
-        doing.add(stop_action(s, old.id))
-    if doing:
-        return act(*doing)
     after, event = move(s, Releasing())
     return Plan(
         write=Write(
@@ -197,7 +201,7 @@ def _launch(s: Situation, update: Update) -> Plan:
         return fail_on_gpus(s, Step.LAUNCH, vm_fault(s, row))
     action = Action(ActionKind.LAUNCH, enclave=row.id, key=row.launch_uuid)
     outcome = s.outcomes.get(action)
-    if outcome and outcome.fault:
+    if outcome and outcome.fault and not _waits_for_secrets(s, update, outcome):
         failed = fail_on_gpus if suspect(outcome.fault) else fail
         return failed(s, Step.LAUNCH, outcome.fault)
     return act(action)
@@ -228,6 +232,9 @@ def _launched(s: Situation, update: Update, row: Enclave) -> Plan:
 
 
 def _switch(s: Situation, update: Update) -> Plan:
+    if s.rebooted(update.enclave):  # decided is decided: it is launched again as what serves
+        bluegreen = update.strategy is Strategy.BLUE_GREEN
+        return become(s, Retiring()) if bluegreen else complete(s)
     if not s.route_applied:
         outcome = s.outcomes.get(s.apply_route)
         if outcome is None or outcome.fault is None:

@@ -139,13 +139,18 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """A dry run: of a deployment's update to a tag, or of a bare demand."""
+    """A dry run: of a deployment's update to a tag, or of a bare demand.
+
+    `variables` and `secrets`: the names of those that the update would be given.
+    """
 
     deployment: DeploymentName | None = None
     tag: str | None = None
     demand: Demand | None = None
     strategy: Strategy | None = None
     staging: bool = False
+    variables: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 class NewLease(msgspec.Struct, frozen=True, kw_only=True):

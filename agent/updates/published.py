@@ -15,7 +15,7 @@ from agent.model.clock import Instant
 from agent.model.enclave import Enclave, EnclaveState
 from agent.model.ids import DeploymentName
 from agent.model.inventory import Inventory
-from agent.model.reasons import Decision
+from agent.model.reasons import Decision, DowntimeEstimate
 from agent.model.resources import Amounts
 from agent.model.revision import Deployment, DeploymentStatus, Revision
 from agent.model.update import Update
@@ -51,6 +51,17 @@ class EnclaveFacts(msgspec.Struct, frozen=True, kw_only=True):
     connections: int | None = None
 
 
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What this host's own history says of an update that is not ready yet.
+
+    `boot`: of guests of its size; `downtime`: of a stop_then_start; `ready_at`: about.
+    """
+
+    boot: DowntimeEstimate | None = None
+    downtime: DowntimeEstimate | None = None
+    ready_at: Instant | None = None
+
+
 class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment. `revision`: the active one, or the newest while nothing ever served.
 
@@ -62,6 +73,7 @@ class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     revision: Revision | None
     update: Update | None
     update_deadline: Instant | None = None
+    expected: Expected = Expected()
     enclaves: tuple[EnclaveFacts, ...] = ()
     stale_secrets: tuple[str, ...] = ()
     rollback: tuple[RollbackOption, ...] = ()

@@ -56,7 +56,6 @@ class Reconciler:
         observe: Callable[[DeploymentName, Rows | None], Awaitable[Observation]],
         perform: Callable[[DeploymentName, Action], Awaitable[Outcome]],
         publish: Callable[[DeploymentName, Rows | None], None],
-        restart: Callable[[Transaction, DeploymentName, int], None],
         regroup: Callable[[Transaction, EnclaveId], None],
         console_tail: Callable[[EnclaveId], str],
         well: Callable[[], None],
@@ -70,7 +69,6 @@ class Reconciler:
         self._observe = observe
         self._perform = perform
         self._publish = publish
-        self._restart = restart
         self._regroup = regroup
         self._console_tail = console_tail
         self._well = well  # told after every turn that went through
@@ -124,8 +122,6 @@ class Reconciler:
             if rows is None or answer is None or answer.write is None:
                 return rows, answer
             persist(tx, self.name, answer.write, self._console_tail, seen.now)
-            if answer.write.restart is not None:
-                self._restart(tx, self.name, answer.write.restart)
             if answer.write.regroup is not None:
                 self._regroup(tx, answer.write.regroup)
         raise RuntimeError(f"the planner does not come to rest for {self.name}")

@@ -26,6 +26,7 @@ from agent.updates.admission import (
     judge,
     new_revision,
     question,
+    secrets_gone,
 )
 from agent.updates.allocation import Options, Terms
 from agent.updates.audit import highest_epoch, reset_epoch, see_epoch, sign
@@ -38,6 +39,7 @@ from agent.updates.lookup import (
     recorded_revision,
     rollback_target,
     running,
+    to_cancel,
     values,
 )
 from agent.updates.port import (
@@ -89,19 +91,19 @@ class UpdateEngine:
         """Update a deployment to another tag, other variables, secrets or listeners."""
         before = await self._store.read(lambda tx: current(tx, name))
         async with self._room.secrets.staging(name, values(change)) as staged:
-            ask = await self._ask(before, change, staged)
+            ask = await self._ask(before, change, staged.versions)
             update = await self._admit(ask, staged, caller, new=False)
         await self._room.refresh(name)
         return update
 
-    async def _ask(self, before: Revision, change: Change, staged: Staged) -> Ask:
+    async def _ask(self, before: Revision, change: Change, secrets: Mapping[str, int]) -> Ask:
         tag = before.tag if change.tag is msgspec.UNSET else change.tag
         release = await resolve(self._parts.releases, before.repo, tag)
         return ask_for_change(
             change,
             before,
             release,
-            staged.versions,
+            secrets,
             self._parts.traffic,
             revert_after_switch=self._revert_after_switch,
         )
@@ -123,8 +125,11 @@ class UpdateEngine:
     async def _admit_revision(
         self, revision: Revision, options: Options, caller: Caller
     ) -> Update:
-        """Of a revision whose signature was asked for again, where one is required."""
+        """Of a revision whose signature was asked for again; its secrets must be here still."""
         name, number = revision.deployment, revision.number
+        missing = self._parts.vault.missing(name, revision.secrets)
+        if missing:
+            options = msgspec.structs.replace(options, obstacles=(secrets_gone(missing),))
         terms = await self._terms(caller)
         update = await self._store.transact(
             lambda tx: admit_revision(tx, name, number, options, terms)
@@ -172,13 +177,7 @@ class UpdateEngine:
         """Until the switch is decided."""
 
         def work(tx: Transaction) -> Update:
-            update = running(tx, name)
-            if update.decided in (Decided.SWITCH, Decided.COMPLETE):
-                raise ConflictError(
-                    "switched",
-                    "traffic has switched already; to go back: "
-                    f"enclave-agent rollback {name} --to {update.from_tag or 'TAG'}",
-                )
+            update = to_cancel(tx, name, self._room.is_well)
             if update.cancel_requested or update.decided is not Decided.UNDECIDED:
                 return update
             return flag(tx, update, caller, cancel_requested=True)
@@ -204,6 +203,7 @@ class UpdateEngine:
         await require_signed(self._parts.releases, revision)
         options = Options(
             staging=failed.staging,
+            strategy=failed.insisted,
             revert_after_switch=failed.revert_after_switch,
             restart_old_on_failure=failed.restart_old_on_failure,
         )
@@ -242,7 +242,9 @@ class UpdateEngine:
                 )
             if deployment.wish is Wish.DELETE or deployment.wish is wish:
                 return
-            tx.put_deployment(msgspec.structs.replace(deployment, wish=wish, fault=None))
+            tx.put_deployment(
+                msgspec.structs.replace(deployment, wish=wish, fault=None, restart_revision=None)
+            )
             event = EventDraft(
                 kind="deployment", deployment=name, from_=str(deployment.wish), to=str(wish)
             )
@@ -285,11 +287,15 @@ class UpdateEngine:
             raise FieldError("deployment", "a deployment or a demand is needed")
         before = await self._store.read(lambda tx: current(tx, name))
         change = Change(
-            tag=wanted.tag or msgspec.UNSET, staging=wanted.staging, strategy=wanted.strategy
+            tag=wanted.tag or msgspec.UNSET,
+            staging=wanted.staging,
+            strategy=wanted.strategy,
+            variables=dict.fromkeys(wanted.variables, ""),  # that there is one is what matters
         )
         staged = await self._room.secrets.stage(name, {})
         try:
-            ask = await self._ask(before, change, staged)
+            secrets = dict.fromkeys(wanted.secrets, 0) | staged.versions
+            ask = await self._ask(before, change, secrets)
         except RefusedError as refused:
             return refused.decision
         revision = new_revision(ask, before.number + 1, self._parts.clock.now())

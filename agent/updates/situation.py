@@ -34,6 +34,7 @@ class ActionKind(StrEnum):
     APPLY_ROUTE = "apply_route"  # bring the data plane to the recorded route
     RESET = "reset"  # reset the connections still open to the enclave
     FORGET_DEPLOYMENT = "forget_deployment"  # listeners, secrets and logs of a deleted deployment
+    BRING_BACK = "bring_back"  # start the revision that is owed, once what is short has passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What evidence was worth at a moment. `key`: the launch and the TLS key that it is about."""
+    """What evidence was worth at a moment. `key`: the launch and the TLS key that it is about.
+
+    `since`: from when on every verdict over this key let it take traffic; None: this one on.
+    """
 
     key: str
     verdict: Verdict
     at: Instant
+    since: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class Policy:
     drain_s: float = 30
     boot_deadline_s: float | None = None
     stop_grace_s: float = 60
+    reset_patience_s: float = 10  # before connections that cannot be reset are given up
     default_start_period_s: float = 60
     probe_slack_s: float = 15
     failing_for_s: float = 6  # after the start period, before failing probes are believed
@@ -137,6 +143,13 @@ class Situation:
         """Whether the VM of a launched enclave ended without being told to."""
         return self.vm(enclave_id).phase in (VmPhase.ABSENT, VmPhase.EXITED)
 
+    def rebooted(self, enclave_id: EnclaveId) -> bool:
+        """Whether the host was, since this launch: that took the VM, and is nobody's fault."""
+        row = self.enclaves.get(enclave_id)
+        if row is None or row.launched_at is None or not self.gone(enclave_id):
+            return False
+        return self.now.since(row.launched_at) is None
+
     def is_up(self, row: Enclave) -> bool:
         """Whether the VM of the recorded launch runs."""
         vm = self.vm(row.id)
@@ -148,9 +161,10 @@ class Write:
     """What is to be persisted in one transaction. None and empty mean: leave as it is.
 
     `inherit`: (from, to): claims of the first enclave pass to the second, then its row goes.
-    `restart`: a revision to be brought back by a new update in the same transaction. `regroup`: an
+    `restart`: a revision that is owed to be started again, as soon as it fits. `regroup`: an
     enclave that is to have other GPUs than those that it failed with. `failed_on`, `proven_on`:
     enclaves whose launch did not get through its boot, or did, which is held against their GPUs.
+    `last_words`: the enclave whose console tells more of the fault of the deployment.
     """
 
     deployment: Deployment | None = None
@@ -164,6 +178,7 @@ class Write:
     regroup: EnclaveId | None = None
     failed_on: EnclaveId | None = None
     proven_on: EnclaveId | None = None
+    last_words: EnclaveId | None = None
     delete_deployment: bool = False
 
 

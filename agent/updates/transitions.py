@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from agent.model.revision import Deployment, Fault, Route
 from agent.model.update import (
     Decided,
     Finished,
+    Launching,
     Reverting,
     Step,
     StoppingOld,
@@ -24,6 +26,11 @@ from agent.model.update import (
     UpdateState,
 )
 from agent.updates.situation import Plan, Situation, Write
+
+REBOOTED = "host_rebooted"
+CANCELLED_AFTER_STOP = "cancelled_after_stop"
+
+_LAUNCHES = uuid.UUID("7d1f6b2e-3f0e-5f61-9a39-4b7f2f1d6c55")
 
 
 def running_update(s: Situation) -> Update:
@@ -81,6 +88,28 @@ def routed(
     return msgspec.structs.replace(deployment, route=route), event
 
 
+def another_launch(s: Situation, row: Enclave) -> Enclave:
+    """The row of an enclave that is to be launched once more."""
+    moment = f"{row.id}/{row.launch_uuid}/{s.now.boot_id}/{s.now.boottime_s}"
+    return msgspec.structs.replace(
+        row,
+        lifecycle=Lifecycle.LAUNCHING,
+        launch_uuid=str(uuid.uuid5(_LAUNCHES, moment)),
+        process=None,
+        spki_sha256=None,
+        launched_at=None,
+    )
+
+
+def launch_anew(s: Situation) -> Plan:
+    """The host was rebooted under the new version: its boot begins anew, and it is not blamed."""
+    row = s.enclaves[running_update(s).enclave]
+    again = another_launch(s, row)
+    update, event = move(s, Launching(), reason=REBOOTED, ready_at=None)
+    changed = enclave_event(again, row.lifecycle, REBOOTED)
+    return Plan(write=Write(update=update, put_enclaves=(again,), events=(event, changed)))
+
+
 def stop_old(s: Situation) -> Plan:
     """stop_then_start goes past the point where nothing of the old version was touched."""
     update, event = move(s, StoppingOld())
@@ -94,13 +123,28 @@ def switch(s: Situation) -> Plan:
     update, event = move(s, Switching(), decided=Decided.SWITCH, ready_at=before.ready_at or s.now)
     deployment, route_event = routed(s.deployment, before.enclave, "switch")
     deployment = msgspec.structs.replace(
-        deployment, active_slot=before.slot, active_revision=before.revision, fault=None
+        deployment,
+        active_slot=before.slot,
+        active_revision=before.revision,
+        relaunches=(),  # those before say nothing of this version
+        fault=None,
     )
     return Plan(write=Write(update=update, deployment=deployment, events=(event, route_event)))
 
 
+def with_last_answer(s: Situation, enclave: EnclaveId, fault: Fault) -> Fault:
+    """With what the failing probe of this launch heard last, unless that is what it tells."""
+    health = s.health_of(enclave)
+    last = health.fault if health else None
+    if last is None or fault.probe is not None or last.detail in fault.detail:
+        return fault
+    detail = f"{fault.detail}; last probe response: {last.detail}"
+    return msgspec.structs.replace(fault, detail=detail, probe=last.probe)
+
+
 def fail(s: Situation, step: Step, fault: Fault) -> Plan:
     """The new version did not make it: destroy it, and only it."""
+    fault = with_last_answer(s, running_update(s).enclave, fault)
     fault = msgspec.structs.replace(fault, step=fault.step or str(step))
     return _tear_down(s, step, Decided.FAIL, fault)
 
@@ -111,7 +155,7 @@ def cancel(s: Situation, *, after_stop: bool) -> Plan:
     if not after_stop:
         return _tear_down(s, step, Decided.CANCEL, None)
     fault = Fault(
-        code="cancelled_after_stop",
+        code=CANCELLED_AFTER_STOP,
         detail="cancelled after the old version had been stopped; retry or redeploy",
         step=str(step),
     )
@@ -122,7 +166,7 @@ def _tear_down(s: Situation, step: Step, decided: Decided, fault: Fault | None) 
     before = running_update(s)
     update, event = move(
         s,
-        TearingDown(step=step, fault=fault),
+        TearingDown(step=step, fault=fault, since=s.now),
         reason=fault.code if fault else str(decided),
         decided=decided,
         fault=fault,
@@ -144,7 +188,7 @@ def revert(s: Situation, fault: Fault) -> Plan:
     )
     deployment, route_event = routed(s.deployment, old.id, "revert")
     deployment = msgspec.structs.replace(
-        deployment, active_slot=old.slot, active_revision=old.revision
+        deployment, active_slot=old.slot, active_revision=old.revision, relaunches=()
     )
     return Plan(write=Write(update=update, deployment=deployment, events=(event, route_event)))
 
@@ -171,26 +215,31 @@ def complete(s: Situation, *, drop: EnclaveId | None = None) -> Plan:
     )
 
 
-def end(s: Situation, state: TearingDown) -> Plan:
-    """The new enclave is gone: the update ends as it was decided.
+def end(s: Situation, state: TearingDown, *, stopped: EnclaveId | None = None) -> Plan:
+    """The new enclave is gone, and the old one if it was `stopped`: it ends as it was decided.
 
     The deployment is failed with it only where nothing of it is left to serve.
     """
     before = running_update(s)
     step = state.step
     update, event = move(s, Finished(step=step), finished_at=s.now)
-    others = [row for row in s.enclaves.values() if row.id != before.enclave]
+    leaving = [row for row in s.enclaves.values() if row.id in (before.enclave, stopped)]
+    others = [row for row in s.enclaves.values() if row not in leaving]
     deployment: Deployment | None = None
     if not others:
-        deployment = msgspec.structs.replace(s.deployment, active_slot=None, fault=before.fault)
+        fault = before.fault or s.deployment.fault  # a cancel leaves it as failed as it was
+        deployment = msgspec.structs.replace(s.deployment, active_slot=None, fault=fault)
     wants_old_back = before.strategy is Strategy.STOP_THEN_START and not others
     back = wants_old_back and before.restart_old_on_failure and before.cancel_requested is False
     return Plan(
         write=Write(
             update=update,
             deployment=deployment,
-            drop_enclaves=(before.enclave,) if before.enclave in s.enclaves else (),
-            events=(event,),
+            drop_enclaves=tuple(row.id for row in leaving),
+            events=(
+                event,
+                *(enclave_event(r, r.lifecycle, "stopped") for r in leaving if r.id == stopped),
+            ),
             restart=before.from_revision if back else None,
         )
     )

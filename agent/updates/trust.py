@@ -9,9 +9,10 @@ and a new key that proves nothing is no better than an old proof.
 from __future__ import annotations
 
 from agent.attestation.port import Verdict
+from agent.model.clock import Instant
 from agent.model.enclave import Enclave
 from agent.model.revision import Fault
-from agent.updates.situation import Action, ActionKind, Plan, Situation, act, rest
+from agent.updates.situation import Action, ActionKind, Judged, Plan, Situation, act, rest
 
 LOST = "attestation_lost"
 REFUSED = "attestation_refused"
@@ -22,6 +23,13 @@ def admitted(s: Situation, row: Enclave) -> bool:
     """Whether there is evidence that lets it take traffic now."""
     judged = s.verdicts.get(row.id)
     return judged is not None and judged.verdict.admits and loss(s, row) is None
+
+
+def held_since(known: Judged | None, key: str) -> Instant | None:
+    """Since when evidence over this key was good, as judged before; None if it was not."""
+    if known is None or known.key != key or not known.verdict.admits:
+        return None
+    return known.since or known.at
 
 
 def loss(s: Situation, row: Enclave) -> Fault | None:

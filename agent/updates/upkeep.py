@@ -6,8 +6,6 @@ version while the new one boots is mended without the update noticing.
 
 from __future__ import annotations
 
-import uuid
-
 import msgspec
 
 from agent.enclaves.port import VmPhase
@@ -16,27 +14,34 @@ from agent.model.enclave import Enclave, Lifecycle
 from agent.model.event import EventDraft
 from agent.model.ids import EnclaveId
 from agent.model.revision import Deployment, Fault, Wish
-from agent.model.update import Decided, Releasing, StoppingOld, Update
+from agent.model.update import Decided, Releasing, Step, StoppingOld, Update
 from agent.updates.patience import boot_deadline_s
 from agent.updates.situation import Action, ActionKind, Plan, Situation, Write, act, rest
-from agent.updates.transitions import enclave_event, routed
+from agent.updates.stopping import reset_action
+from agent.updates.transitions import another_launch, enclave_event, routed, with_last_answer
 from agent.updates.trust import admitted, keep_verified, loss, verification
 from agent.updates.verifying import suspect
 
 SECRETS_MISSING = "secrets_missing"
 GPU_QUARANTINED = "gpu_quarantined"
 
-_LAUNCHES = uuid.UUID("7d1f6b2e-3f0e-5f61-9a39-4b7f2f1d6c55")
-
 
 def keep_up(s: Situation) -> Plan:
     """The next step for everything that no update owns."""
     if s.update is None and s.deployment.wish is not Wish.RUN:
         return _wind_down(s)
-    upkeep = _keep_active(s)
+    upkeep = _keep_active(s).also(_bring_back(s))
     if upkeep.write is None and not s.route_applied:
         return upkeep.also(act(s.apply_route))
     return upkeep
+
+
+def _bring_back(s: Situation) -> Plan:
+    """The old version of an update that failed after its stop, if its request wanted it back."""
+    number = s.deployment.restart_revision
+    if s.update is not None or number is None:
+        return rest()
+    return act(Action(ActionKind.BRING_BACK, key=str(number)))
 
 
 def _wind_down(s: Situation) -> Plan:
@@ -119,15 +124,15 @@ def _keep_active(s: Situation) -> Plan:
     if row.lifecycle is Lifecycle.LAUNCHING:
         return _relaunch(s, row)
     if s.gone(row.id):
-        return rest() if s.host_stopping else _mourn(s, row)
+        return _mourn(s, row)
     if s.vm(row.id).phase is VmPhase.STOPPING or row.launched_at is None:
         return act(Action(ActionKind.STOP, enclave=row.id))  # what ended is being cleaned
     return _serve(s, row)
 
 
 def _stop_leftover(s: Situation, row: Enclave | None) -> Plan:
-    """A crash-looped enclave is being stopped for good: finish that."""
-    if row is None or s.update is not None or s.deployment.fault is None:
+    """One that is being stopped for good (it crash-looped, say): finish that."""
+    if row is None or s.update is not None:
         return rest()
     return _stop(s, row)
 
@@ -190,13 +195,14 @@ def _route(
 def _mourn(s: Situation, row: Enclave) -> Plan:
     """It ended by itself: refuse and reset at once, clean what is left, relaunch after a while."""
     vm = s.vm(row.id)
-    reason = vm.exit_detail or vm.exit_reason or "its VM is gone"
+    reason = vm.exit_detail or vm.exit_reason or _launch_fault(s, row) or "its VM is gone"
     if s.deployment.route.enclave == row.id:
         return _route(s, None, reason)
     if not s.route_applied:
         return act(s.apply_route)
-    reset = Action(ActionKind.RESET, enclave=row.id)
-    if vm.phase is VmPhase.EXITED and reset not in s.outcomes:
+    reset = reset_action(row.id)
+    cut = s.outcomes.get(reset)
+    if vm.phase is VmPhase.EXITED and cut is None:
         return act(reset)  # what is open to it has nobody left who would end it
     recent = _recent_relaunches(s)
     if len(recent) >= s.policy.relaunch_limit:
@@ -207,8 +213,15 @@ def _mourn(s: Situation, row: Enclave) -> Plan:
         reached = frozenset({reset} & s.outcomes.keys())  # wanted still: so it is not done anew
         return Plan(actions=reached, wake_at=not_before)
     if vm.phase is not VmPhase.ABSENT:
-        return act(Action(ActionKind.STOP, enclave=row.id))
+        again = {reset} if cut is not None and cut.fault else set()  # while there is something
+        return act(Action(ActionKind.STOP, enclave=row.id), *again)
     return Plan(write=_new_launch(s, row, recent, reason))
+
+
+def _launch_fault(s: Situation, row: Enclave) -> str | None:
+    """Why the launch that was to bring it up did not, if that was only now."""
+    outcome = s.outcomes.get(Action(ActionKind.LAUNCH, enclave=row.id, key=row.launch_uuid))
+    return outcome.fault.detail if outcome is not None and outcome.fault else None
 
 
 def _recent_relaunches(s: Situation) -> list[Instant]:
@@ -218,17 +231,10 @@ def _recent_relaunches(s: Situation) -> list[Instant]:
 
 
 def _new_launch(s: Situation, row: Enclave, recent: list[Instant], reason: str) -> Write:
-    moment = f"{row.id}/{row.launch_uuid}/{s.now.boot_id}/{s.now.boottime_s}"
-    again = msgspec.structs.replace(
-        row,
-        lifecycle=Lifecycle.LAUNCHING,
-        launch_uuid=str(uuid.uuid5(_LAUNCHES, moment)),
-        process=None,
-        spki_sha256=None,
-        launched_at=None,
-    )
+    again = another_launch(s, row)
+    counted = recent if s.rebooted(row.id) else [*recent, s.now]
     return Write(
-        deployment=msgspec.structs.replace(s.deployment, relaunches=(*recent, s.now)),
+        deployment=msgspec.structs.replace(s.deployment, relaunches=tuple(counted)),
         put_enclaves=(again,),
         events=(enclave_event(again, row.lifecycle, reason),),
         failed_on=row.id if _died_in_boot(s, row) else None,
@@ -251,16 +257,28 @@ def _give_up(s: Situation, row: Enclave, reason: str) -> Plan:
     window_min = s.policy.relaunch_window_s / 60
     times = s.policy.relaunch_limit + 1
     fault = Fault(
-        code="crash_loop", detail=f"ended {times} times within {window_min:.0f} min: {reason}"
+        code="crash_loop",
+        detail=f"ended {times} times within {window_min:.0f} min: {reason}",
+        step=_how_far(s, row),
     )
+    fault = with_last_answer(s, row.id, fault)
     stopping = msgspec.structs.replace(row, lifecycle=Lifecycle.STOPPING)
     return Plan(
         write=Write(
             deployment=msgspec.structs.replace(s.deployment, fault=fault),
             put_enclaves=(stopping,),
             events=(enclave_event(stopping, row.lifecycle, fault.code),),
+            last_words=row.id,
         )
     )
+
+
+def _how_far(s: Situation, row: Enclave) -> str:
+    """The step in which its last launch ended; `run` if it had come up."""
+    if row.launched_at is None and s.health_of(row.id) is None:
+        return str(Step.LAUNCH)
+    failed = row.launched_at is None or _died_in_boot(s, row)
+    return str(Step.BOOT) if failed else "run"
 
 
 def _relaunch(s: Situation, row: Enclave) -> Plan:
@@ -279,6 +297,8 @@ def _relaunch(s: Situation, row: Enclave) -> Plan:
     if outcome and outcome.fault and outcome.fault.code == SECRETS_MISSING:
         return act(action)  # waits for whoever has them; tried again until they are there
     if outcome and outcome.fault and outcome.fault.code == GPU_QUARANTINED:
+        if s.update is not None:
+            return act(action)  # the update chose among the others: its end is waited for
         return Plan(write=Write(regroup=row.id))  # that one stays out: perhaps there are others
     if s.vm(row.id).phase is VmPhase.EXITED or failed:
         # A launch that did not come up counts as one that ended: the same backoff, the same limit.

@@ -13,7 +13,7 @@ from agent.model.revision import Fault
 from agent.model.update import AwaitingAccept, Booting, Step, Update, Verifying
 from agent.updates.patience import BOOTS, shape_of
 from agent.updates.situation import Plan, Situation, Write, rest
-from agent.updates.transitions import become, fail, move, running_update, switch
+from agent.updates.transitions import become, fail, launch_anew, move, running_update, switch
 from agent.updates.trust import (
     REFUSED,
     admitted,
@@ -48,6 +48,8 @@ def boot(s: Situation, state: Booting) -> Plan:
     """Until every boot stage is done, or one failed, or the time is up."""
     update = running_update(s)
     row = s.enclaves[update.enclave]
+    if s.rebooted(row.id):
+        return launch_anew(s)
     if s.gone(row.id):
         return _boot_failed(s, vm_fault(s, row))
     health = s.health_of(row.id)
@@ -98,6 +100,8 @@ def verify(s: Situation, state: Verifying) -> Plan:
     """Healthy on every probe, attested, and both held for the dwell: then it is Ready."""
     update = running_update(s)
     row = s.enclaves[update.enclave]
+    if s.rebooted(row.id):
+        return launch_anew(s)
     if s.gone(row.id):
         return fail(s, Step.VERIFY, vm_fault(s, row))
     health = s.health_of(row.id)
@@ -107,12 +111,19 @@ def verify(s: Situation, state: Verifying) -> Plan:
     if not admitted(s, row):
         return _not_attested(s, state, row)
     dwell_s = 0 if update.strategy is Strategy.STOP_THEN_START else s.policy.dwell_s
-    ready_at = since.plus(dwell_s)
+    ready_at = _together(s, row, since).plus(dwell_s)
     if not s.now.reached(ready_at):
-        return rest(ready_at)
+        return rest(ready_at).also(keep_verified(s, row))
     if update.staging and not update.accepted and update.strategy is Strategy.BLUE_GREEN:
         return become(s, AwaitingAccept(), ready_at=s.now)
     return switch(s)
+
+
+def _together(s: Situation, row: Enclave, healthy_since: Instant) -> Instant:
+    """Since when all of it is good at once: the probes, and the evidence over the very key."""
+    judged = s.verdicts.get(row.id)
+    assert judged is not None
+    return max(healthy_since, judged.since or judged.at, key=lambda at: at.boottime_s)
 
 
 def _not_healthy(s: Situation, state: Verifying, row: Enclave) -> Plan:
@@ -157,6 +168,8 @@ def await_accept(s: Situation) -> Plan:
     """Staged and Ready: accept switches; a sickness while waiting fails."""
     update = running_update(s)
     row = s.enclaves[update.enclave]
+    if s.rebooted(row.id):
+        return launch_anew(s)
     if s.gone(row.id):
         return fail(s, Step.ACCEPT, vm_fault(s, row))
     health = s.health_of(row.id)

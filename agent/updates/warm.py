@@ -57,7 +57,9 @@ def roll_back_warm(
     )
     update = _back(running, row, now, caller)
     after, route_event = routed(deployment, row.id, "warm rollback")
-    after = msgspec.structs.replace(after, active_slot=row.slot, active_revision=row.revision)
+    after = msgspec.structs.replace(
+        after, active_slot=row.slot, active_revision=row.revision, relaunches=()
+    )
     tx.put_update(ended)
     tx.put_update(update)
     tx.put_deployment(after)

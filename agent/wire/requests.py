@@ -30,6 +30,7 @@ from agent.wire.text import (
 _MANY = Meta(extra_json_schema={"maxProperties": MAX_NAMES})
 
 Values = Annotated[dict[VariableName, ValueText], _MANY]
+NameList = Annotated[tuple[VariableName, ...], Meta(max_length=MAX_NAMES)]
 ValueChanges = Annotated[dict[VariableName, ValueText | None], _MANY]
 
 
@@ -95,13 +96,19 @@ class DemandRequest(_Request, frozen=True, kw_only=True):
 
 
 class PlanRequest(_Request, frozen=True, kw_only=True):
-    """A dry run: of a deployment's update, or of a bare demand. One of the two is needed."""
+    """A dry run: of a deployment's update, or of a bare demand. One of the two is needed.
+
+    `variables` and `secrets` are the names of those that the update would be given, beside those
+    that the deployment has. Values have no place here.
+    """
 
     deployment: DeploymentText | UnsetType = UNSET
     tag: TagText | UnsetType = UNSET
     demand: DemandRequest | UnsetType = UNSET
     strategy: Strategy | UnsetType = UNSET
     staging: bool = False
+    variables: NameList | UnsetType = UNSET
+    secrets: NameList | UnsetType = UNSET
 
 
 class PruneRequest(_Request, frozen=True, kw_only=True):

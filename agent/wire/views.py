@@ -67,12 +67,19 @@ class ProbeView(_View, frozen=True, kw_only=True):
 
 
 class ProgressView(_View, frozen=True, kw_only=True):
-    """How far an update is. Not an event: it may change without a trace."""
+    """How far an update is. Not an event: it may change without a trace.
+
+    By this host's own history: `boot_estimate_s` of guests of this size, `downtime_estimate_s` of
+    a stop_then_start, `ready_estimate_at` about when it will be ready; null without a history.
+    """
 
     boot_stages: dict[str, Any] | None
     probes: list[ProbeView]
     deadline_at: dt.datetime | None
     percent: int | None
+    boot_estimate_s: EstimateView | None = None
+    downtime_estimate_s: EstimateView | None = None
+    ready_estimate_at: dt.datetime | None = None
 
 
 class UpdateView(_View, frozen=True, kw_only=True):

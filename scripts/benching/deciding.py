@@ -7,6 +7,7 @@ be had: the slowest of the three counts.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from agent.capacity.supply import Holding, HostSupply, Question
 from agent.host.clock import ManualClock
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.lease import Claim, ClaimKind
-from agent.model.reasons import Strategy
+from agent.model.reasons import DecidedStrategy
 from agent.model.resources import Demand
 from scripts.benching.daemon import BenchError
 from scripts.benching.figures import Bound, Figure, median
@@ -50,12 +51,12 @@ class _Asked(NamedTuple):
     gpus: int
     owners: int
     last: bool
-    strategy: Strategy | None
+    strategy: DecidedStrategy | None
 
 
 _ASKED = {
-    "beside": _Asked(gpus=1, owners=7, last=False, strategy=Strategy.BLUE_GREEN),
-    "after": _Asked(gpus=1, owners=8, last=False, strategy=Strategy.STOP_THEN_START),
+    "beside": _Asked(gpus=1, owners=7, last=False, strategy=DecidedStrategy.BLUE_GREEN),
+    "after": _Asked(gpus=1, owners=8, last=False, strategy=DecidedStrategy.STOP_THEN_START),
     "refused": _Asked(gpus=8, owners=7, last=True, strategy=None),
 }
 
@@ -86,7 +87,7 @@ def _spent(name: str) -> float:
     return median([_once(ask) for _ in range(_TIMES)])
 
 
-def _once(ask: partial[object]) -> float:
+def _once(ask: Callable[[], object]) -> float:
     began = time.thread_time()
     ask()
     return time.thread_time() - began

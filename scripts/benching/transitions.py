@@ -73,7 +73,7 @@ async def _by_turns(directory: Path, turns: int) -> tuple[list[float], list[floa
         await store.transact(lambda tx: tx.put_deployment(situation.deployment))
 
         def work(tx: Transaction) -> list[Event]:
-            persist(tx, name, write, lambda _: "")
+            persist(tx, name, write, lambda _: "", now())
             return tx.events(0, limit=len(write.events))
 
         events = await store.transact(work)
@@ -82,7 +82,7 @@ async def _by_turns(directory: Path, turns: int) -> tuple[list[float], list[floa
 
         async def through_store(count: int) -> None:
             for _ in range(count):
-                await store.transact(lambda tx: persist(tx, name, write, lambda _: ""))
+                await store.transact(lambda tx: persist(tx, name, write, lambda _: "", now()))
 
         pair = [(through_store, ours), (beside.write, bare)]
         for turn in range(turns):

@@ -28,7 +28,7 @@ def run(machine: SimulatedMachine, stop: threading.Event) -> None:
     profile = machine.profile
     assert profile is not None, f"{machine.directory} has no simulated host"
     tree, nvml = machine.scenario()
-    says = dict(profile.gpus(tree))
+    says = {str(bdf): told for bdf, told in profile.gpus(tree)}
     kernel = PciKernel(tree, reset_s=RESET_S)
 
     def tell(bdf: str) -> None:

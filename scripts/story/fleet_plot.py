@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
+from functools import partial
 
 import msgspec
 
@@ -22,8 +23,9 @@ from scripts.story.fleet import (
 )
 from scripts.story.load import Load
 from scripts.story.place import Place
-from scripts.story.plot import NAME, StoryError, vcpus_to_offer
+from scripts.story.plot import NAME, vcpus_to_offer
 from scripts.story.releases import make_releases
+from scripts.story.stage import StoryError
 from scripts.story.tell import Row, Teller
 from tests.coordinator.rollout import Outcome, roll_out
 from tests.coordinator.world import GENESIS, Coordinator
@@ -94,7 +96,7 @@ class FleetPlot:
             host.agent.start()
         for host in self._hosts:
             await host.agent.ready()
-            await self.coordinator.until(lambda h=host: self.coordinator.ledger.report(h.name))
+            await self.coordinator.until(partial(self.coordinator.ledger.report, host.name))
             self._say(host.name, "enrolled, reports; its token is spent")
 
     async def deploy(self) -> None:

@@ -39,6 +39,7 @@ async def restore(place: Place, teller: Teller) -> int:
     except AgentError as error:
         teller.line(f"could not put everything back: {describe(error)}")
         return 1
+    await asyncio.to_thread(shutil.rmtree, place.run, ignore_errors=True)
     teller.line("links, ruleset and sysctls: as before")
     return 0
 

@@ -113,7 +113,9 @@ class Stage:
     async def _verdict(self) -> str | None:
         """Of the enclave that serves, as it is now."""
         deployment = await self._agent.deployment(self.name)
-        for enclave in deployment["enclaves"] if deployment else ():
+        if deployment is None:
+            return None
+        for enclave in deployment["enclaves"]:
             if enclave["slot"] == deployment["active_slot"]:
                 return {True: "attested", False: "NOT ATTESTED", None: "-"}[enclave["attested"]]
         return None

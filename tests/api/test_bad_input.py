@@ -54,6 +54,7 @@ async def test_a_needed_field_that_is_missing_is_named(api, field: str) -> None:
         (RollbackRequest, {"to": 0}, "to"),
         (RollbackRequest, {"to": 1.5}, "to"),
         (PlanRequest, {"demand": {"memory_mib": 1}}, "demand.vcpus"),
+        (PlanRequest, {"deployment": "web", "secrets": {"K": "s3cret"}}, "secrets"),
         (PlanRequest, {"demand": {"memory_mib": -1, "vcpus": 1}}, "demand.memory_mib"),
         (PlanRequest, {"demand": {"memory_mib": 10**30, "vcpus": 1}}, "demand.memory_mib"),
         (dict[str, str | None], {"A": ["x"]}, "A"),
@@ -69,6 +70,22 @@ def test_a_plan_of_nothing_is_refused() -> None:
     with pytest.raises(FieldError) as caught:
         intake.plan_question(PlanRequest())
     assert caught.value.path == "deployment"
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"deployment": "web", "secrets": ["K", "K=1"]}, "secrets[1]"),
+        ({"deployment": "web", "variables": ["", "K"]}, "variables[0]"),
+        ({"demand": {"memory_mib": 1, "vcpus": 1}, "secrets": ["K"]}, "demand"),
+    ],
+)
+def test_a_plan_takes_names_of_a_deployments_variables_and_secrets(
+    body: dict[str, Any], path: str
+) -> None:
+    with pytest.raises(FieldError) as error:
+        intake.plan_question(decode(json.dumps(body).encode(), PlanRequest))
+    assert error.value.path == path
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ async def test_accept_cancel_and_retry_steer_the_current_update(api) -> None:
     await api.deploy(staging=True)
     current = "/v1/deployments/web/updates/current"
     early = await api.ask("POST", f"{current}/accept")
-    assert (early.status, early.json["code"]) == (409, "not_awaiting_accept")
+    assert (early.status, early.json["code"]) == (409, "not_ready")
     while api.engine.snapshot.deployments["web"].update.step != "accept":
         api.engine.advance("web")
     assert (await api.ask("GET", current)).json["status"] == "ready"
@@ -146,6 +146,22 @@ async def test_while_starting_changes_wait_and_reads_answer(api) -> None:
     assert (answer.status, answer.json["code"]) == (503, "starting")
     assert int(answer.headers["Retry-After"]) >= 1
     assert (await api.ask("GET", "/status")).status == 200
+
+
+async def test_while_starting_nobody_is_told_that_something_does_not_exist(api) -> None:
+    await api.deploy()
+    paths = (
+        "/v1/deployments/other",
+        "/v1/deployments/other/updates/current",
+        "/v1/enclaves/aaaaaaaa",
+    )
+    for ready, status, code in ((True, 404, "not_found"), (False, 503, "starting")):
+        api.engine.ready = ready
+        api.engine.publish()
+        for path in paths:
+            answer = await api.ask("GET", path)
+            assert (answer.status, answer.json["code"]) == (status, code)
+    assert (await api.ask("GET", "/v1/deployments/web")).status == 200
 
 
 @pytest.mark.parametrize(

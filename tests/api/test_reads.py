@@ -6,7 +6,9 @@ import msgspec
 
 from agent.api.page import StatusPage
 from agent.api.surface import NO_COORDINATOR
+from agent.model.reasons import DowntimeEstimate
 from agent.model.revision import Fault
+from agent.updates.published import Expected
 from agent.wire.host_views import StatusView
 from tests.fakes.api_server import surface_of
 from tests.fakes.engine import STAGES, FakeEngine
@@ -48,6 +50,25 @@ async def test_a_booting_update_shows_stages_probes_deadline_and_percent(api) ->
     assert progress["probes"][0] == {"name": "http", "passing": 0, "needed": 2, "last": "200"}
     assert progress["deadline_at"] == "2026-01-01T00:02:02Z"
     assert 22 < progress["percent"] < 60
+
+
+async def test_an_update_shows_what_this_host_has_learned_of_its_like(api) -> None:
+    await api.deploy()
+    api.engine.advance("web")
+    path = "/v1/deployments/web/updates/current"
+    names = ("boot_estimate_s", "downtime_estimate_s", "ready_estimate_at")
+    progress = (await api.ask("GET", path)).json["progress"]
+    assert [progress[name] for name in names] == [None, None, None]
+    usual = DowntimeEstimate(p50=2.5, p90=4.0, samples=3)
+    ready_at = api.engine.clock.now().plus(7.5)
+    api.engine.expected = Expected(boot=usual, ready_at=ready_at)
+    api.engine.advance("web")
+    progress = (await api.ask("GET", path)).json["progress"]
+    shown = {"p50": 2.5, "p90": 4.0, "samples": 3}
+    assert [progress[name] for name in names] == [shown, None, "2026-01-01T00:00:08.500000Z"]
+    api.engine.finish("web")
+    ended = (await api.ask("GET", "/v1/deployments/web")).json["update"]["progress"]
+    assert [ended[name] for name in names] == [None, None, None]
 
 
 async def test_percent_never_goes_back_on_the_good_path(api) -> None:

@@ -114,6 +114,16 @@ def test_a_dry_run_changes_nothing(agent) -> None:
     assert [what for what, _ in agent.api.engine.calls] == ["deploy"]
 
 
+def test_a_dry_run_asks_with_the_names_of_what_would_be_given(agent, tmp_path) -> None:
+    agent.running()
+    (tmp_path / "key").write_text("s3cret")
+    given = ("--secret", f"KEY=@{tmp_path / 'key'}", "--variable", "COLOUR=green")
+    assert agent.call("relaunch", "web", "--tag", "v2", *given, "--dry-run").exit_code == 0
+    (asked,) = agent.api.engine.planned
+    assert (asked.variables, asked.secrets) == (("COLOUR",), ("KEY",))
+    assert "s3cret" not in repr(asked)
+
+
 def test_a_plan_that_refuses_exits_as_refused(agent) -> None:
     from agent.model.reasons import DecidedStrategy, Decision, Reason, ReasonCode
 
@@ -306,8 +316,8 @@ def test_waiting_tells_a_story_in_lines(agent) -> None:
     assert told == [
         "pending, prepare",
         "pending, launch",
-        "started, boot; 3 of 7 stages, at certificate",
-        "started, verify; http 2/2, containers 1/2",
+        "started, boot; 3 of 7 stages, at certificate; 0/2 probes",
+        "started, verify; 1/2 probes; http 2/2, containers 1/2",
         "ready, switch",
         "completed, switch",
     ]

@@ -18,6 +18,7 @@ from tests.coordinator.world import Coordinator, join, world
 from tests.fakes.daemon_process import Daemon, place
 from tests.fakes.fake_vms import settings
 from tests.fakes.fleet import DOMAIN, HOST
+from tests.fakes.warm_start import WARM
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,7 @@ async def newcomer(parts: tuple[Path, Path]) -> AsyncIterator[tuple[Daemon, Coor
     """A daemon with nothing but the authority's certificate and a token, not started yet."""
     program, source = parts
     coordinator = Coordinator(place("eac-"))
-    daemon = Daemon(place(), source, settings=settings(program))
+    daemon = Daemon(place(), source, settings=settings(program), **WARM)
     join(daemon, coordinator)
     for name in ("host.pem", "host.key"):
         (daemon.home / name).unlink()

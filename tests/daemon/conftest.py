@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes.daemon_process import Daemon, place
 from tests.fakes.guest_releases import config_of, guest_image, make_releases
+from tests.fakes.warm_start import WARM
 
 NewDaemon = Callable[..., AbstractAsyncContextManager[Daemon]]
 
@@ -40,7 +41,9 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @asynccontextmanager
 async def running(source: Path, **fields: Any) -> AsyncIterator[Daemon]:
     """A daemon that is ready; at the end nothing of it is left."""
-    daemon = Daemon(place(), source, **fields)
+    # what is imported already has read its environment
+    how = {} if "environment" in fields else WARM
+    daemon = Daemon(place(), source, **how | fields)
     try:
         await daemon.up()
         yield daemon

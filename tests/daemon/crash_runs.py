@@ -9,6 +9,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -66,10 +67,11 @@ def no_orders(daemon: Daemon) -> None:
     (daemon.home / "orders").unlink()
 
 
-async def go(daemon: Daemon, story: Story, death: str, again: str = "") -> bool:
-    """One run, to its end; whether the daemon died at `death`.
+async def go(daemon: Daemon, story: Story, death: str, again: str = "") -> int:
+    """One run, to its end; how often the daemon died.
 
-    If so it is told the same once more. `again`: where it dies as it comes back, if it gets there.
+    If it died at `death` it is told the same once more. `again`: where it dies as it comes back,
+    if it gets there.
     """
     before, key = await story.look(daemon), str(time.monotonic_ns())
     order(daemon, death)
@@ -79,11 +81,11 @@ async def go(daemon: Daemon, story: Story, death: str, again: str = "") -> bool:
         await over_or_dead(daemon, story, before)
     finally:
         no_orders(daemon)
-    died = daemon.ended
-    if died:
+    deaths = 0
+    if daemon.ended:
         assert daemon.process is not None
         assert daemon.process.returncode == (0 if death.startswith("TERM") else -signal.SIGKILL)
-        await come_back(daemon, again)
+        deaths = 1 + await come_back(daemon, again)
         if answer is not None:
             lost = "what was acknowledged is there"
             await until(daemon, story, lambda now: story.asked(before, now), lost, 10)
@@ -94,11 +96,11 @@ async def go(daemon: Daemon, story: Story, death: str, again: str = "") -> bool:
     await until(daemon, story, lambda now: story.asked(before, now), "it is recorded", 10)
     await until(daemon, story, lambda now: story.over(before, now), "it is over", 30)
     await story.after(daemon)
-    return died
+    return deaths
 
 
-async def come_back(daemon: Daemon, death: str) -> None:
-    """Start; if it dies where it was ordered to, start again."""
+async def come_back(daemon: Daemon, death: str) -> bool:
+    """Start; if it dies where it was ordered to, start again. Whether it did."""
     if death:
         order(daemon, death)
         daemon.start()
@@ -109,8 +111,9 @@ async def come_back(daemon: Daemon, death: str) -> None:
             await asyncio.sleep(_POLL_S)
         no_orders(daemon)
         if not daemon.ended:
-            return
+            return False
     await daemon.up()
+    return bool(death)
 
 
 async def outcome(daemon: Daemon, story: Story, before: Scene) -> dict[str, Any]:
@@ -157,79 +160,88 @@ async def points_of(daemon: Daemon, story: Story) -> list[str]:
     """Every point that a clean run passes."""
     journal = daemon.home / "journal"
     length = journal.stat().st_size
-    assert not await go(daemon, story, "")
+    assert await go(daemon, story, "") == 0
     return journal.read_bytes()[length:].decode().splitlines()
 
 
 Take = Callable[[list[str]], list[tuple[str, str]]]
 
 
+@dataclass
 class Matrix:
     """A story run with each pair of deaths that `take` makes of its points, on these daemons."""
 
-    def __init__(self, daemons: Sequence[Daemon], story: Story, take: Take) -> None:
-        self._daemons = daemons
-        self._story = story
-        self._take = take
-        self._points: list[str] = []
-        self._deaths = 0
-        self._missed: list[str] = []
-        self._wrong: list[Any] = []
+    daemons: Sequence[Daemon]
+    story: Story
+    take: Take
+    points: list[str] = field(default_factory=list)  # of the clean run
+    wanted: dict[str, Any] = field(default_factory=dict)  # its outcome
+    deaths: int = 0
+    second_deaths: int = 0
+    missed: list[str] = field(default_factory=list)
+    wrong: list[Any] = field(default_factory=list)
 
     async def run(self) -> str:
         """A line of counts. Raises AssertionError for any end that is not that of a clean run."""
         await self._with_all(self._once)
-        first, story = self._daemons[0], self._story
-        await story.prepare(first)
-        before = await story.look(first)
-        self._points = await points_of(first, story)
-        wanted = await outcome(first, story, before)
+        first = self.daemons[0]
+        await self.story.prepare(first)
+        before = await self.story.look(first)
+        self.points = await points_of(first, self.story)
+        self.wanted = await outcome(first, self.story, before)
         assert await discrepancies(first) == []
-        chosen = self._take(self._points)
+        chosen = self.take(self.points)
         left = iter(chosen)
-        await self._with_all(lambda daemon: self._work(daemon, left, wanted))
-        assert not self._wrong, f"a clean run ends as {wanted}; these did not: {self._wrong}"
-        told = f"the points are not those of the clean run: {self._missed}"
-        assert self._deaths >= len(chosen) * 0.8, told
+        await self._with_all(lambda daemon: self._work(daemon, left))
+        assert not self.wrong, f"a clean run ends as {self.wanted}; these did not: {self.wrong}"
+        # A few are passed by the clock (see `nearest`); those beside them are taken for them.
+        told = f"the points are not those of the clean run: {self.missed}"
+        assert self.deaths >= len(chosen) * 0.95 - 1, told
+        if any(again for _, again in chosen):
+            assert self.second_deaths >= len(chosen) / 2, "the second deaths do not come about"
+        return self._told(len(chosen))
+
+    def _told(self, taken: int) -> str:
+        more = f", {self.second_deaths} second deaths" if self.second_deaths else ""
         return (
-            f"{story.name}: {len(self._points)} points, {len(chosen)} taken, "
-            f"{self._deaths} deaths there, {len(self._missed)} others not passed"
+            f"{self.story.name}: {len(self.points)} points, {taken} taken, "
+            f"{self.deaths} deaths there{more}, {len(self.missed)} others not passed"
         )
 
     async def _with_all(self, do: Callable[[Daemon], Any]) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for daemon in self._daemons:
+            for daemon in self.daemons:
                 tasks.create_task(do(daemon))
 
     async def _once(self, daemon: Daemon) -> None:
         """So that what is done only once, like keeping a tag's manifest, is done."""
-        await self._story.prepare(daemon)
-        await go(daemon, self._story, "")
+        await self.story.prepare(daemon)
+        await go(daemon, self.story, "")
 
-    async def _work(
-        self, daemon: Daemon, left: Iterator[tuple[str, str]], wanted: dict[str, Any]
-    ) -> None:
+    async def _work(self, daemon: Daemon, left: Iterator[tuple[str, str]]) -> None:
         for first, again in left:
-            for death in nearest(self._points, first):
+            for death in nearest(self.points, first):
                 try:
-                    died = await self._die(daemon, death, again, wanted)
+                    died = await self.try_(daemon, death, again)
                 except Exception as error:
                     error.add_note(f"died at: {death} {again}")
                     raise
                 if died:
                     break
-                self._missed.append(death)
+                self.missed.append(death)
 
-    async def _die(self, daemon: Daemon, death: str, again: str, wanted: dict[str, Any]) -> bool:
-        await self._story.prepare(daemon)
-        before = await self._story.look(daemon)
-        died = await go(daemon, self._story, death, again)
-        found = await outcome(daemon, self._story, before)
+    async def try_(self, daemon: Daemon, death: str, again: str) -> bool:
+        """One run of it; whether it came about."""
+        await self.story.prepare(daemon)
+        before = await self.story.look(daemon)
+        deaths = await go(daemon, self.story, death, again)
+        found = await outcome(daemon, self.story, before)
         problems = await discrepancies(daemon)
-        if found != wanted or problems:
-            self._wrong.append((death, again, found, problems))
-        self._deaths += died
-        return died
+        if found != self.wanted or problems:
+            self.wrong.append((death, again, found, problems))
+        self.deaths += deaths > 0
+        self.second_deaths += deaths > 1
+        return deaths > 0
 
 
 def nearest(points: list[str], death: str) -> list[str]:
@@ -237,6 +249,6 @@ def nearest(points: list[str], death: str) -> list[str]:
 
     A few points are passed by the clock: how often, say, the data plane is asked in a slow boot.
     """
-    word = "TERM " if death.startswith("TERM ") else ""
-    place = points.index(death.removeprefix("TERM "))
+    word = next((word for word in ("TERM ", "FULL ") if death.startswith(word)), "")
+    place = points.index(death.removeprefix(word))
     return [word + point for point in itertools.islice(points, place, place + 3)]

@@ -174,10 +174,14 @@ async def booting_beside_one_that_never_died(daemon: Daemon) -> None:
     await booting(daemon)
 
 
-async def staged(daemon: Daemon) -> None:
+async def staged(daemon: Daemon, **options: Any) -> None:
     scene = await running(daemon)
-    assert (await daemon.update(tag=other(scene), staging=True)).status == 202
+    assert (await daemon.update(tag=other(scene), staging=True, **options)).status == 202
     await daemon.step("accept")
+
+
+async def staged_before_the_stop(daemon: Daemon) -> None:
+    await staged(daemon, strategy="stop_then_start")
 
 
 async def updated(daemon: Daemon) -> None:
@@ -445,6 +449,24 @@ STORIES = [
         begins=False,
     ),
     Story(
+        "accept_the_stop",
+        staged_before_the_stop,
+        "accept",
+        asking("accept"),
+        lambda _, now: now.update["step"] != "accept",
+        lambda _, now: now.finished,
+        begins=False,
+    ),
+    Story(
+        "cancel_staged",
+        staged,
+        "cancel",
+        asking("cancel"),
+        cancelling,
+        lambda _, now: now.finished,
+        begins=False,
+    ),
+    Story(
         "stop",
         running,
         "stop",
@@ -567,7 +589,7 @@ STORIES = [
         "deploy",
         deploying("gpu1"),
         lambda _, now: now.deployment is not None,
-        lambda _, now: now.finished,
+        lambda _, now: now.finished and now.gpus["free"] == 7,
         world=WITH_GPUS,
     ),
     Story(

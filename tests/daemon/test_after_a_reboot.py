@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from agent.daemon.parts import secrets_dir
 from tests.daemon.conftest import running
-from tests.fakes.daemon_process import Daemon, kill_all, processes_in
+from tests.fakes.daemon_process import Daemon, execute, kill_all, processes_in
 from tests.fakes.fake_vms import fake_releases, install, settings
 from tests.fakes.guest_releases import config_of
 from tests.fakes.host_truth import discrepancies
@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.slow]
 CONFIGS = {
     "v1": config_of(),
     "v2": config_of(),
-    "slow": config_of({"GUEST_SLOW_STAGE": "models:60"}),
+    "slow": config_of({"GUEST_SLOW_STAGE": "models:5"}),
+    "sealed-slow": config_of({"GUEST_SLOW_STAGE": "models:5"}, secrets=("API_KEY",)),
     "sealed": config_of(secrets=("API_KEY",)),
 }
 
@@ -48,6 +49,7 @@ def reboot(daemon: Daemon, *, new_boot_id: bool) -> None:
         boot_id.write_text(f"{uuid.uuid4()}\n")
         script = f'mount --bind {boot_id} /proc/sys/kernel/random/boot_id && exec "$@"'
         inner = (sys.executable, "-m", "agent")
+        daemon.launch = execute
         daemon.command = ("unshare", "--mount", "sh", "-c", script, "sh", *inner)
     daemon.start()
 
@@ -117,9 +119,10 @@ async def test_a_stopped_deployment_stays_stopped(daemon: Daemon, new_boot_id: b
 
 
 @pytest.mark.parametrize("strategy", ["blue_green", "stop_then_start"])
-async def test_an_update_under_way_ends_and_the_deployment_runs_or_says_why_not(
+async def test_an_update_under_way_goes_on_or_says_why_not(
     daemon: Daemon, new_boot_id: bool, strategy: str
 ) -> None:
+    """By the boot id it is known that its VM was lost to a reboot, which is not its fault."""
     assert (await daemon.deploy(tag="v1")).status == 202
     await daemon.over()
     assert (await daemon.update(tag="slow", strategy=strategy)).status == 202
@@ -127,13 +130,35 @@ async def test_an_update_under_way_ends_and_the_deployment_runs_or_says_why_not(
     reboot(daemon, new_boot_id=new_boot_id)
     await daemon.ready()
     update = await daemon.over()
-    assert update["status"] == "failed"
-    assert update["error"]["code"] == "vm_lost", update["error"]
-    if strategy == "blue_green":
+    if new_boot_id:
+        assert update["status"] == "completed", update["error"]
         await runs(daemon)
-        assert (await serving(daemon.plain))["version"] == "v1"
+        assert (await serving(daemon.plain))["version"] == "slow"
     else:
-        seen = await daemon.deployment()
-        assert seen is not None
-        assert seen["status"] == "failed"
+        assert update["status"] == "failed"
+        assert update["error"]["code"] == "vm_lost", update["error"]
+        if strategy == "blue_green":
+            await runs(daemon)
+            assert (await serving(daemon.plain))["version"] == "v1"
+        else:
+            seen = await daemon.deployment()
+            assert seen is not None
+            assert seen["status"] == "failed"
+    assert await discrepancies(daemon) == []
+
+
+@pytest.mark.root
+async def test_a_first_deployment_under_way_waits_for_its_secrets_and_goes_on(
+    daemon: Daemon,
+) -> None:
+    assert (await daemon.deploy(tag="sealed-slow", secrets={"API_KEY": "value"})).status == 202
+    await daemon.step("boot")
+    reboot(daemon, new_boot_id=True)
+    await daemon.ready()
+    await daemon.until(lambda d: d is not None and d["status"] == "waiting_for_secrets")
+    answer = await daemon.send("PUT", "/v1/deployments/hello/secrets", {"API_KEY": "value"})
+    assert answer.status == 200
+    update = await daemon.over()
+    assert update["status"] == "completed", update["error"]
+    assert (await serving(daemon.plain))["version"] == "sealed-slow"
     assert await discrepancies(daemon) == []

@@ -22,6 +22,7 @@ from tests.fakes.fake_vms import fake_releases, install, settings
 from tests.fakes.guest_releases import config_of
 from tests.fakes.host_truth import discrepancies, vms_in
 from tests.fakes.store_damage import DAMAGES, carry_log_over, digest, zero_header
+from tests.fakes.warm_start import WARM
 
 pytestmark = [pytest.mark.slow]
 
@@ -40,7 +41,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 async def daemon_of(parts: tuple[Path, Path], backup_interval_s: float) -> AsyncIterator[Daemon]:
     program, source = parts
     store = {"backup_interval_s": backup_interval_s}
-    daemon = Daemon(place(), source, settings=settings(program, store=store))
+    daemon = Daemon(place(), source, settings=settings(program, store=store), **WARM)
     try:
         await daemon.up()
         yield daemon

@@ -22,7 +22,7 @@ from tests.fakes.guest_releases import config_of
 from tests.fakes.host_truth import discrepancies
 from tests.fakes.https_files import make_certificate, serve_https
 from tests.fakes.release_parts import MIB
-from tests.fakes.warm_start import warm_start
+from tests.fakes.warm_start import WARM, warm_start
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -77,7 +77,8 @@ async def on_a_small_disk(
     environment = changes.pop("environment", {})
     launch = changes.pop("launch", None)
     conf = settings(program, update=UPDATE, **changes)
-    daemon = Daemon(home, source, settings=conf, environment=environment)
+    how = {"environment": environment} if environment else WARM
+    daemon = Daemon(home, source, settings=conf, **how)
     if launch is not None:
         daemon.launch, daemon.command = launch, ("--orders", str(home / "orders"))
     disk = Disk(daemon.state)

@@ -6,11 +6,15 @@ import asyncio
 import json
 import os
 import ssl
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.traffic import haproxy_runtime
+from agent.traffic.haproxy_config import ROUTES, parse_route
 from tests.fakes.daemon_process import Daemon, free_ports, place
 from tests.fakes.fake_vms import fake_releases, install, settings
 from tests.fakes.guest_releases import config_of
@@ -18,6 +22,7 @@ from tests.fakes.guest_releases import config_of
 pytestmark = pytest.mark.slow
 
 CONFIGS = {"v1": config_of(), "v2": config_of()}
+SOON_S = 15  # it is looked at every ten seconds
 
 
 async def connect(port: int, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -90,3 +95,81 @@ async def _nobody_else_has_it(daemon: Daemon) -> None:
         refused = await daemon.deploy("third", **fields)
         assert refused.status == 409, refused
         assert "listen_in_use" in json.dumps(refused.body)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """The HAProxy of a daemon that has had one, seen by its own runtime API."""
+
+    daemon: Daemon
+
+    @property
+    def directory(self) -> Path:
+        """Of the newest process, which is the one in force."""
+        places = (self.daemon.run / "haproxy").glob("[0-9]*")
+        return max(places, key=lambda path: int(path.name))
+
+    async def say(self, command: str) -> str:
+        """`{routes}` is the name of the map that decides."""
+        place = self.directory
+        (socket,) = [path for path in place.iterdir() if path.is_socket()]
+        command = command.format(routes=place / ROUTES)
+        return (await haproxy_runtime.ask(socket, [command]))[0]
+
+    async def process(self) -> tuple[str, str, str]:
+        """Which it is, and what it has been through."""
+        rows = dict(
+            line.split(": ", 1)
+            for line in (await self.say("show info")).splitlines()
+            if ": " in line
+        )
+        return rows["Pid"], rows["Process_num"], self.directory.name
+
+    async def routes(self) -> dict[str, tuple[int, int]]:
+        """Edition and generation that are in force, by deployment."""
+        found = {}
+        for line in (await self.say("show map {routes}")).splitlines():
+            _, name, value = line.split(" ", 2)
+            edition, order = parse_route(name, value)
+            found[name] = (edition, order.generation)
+        return found
+
+
+async def test_a_switch_is_one_change_of_the_map_in_the_same_process(tmp_path: Path) -> None:
+    program, source = install(tmp_path), fake_releases(tmp_path, CONFIGS)
+    daemon = Daemon(place(), source, settings=settings(program, traffic={"mode": "haproxy"}))
+    try:
+        await daemon.up()
+        assert (await daemon.deploy(domain="a.example.org")).status == 202
+        assert (await daemon.over())["status"] == "completed"
+        proxy = Proxy(daemon)
+        process, before = await proxy.process(), await proxy.routes()
+        seen = [before["hello"]]
+        assert (await daemon.update(tag="v2")).status == 202
+        while not (found := await daemon.deployment()) or not found["update"]["finished_at"]:
+            now = (await proxy.routes())["hello"]
+            if now != seen[-1]:
+                seen.append(now)
+        edition, generation = before["hello"]
+        assert seen == [(edition, generation), (edition + 1, generation + 1)]
+        assert await proxy.process() == process
+        assert (await ask(daemon.https, "a.example.org"))["version"] == "v2"
+        await _comes_back(daemon, proxy)
+    finally:
+        await daemon.leave()
+
+
+async def _comes_back(daemon: Daemon, proxy: Proxy) -> None:
+    """After somebody cleared the map, without a restart or a request."""
+    assert await proxy.say("clear map {routes}") == ""
+    with pytest.raises((OSError, ssl.SSLError, ValueError)):
+        await ask(daemon.https, "a.example.org")
+    began = time.monotonic()
+    while True:
+        try:
+            assert (await ask(daemon.https, "a.example.org"))["version"] == "v2"
+        except (OSError, ssl.SSLError, ValueError):
+            assert time.monotonic() - began < SOON_S, daemon.log_tail()
+            await asyncio.sleep(0.1)
+        else:
+            return

@@ -23,7 +23,7 @@ import pytest_asyncio
 
 from scripts.story.load import Load
 from tests.daemon.conftest import running
-from tests.fakes.daemon_process import Daemon, brief, processes_in
+from tests.fakes.daemon_process import AGENT, Daemon, brief, execute, processes_in
 from tests.fakes.host_truth import discrepancies, links_of, vms_in
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -39,8 +39,9 @@ REPEATED_SYN_S = 1.0  # a connection that nobody answers is tried again only the
     params=[pytest.param("tap", marks=pytest.mark.root), "user"],
 )
 async def daemon(request: pytest.FixtureRequest, releases: Path) -> AsyncIterator[Daemon]:
-    """With `hello` v1 deployed."""
-    async with running(releases, mode=request.param) as daemon:
+    """With `hello` v1 deployed. A program of its own: what its process shows is looked through."""
+    how = {"command": AGENT, "launch": execute}
+    async with running(releases, mode=request.param, **how) as daemon:
         assert (await daemon.deploy(tag="v1")).status == 202
         assert (await daemon.over())["status"] == "completed"
         yield daemon

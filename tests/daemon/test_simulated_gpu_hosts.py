@@ -19,6 +19,7 @@ from scripts.simulating.stand_in import with_stand_ins
 from tests.fakes.daemon_process import CHECKOUT, Daemon, place
 from tests.fakes.fake_vms import fake_releases, install, settings
 from tests.fakes.guest_releases import config_of, guest_image, make_releases
+from tests.fakes.warm_start import WARM
 
 CONFIGS = {
     "v1": config_of(gpus=1),
@@ -48,7 +49,7 @@ async def daemon(machine: SimulatedMachine, parts: tuple[Path, Path]) -> AsyncIt
     program, source = parts
     host = {**machine.keys, "vcpus": 8}
     more = settings(program, host=host, inventory={"interval_s": 0.2})
-    made = Daemon(place(), source, settings=more)
+    made = Daemon(place(), source, settings=more, **WARM)
     await made.up()
     yield made
     await made.leave()

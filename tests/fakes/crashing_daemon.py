@@ -5,11 +5,12 @@
 While the file of orders is there, every point that is passed is written to the journal, a line
 each: what is done, and how often it was done under these orders. Orders are a number, another each
 time, and then, if it is to die, the point at which: its line in the journal, or `@N` for the Nth
-of all. With the word TERM before it, it is asked to end there (SIGTERM).
+of all. With the word TERM before it, it is asked to end there (SIGTERM); with the word FULL the
+disk of its state is full from there on, as long as there are orders, and the file `full` says so.
 
 Nothing is listed by hand. What the interpreter's audit hook tells of (files opened for writing,
 renames, removals, directories, processes started, sockets bound) is a point just before it
-happens; every call of a port that may change something (store, enclaves, traffic, releases) is one
+happens; every call of a port that may change something (see `WATCHED`) is one
 before and one after; so is every command to QEMU that changes its VM.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import inspect
 import os
 import re
@@ -35,6 +37,7 @@ from agent.daemon.choices import Choices
 from agent.daemon.parts import House, build
 from agent.host.clock import RealClock
 from agent.model.ids import HostId
+from agent.store.port import StoreFullError
 from agent.store.sqlite import SqliteStore
 from agent.updates.engine import EngineRoom
 
@@ -46,13 +49,16 @@ _CHANGES = frozenset(
         *("os.kill", "os.killpg", "socket.bind"),
     }
 )
+_NEEDING_ROOM = frozenset({"os.mkdir", "os.symlink", "os.link"})
 # Ports' calls that only look.
-_LOOKS = frozenset(
+LOOKS = frozenset(
     {
         *("read", "observe", "connections", "resolve", "start", "close", "adopt"),
-        "drain_console",
+        *("drain_console", "images", "examine", "refresh", "keep"),
     }
 )
+# The parts whose calls are points.
+WATCHED = ("store", "enclaves", "traffic", "releases", "gpus", "preparation")
 _QMP_LOOKS = frozenset({"query-uuid", "query-status", "qmp_capabilities"})
 _ID = re.compile(r"(?<![a-z0-9])[a-z2-7]{8}(?![a-z0-9])")
 _SCRATCH = re.compile(r"\.[0-9a-f]{16}\.new")
@@ -68,6 +74,7 @@ class Points:
         self._lock = threading.RLock()
         self._seen: Counter[str] = Counter()
         self._given = ""
+        self._full = False
         self._inside = False
         self._home = orders.parent
 
@@ -85,17 +92,30 @@ class Points:
         try:
             orders = self._orders.read_text()
         except FileNotFoundError:
+            self._full = False
             return
         if orders != self._given:
             self._given = orders
             self._seen.clear()
+            self._full = False
         self._seen[what] += 1
         point = f"{what} #{self._seen[what]}"
         os.write(self._journal, f"{point}\n".encode())
         fatal = orders.partition(" ")[2]
-        if fatal.removeprefix("TERM ") in (point, f"@{self._seen.total()}"):
-            gently = fatal.startswith("TERM ")
-            os.kill(os.getpid(), signal.SIGTERM if gently else signal.SIGKILL)
+        word = next((word for word in ("TERM ", "FULL ") if fatal.startswith(word)), "")
+        if fatal.removeprefix(word) not in (point, f"@{self._seen.total()}"):
+            return
+        if word == "FULL ":
+            self._full = True
+            (self._home / "full").touch()
+        else:
+            os.kill(os.getpid(), signal.SIGTERM if word else signal.SIGKILL)
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk is."""
+        with self._lock:
+            return self._full and not self._inside and self._orders.exists()
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An audit hook: it hears before the thing happens."""
@@ -103,10 +123,17 @@ class Points:
             path, _, flags = arguments
             if isinstance(path, (str, bytes)) and flags & _WRITING:
                 self.pass_(f"open {self._named(path)}")
+                self._stop_if_full(path)
         elif event in _CHANGES:
             path = arguments[0] if arguments else ""
             told = self._named(path) if isinstance(path, (str, bytes)) else ""
             self.pass_(f"{event} {told}")
+            if event in _NEEDING_ROOM:
+                self._stop_if_full(path)
+
+    def _stop_if_full(self, path: str | bytes) -> None:
+        if os.fsdecode(path).startswith(f"{self._home}/state/") and self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def _named(self, path: str | bytes) -> str:
         """The same thing has the same name in every run, and in every place."""
@@ -125,11 +152,13 @@ class Watched:
 
     def __getattr__(self, attribute: str) -> Any:
         value = getattr(self._part, attribute)
-        if attribute in _LOOKS or not inspect.iscoroutinefunction(value):
+        if attribute in LOOKS or not inspect.iscoroutinefunction(value):
             return value
 
         async def call(*arguments: Any, **named: Any) -> Any:
             self._points.pass_(f"before {self._name}.{attribute}")
+            if self._name == "store" and self._points.full:
+                raise StoreFullError("no space left on device")
             result = await value(*arguments, **named)
             self._points.pass_(f"after {self._name}.{attribute}")
             return result
@@ -167,7 +196,8 @@ def main(arguments: list[str]) -> int:
         parts = house.room.parts
         watched = {
             name: Watched(getattr(parts, name), name, points)
-            for name in ("enclaves", "traffic", "releases")
+            for name in WATCHED
+            if name != "store"
         }
         facts = house.room.board.snapshot.host
         room = EngineRoom(dataclasses.replace(parts, **watched), facts)

@@ -69,6 +69,7 @@ from agent.updates.port import (
 from agent.updates.published import (
     DeploymentFacts,
     EnclaveFacts,
+    Expected,
     Feasibility,
     HostFacts,
     Problem,
@@ -114,6 +115,8 @@ class FakeEngine:
         self.evidences: dict[EnclaveId, Evidence] = {}
         self.oldest_event = 1
         self.answer_to_plan: Decision | None = None
+        self.planned: list[PlanQuestion] = []
+        self.expected = Expected()
         self._entries: dict[DeploymentName, _Entry] = {}
         self._events: list[Event] = []
         self._version = 0
@@ -213,7 +216,7 @@ class FakeEngine:
         self._order("accept", caller)
         update = self._running(self._entry(name))
         if not isinstance(update.state, AwaitingAccept):
-            raise ConflictError("not_awaiting_accept", f"the update is in step {update.step}")
+            raise ConflictError("not_ready", f"the update is in step {update.step}")
         return self.put(name, msgspec.structs.replace(update, accepted=True, state=Switching()))
 
     async def cancel(self, name: DeploymentName, caller: Caller) -> Update:
@@ -221,7 +224,7 @@ class FakeEngine:
         update = self._running(self._entry(name))
         if update.decided is not Decided.UNDECIDED:
             raise ConflictError(
-                "already_switched", f"traffic has moved; roll back: enclave-agent rollback {name}"
+                "switched", f"traffic has moved; roll back: enclave-agent rollback {name}"
             )
         self._end(name, Decided.CANCEL, update.step, None)
         return self._entry(name).updates[0]
@@ -269,6 +272,7 @@ class FakeEngine:
 
     async def plan(self, question: PlanQuestion) -> Decision:
         self._raise()
+        self.planned.append(question)
         if self.answer_to_plan is not None:
             return self.answer_to_plan
         if question.deployment is None:
@@ -645,6 +649,7 @@ class FakeEngine:
             revision=active[0] if active else entry.revisions[-1],
             update=update,
             update_deadline=deadline,
+            expected=self.expected,
             enclaves=tuple(entry.enclaves.values()),
             stale_secrets=self._stale(entry),
             rollback=tuple(

@@ -1,4 +1,4 @@
-"""A host on which everything is done at once: VMs, probes, a data plane and releases of values.
+"""A host on which everything is done at once: VMs, probes and a data plane of values.
 
 It stands at the ports of the engine. What runs above it is real: service, admission, reconcilers,
 executor, board, and whichever store is given. Time is a manual clock's.
@@ -6,17 +6,20 @@ executor, board, and whichever store is given. Time is a manual clock's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from agent.attestation.unattested import Unattested
 from agent.capacity.supply import HostSupply
-from agent.enclaves.port import ABSENT, Foundling, LaunchOrder, VmPhase, VmView
+from agent.enclaves.port import ABSENT, EnclaveError, Foundling, LaunchOrder, VmPhase, VmView
 from agent.host.clock import ManualClock
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
 from agent.model.ids import DeploymentName, EnclaveId, HostId
-from agent.model.release import LocalImage, Release
 from agent.model.resources import Amounts, Listen
 from agent.model.revision import Revision
 from agent.model.update import Update
@@ -25,14 +28,16 @@ from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import RouteOrder
 from agent.updates.engine import EngineRoom
+from agent.updates.host_end import AskHost, stays_up
 from agent.updates.parts import Parts
 from agent.updates.port import Caller, Change, NewDeployment
-from agent.updates.published import HostFacts, Resolved
+from agent.updates.published import DeploymentFacts, HostFacts, Resolved
 from agent.updates.service import UpdateEngine
 from agent.updates.situation import Policy
 from agent.updates.vault import Vault
+from tests.fakes.boards import bdf, cards
 from tests.fakes.fake_gpus import FakeGpus
-from tests.fakes.simulated_host import release
+from tests.fakes.instant_parts import InstantReleases, InstantWorkshop
 
 POLICY = Policy(dwell_s=0, soak_s=0, drain_s=0, stop_grace_s=0)
 CALLER = Caller(name="test")
@@ -46,6 +51,8 @@ class InstantVms:
     def __init__(self) -> None:
         self.changed = Wake()
         self.running: dict[EnclaveId, VmView] = {}
+        self.failing: set[str] = set()  # tags with which no QEMU starts
+        self.stopping: Callable[[], None] = lambda: None  # called while one is stopped
         self._pid = 1000
 
     async def start(self) -> None: ...
@@ -61,6 +68,8 @@ class InstantVms:
         return self.running.get(enclave_id, ABSENT)
 
     async def launch(self, enclave: Enclave, order: LaunchOrder) -> ProcessIdentity:
+        if order.release.tag in self.failing:
+            raise EnclaveError("qemu_exited", f"QEMU does not start with {order.release.tag}")
         self._pid += 1
         process = ProcessIdentity(pid=self._pid, start_ticks=1, boot_id="boot-1")
         self.running[enclave.id] = VmView(
@@ -69,7 +78,14 @@ class InstantVms:
         self.changed.ring()
         return process
 
+    def die(self, enclave_id: EnclaveId) -> None:
+        """The guest ends by itself."""
+        ended = msgspec.structs.replace(self.running[enclave_id], phase=VmPhase.EXITED)
+        self.running[enclave_id] = ended
+        self.changed.ring()
+
     async def stop(self, enclave: Enclave, grace_s: float) -> None:
+        self.stopping()
         self.running.pop(enclave.id, None)
         self.changed.ring()
 
@@ -133,6 +149,8 @@ class InstantTraffic:
     kind = "userspace"
 
     def __init__(self) -> None:
+        self.refusal: Callable[[Listen], str | None] = lambda _: None
+        self.open = 0  # connections to every enclave
         self.orders: dict[DeploymentName, RouteOrder] = {}
 
     async def start(self) -> None: ...
@@ -147,37 +165,22 @@ class InstantTraffic:
         return dict(self.orders)
 
     async def connections(self, endpoint: Endpoint) -> int:
-        return 0
+        return self.open
 
     async def reset(self, endpoint: Endpoint) -> int:
-        return 0
-
-    def refusal(self, listen: Listen) -> str | None:
-        return None
+        return self.open
 
     async def close(self) -> None: ...
 
 
-class InstantReleases:
-    """Satisfies `agent.releases.port.Releases`: every tag is there."""
-
-    async def resolve(self, repo: str, tag: str, digest: str | None = None) -> Release:
-        return release(tag)
-
-    async def require_signed(self, repo: str, tag: str, digest: str) -> None: ...
-
-    async def fetch(self, release: Release) -> LocalImage:
-        nowhere = Path("/nonexistent")
-        return LocalImage(kernel=nowhere, initrd=nowhere, root_disk=nowhere)
-
-    def local(self, release: Release) -> LocalImage | None:
-        return None
-
-    def protect(self, digests: frozenset[str]) -> None: ...
+def new(name: DeploymentName, tag: str, port: int = 8443, **options: Any) -> NewDeployment:
+    """A request for a deployment that listens on the loopback."""
+    listen = Listen(address="127.0.0.1", port=port)
+    return NewDeployment(name=name, repo="hello", tag=tag, **({"listen": listen} | options))
 
 
 class InstantHost:
-    """An engine on all of these."""
+    """An engine on all of these. `supply` is what the host has; `gpus`: how many cards."""
 
     def __init__(
         self,
@@ -185,43 +188,72 @@ class InstantHost:
         clock: ManualClock,
         directory: Path,
         releases: Releases | None = None,
+        *,
+        gpus: int = 0,
+        policy: Policy = POLICY,
+        host_stopping: AskHost = stays_up,
     ) -> None:
         self.clock = clock
         self.vms = InstantVms()
         self.probes = InstantProbes(clock)
         self.traffic = InstantTraffic()
+        self.releases = InstantReleases()
+        self.workshop = InstantWorkshop(store, clock)
+        self.gpus = FakeGpus()
+        self.supply = HostSupply(
+            memory_mib=8192,
+            vcpus=16,
+            addresses=tuple(self.vms.addresses()),
+            disk_free_mib=100_000,
+            boards=cards(map(bdf, range(1, gpus + 1))),
+        )
         parts = Parts(
             store=store,
             clock=clock,
-            releases=releases or InstantReleases(),
+            releases=releases or self.releases,
             enclaves=self.vms,
             probes=self.probes,
             traffic=self.traffic,
             attestation=Unattested(),
             vault=Vault(directory / "secrets", directory / "key"),
-            gpus=FakeGpus(),
+            gpus=self.gpus,
             supply=self._supply,
-            policy=POLICY,
+            policy=policy,
+            preparation=self.workshop,
             host_id=HostId("tests"),
+            host_stopping=host_stopping,
         )
         self.room = EngineRoom(parts, _facts(clock))
         self.engine = UpdateEngine(self.room)
 
+    async def restart(self) -> None:
+        """The agent ends and is started again; the machine is as it was."""
+        await self.room.close()
+        self.room = EngineRoom(self.room.parts, _facts(self.clock))
+        self.engine = UpdateEngine(self.room)
+        await self.room.start()
+
     async def _supply(self) -> HostSupply:
-        return HostSupply(
-            memory_mib=8192,
-            vcpus=16,
-            addresses=tuple(self.vms.addresses()),
-            disk_free_mib=100_000,
-        )
+        return self.supply
 
-    async def deploy(self, name: DeploymentName, tag: str) -> Update:
-        listen = Listen(address="127.0.0.1", port=8443)
-        request = NewDeployment(name=name, repo="hello", tag=tag, listen=listen)
-        return await self.finish(await self.engine.deploy(request, CALLER))
+    async def deploy(self, name: DeploymentName, tag: str, port: int = 8443) -> Update:
+        return await self.finish(await self.engine.deploy(new(name, tag, port), CALLER))
 
-    async def update(self, name: DeploymentName, tag: str) -> Update:
-        return await self.finish(await self.engine.update(name, Change(tag=tag), CALLER))
+    async def update(self, name: DeploymentName, tag: str, **options: Any) -> Update:
+        change = Change(tag=tag, **options)
+        return await self.finish(await self.engine.update(name, change, CALLER))
+
+    async def until(self, name: DeploymentName, holds: Callable[[DeploymentFacts], bool]) -> None:
+        """Let time pass until what is shown of a deployment is so."""
+        async with asyncio.timeout(20):
+            while True:
+                seen = self.room.board.changed.count
+                facts = self.engine.snapshot.deployments.get(name)
+                if facts is not None and holds(facts):
+                    return
+                if await self.room.board.changed.beyond(seen, 0.005) == seen:
+                    self.clock.advance(1)
+                    self.room.bells.ring()
 
     async def finish(self, update: Update) -> Update:
         """Let time pass until it is over."""
@@ -233,6 +265,9 @@ class InstantHost:
             if await self.room.board.changed.beyond(seen, 0.005) == seen:
                 self.clock.advance(1)
                 self.room.bells.ring()
+
+
+Make = Callable[..., Awaitable[InstantHost]]  # of the size that is asked for, and started
 
 
 def _facts(clock: ManualClock) -> HostFacts:

@@ -9,8 +9,11 @@ from agent.enclaves.port import VmPhase
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.lease import ClaimKind
 from agent.model.reasons import Strategy
+from agent.model.revision import Wish
+from agent.model.update import Decided
 from agent.updates.admission import holdings
 from agent.updates.gpus import recorded
+from agent.updates.transitions import CANCELLED_AFTER_STOP as CANCELLED
 from tests.fakes.simulated_host import NAME, SimulatedHost
 
 
@@ -21,9 +24,9 @@ def broken(host: SimulatedHost) -> list[str]:
         *_vms(host, rows),
         *_shared(host, rows),
         *_promised(host),
-        *_data_plane(host),
+        *_data_plane(host, rows),
         *_refuses(host, rows),
-        *_update(host),
+        *_updates(host),
     ]
 
 
@@ -69,8 +72,12 @@ def _promised(host: SimulatedHost) -> Iterator[str]:
             yield f"{claim.kind} {claim.key} is held by {claim.holder}, who is not there"
 
 
-def _data_plane(host: SimulatedHost) -> Iterator[str]:
-    """At most one target by construction; it must be the one decided, or the one before."""
+def _data_plane(host: SimulatedHost, rows: list[Enclave]) -> Iterator[str]:
+    """At most one target by construction; it must be the one decided, or the one before.
+
+    Nobody is sent to an enclave that we stop, or that never ran: whoever is in force ended by
+    itself at worst, until it is noticed.
+    """
     deployment = host.read(lambda tx: tx.deployment(NAME))
     if deployment is None or host.data_plane is None:
         return
@@ -79,23 +86,73 @@ def _data_plane(host: SimulatedHost) -> Iterator[str]:
         yield "the data plane is ahead of what was decided"
     if generation == deployment.route.generation and target != deployment.route.enclave:
         yield "the data plane has another target than the one decided"
+    row = next((row for row in rows if row.id == target), None)
+    if target is not None and (row is None or row.lifecycle is not Lifecycle.RUNNING):
+        yield f"in force is {target}, which is {row.lifecycle if row else 'not recorded'}"
+    if row is not None and not _lives(host, row) and row.launch_uuid not in host.ended:
+        yield f"in force is {target}, whose VM was stopped"
+
+
+def _lives(host: SimulatedHost, row: Enclave) -> bool:
+    vm = host.vms.get(row.id)
+    return vm is not None and vm.phase is VmPhase.RUNNING and vm.launch_uuid == row.launch_uuid
 
 
 def _refuses(host: SimulatedHost, rows: list[Enclave]) -> Iterator[str]:
-    """While the one that serves lives, a running blue_green keeps a target in force."""
+    """While a launch that served lives, a running blue_green keeps a target in force."""
     update = host.read(lambda tx: tx.running_update(NAME))
     deployment = host.read(lambda tx: tx.deployment(NAME))
     if update is None or deployment is None or update.strategy is not Strategy.BLUE_GREEN:
         return
     for row in rows:
-        vm = host.vms.get(row.id)
-        lives = vm is not None and vm.phase is VmPhase.RUNNING
         active = row.slot is deployment.active_slot and row.lifecycle is Lifecycle.RUNNING
-        if active and lives and not deployment.relaunches and deployment.route.enclave is None:
+        served = row.launch_uuid in host.served
+        if active and served and _lives(host, row) and deployment.route.enclave is None:
             yield "a blue_green refuses connections on purpose"
 
 
-def _update(host: SimulatedHost) -> Iterator[str]:
-    update = host.read(lambda tx: tx.running_update(NAME))
-    if update is not None and (update.status is None or update.finished_at is not None):
-        yield "an update runs and is finished"
+def _updates(host: SimulatedHost) -> Iterator[str]:
+    """Each is decided when it is over, says why it failed, and stopped nothing if cancelled."""
+    there = {row.id for row in host.read(lambda tx: tx.enclaves())}
+    for update in host.read(lambda tx: tx.updates(NAME)):
+        what = f"update to {update.tag}: {update.decided} in {update.step}"
+        over = update.decided in (Decided.COMPLETE, Decided.FAIL, Decided.CANCEL)
+        if update.running and (update.finished_at is not None or update.decided == "complete"):
+            yield f"{what}, runs and is finished"
+        if not update.running and not (over and update.finished_at is not None):
+            yield f"{what}, is over and undecided"
+        if (update.fault is not None) is not (update.decided is Decided.FAIL):
+            yield f"{what}, with the fault {update.fault}"
+        stopped = update.fault is not None and update.fault.code == CANCELLED
+        if stopped and not update.running and update.from_enclave in there:
+            yield f"{what}, cancelled after the stop, and the old one is there still"
+        if update.decided is Decided.CANCEL and update.old_stopped_at is not None:
+            yield f"{what}, after the old one was stopped"
+
+
+def at_rest(host: SimulatedHost) -> list[str]:
+    """What must hold once everything settled: it serves, or it says why it does not."""
+    deployment = host.read(lambda tx: tx.deployment(NAME))
+    updates = host.read(lambda tx: tx.updates(NAME, limit=1))
+    if deployment is None or (updates and updates[0].running):
+        return []
+    found = [*broken(host), *_half_done(host)]
+    rows = host.read(lambda tx: tx.enclaves())
+    route = deployment.route
+    if host.data_plane != (route.generation, route.enclave):
+        found.append(f"in force is {host.data_plane}, decided was {route}")
+    if deployment.wish is not Wish.RUN:
+        return found + [f"VM {key} runs, wished is {deployment.wish}" for key in host.vms]
+    serves = any(row.id == route.enclave and _lives(host, row) for row in rows)
+    cancelled = not rows and bool(updates) and updates[0].decided is Decided.CANCEL
+    if not serves and not cancelled and (deployment.fault is None or rows or host.vms):
+        found.append(f"it neither serves nor is it failed: {deployment.fault}, {rows}")
+    if serves and (deployment.fault is not None or len(rows) != 1):
+        found.append(f"it serves and is not well: {deployment.fault}, {rows}")
+    return found
+
+
+def _half_done(host: SimulatedHost) -> Iterator[str]:
+    for row in host.read(lambda tx: tx.enclaves()):
+        if row.lifecycle is not Lifecycle.RUNNING:
+            yield f"enclave {row.id} is {row.lifecycle} for ever"

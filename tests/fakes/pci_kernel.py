@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class PciKernel:
     most_writing: int = 0
     at_work: set[str] = field(default_factory=set)  # devices that the tool is working on
     most_at_work: int = 0
+    _resets: dict[str, threading.Lock] = field(default_factory=dict)
 
     async def run(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
@@ -107,6 +109,10 @@ class PciKernel:
         return "nvidia-nvswitch" if told == SWITCH else "nvidia"
 
     def _reset(self, folder: Path) -> None:
+        with self._resets.setdefault(folder.name, threading.Lock()):  # as the kernel's of a device
+            self._reset_alone(folder)
+
+    def _reset_alone(self, folder: Path) -> None:
         config = (folder / "config").read_bytes()
         if self.reset_s or folder.name in self.dead:
             (folder / "config").write_bytes(_ONES)

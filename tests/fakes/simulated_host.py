@@ -24,13 +24,15 @@ from agent.model.lease import Lease
 from agent.model.reasons import Strategy
 from agent.model.release import Artifact, Release
 from agent.model.resources import Demand, Listen
-from agent.model.revision import Deployment, Fault, Wish
+from agent.model.revision import Deployment, DeploymentStatus, Fault, Wish
 from agent.model.update import Step, Update
 from agent.probes.port import HealthView
 from agent.store.memory import MemoryStore
 from agent.store.port import Reader, Transaction
-from agent.updates.admission import Ask, admit_change, admit_new, restart_old
+from agent.updates.admission import Ask, admit_change, admit_new
 from agent.updates.allocation import Terms
+from agent.updates.bringing_back import bring_back
+from agent.updates.facts import deployment_status
 from agent.updates.leases import expire, give_back
 from agent.updates.leasing import admit_lease
 from agent.updates.persist import Observation, persist, read_rows, situation
@@ -47,6 +49,7 @@ from agent.updates.situation import (
     Situation,
     Write,
 )
+from agent.updates.trust import held_since
 from agent.updates.upkeep import GPU_QUARANTINED
 from agent.updates.warm import roll_back_warm, warm_enclave
 from tests.fakes.boards import bdf, cards
@@ -90,6 +93,7 @@ class Vm:
     connections: int = 0
     verdict: Verdict = UNCLAIMED
     judged_at: Instant | None = None
+    good_since: Instant | None = None
     key: str = "key"  # that its TLS shows
     judged_key: str = "key"
 
@@ -112,13 +116,20 @@ class SimulatedHost:
     evidence: Verdict | None = UNCLAIMED  # what guests give; None: nothing yet
     policy: Policy = POLICY
     fault_code: str = "broken"
+    health_fault: Fault = field(default_factory=lambda: Fault(code="unhealthy", detail="503"))
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     applied: int | None = None
     firmware_changed_at: Instant | None = None
+    stopping: bool = False  # the host shuts down
     ended: set[str] = field(default_factory=set)  # launches that ended by themselves
+    served: set[str] = field(default_factory=set)  # launches that traffic was sent to
     log: list[Action] = field(default_factory=list)
     quarantined: set[Bdf] = field(default_factory=set)
+    boots: int = 1
+    missing_secrets: tuple[str, ...] = ()
     bad_gpus: set[Bdf] = field(default_factory=set)  # no guest comes up with one of these
+    draining: bool = False
+    gone_secrets: tuple[str, ...] = ()  # whose values are not here
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.clock.now)
@@ -140,6 +151,7 @@ class SimulatedHost:
             addresses=tuple(f"10.9.0.{n}" for n in range(2, 10)),
             disk_free_mib=10_000,
             boards=cards(map(bdf, range(1, self.gpus + 1))),
+            draining=self.draining,
         )
 
     def clean_gpus(self) -> None:
@@ -199,7 +211,9 @@ class SimulatedHost:
             vms={key: self._view(key, vm) for key, vm in self.vms.items()},
             health={key: self._health(vm) for key, vm in self.vms.items()},
             verdicts={
-                key: Judged(f"{vm.launch_uuid}/{vm.judged_key}", vm.verdict, vm.judged_at)
+                key: Judged(
+                    f"{vm.launch_uuid}/{vm.judged_key}", vm.verdict, vm.judged_at, vm.good_since
+                )
                 for key, vm in self.vms.items()
                 if vm.judged_at is not None
             },
@@ -207,6 +221,7 @@ class SimulatedHost:
             applied_generation=self.applied,
             firmware_changed_at=self.firmware_changed_at,
             outcomes=dict(self.outcomes),
+            host_stopping=self.stopping,
         )
 
     def _view(self, key: EnclaveId, vm: Vm) -> VmView:
@@ -222,7 +237,7 @@ class SimulatedHost:
             healthy=vm.healthy,
             healthy_since=vm.healthy_since,
             spki_sha256=vm.key,
-            fault=Fault(code="unhealthy", detail="503") if vm.healthy is False else None,
+            fault=self.health_fault if vm.healthy is False else None,
         )
 
     def think(self) -> Plan | None:
@@ -246,8 +261,6 @@ class SimulatedHost:
 
         def work(tx: Transaction) -> None:
             persist(tx, NAME, write, lambda _: "tail", self.clock.now())
-            if write.restart is not None:
-                restart_old(tx, NAME, write.restart, self.supply(), self.clock.now())
             if write.regroup is not None:
                 now = self.clock.now()
                 regroup(tx, write.regroup, self.supply(), self.quarantined, now)
@@ -299,6 +312,8 @@ class SimulatedHost:
                 assert deployment is not None
                 self.data_plane = (deployment.route.generation, deployment.route.enclave)
                 self.applied = deployment.route.generation
+                if (target := self.data_plane[1]) in self.vms:
+                    self.served.add(self.vms[target].launch_uuid)
             case ActionKind.RESET:
                 assert action.enclave is not None
                 vm = self.vms.get(action.enclave)
@@ -319,7 +334,13 @@ class SimulatedHost:
                 self._ready_gpus(row)
             case ActionKind.VERIFY:
                 self._judge(action.enclave)
+            case ActionKind.BRING_BACK:
+                self._bring_back()
         return Outcome()
+
+    def _bring_back(self) -> None:
+        now, gone = self.clock.now(), self.gone_secrets
+        self.transact(lambda tx: bring_back(tx, NAME, self.supply(), lambda *_: gone, now))
 
     def _suspect(self, row: Enclave) -> str | None:
         """As the workshop: what three launches in a row failed with goes into quarantine."""
@@ -340,6 +361,12 @@ class SimulatedHost:
             if not vm.verdict.retry:
                 return
             at = vm.judged_at
+        known = (
+            Judged(vm.judged_key, vm.verdict, vm.judged_at, vm.good_since)
+            if vm.judged_at
+            else None
+        )
+        vm.good_since = held_since(known, vm.key) if self.evidence.admits else None
         vm.verdict, vm.judged_at, vm.judged_key = self.evidence, at, vm.key
 
     def _ended(self, key: EnclaveId) -> bool:
@@ -390,6 +417,27 @@ class SimulatedHost:
     def vanish(self, key: EnclaveId) -> None:
         """QEMU is gone, and nothing of it is left."""
         self.ended.add(self.vms.pop(key).launch_uuid)
+
+    def reboot(self) -> None:
+        """The host is started anew: no VM, no data plane; the agent comes up again."""
+        self.boots += 1
+        self.clock.reboot(f"boot-{self.boots}")
+        self.ended |= {vm.launch_uuid for vm in self.vms.values()}
+        self.vms.clear()
+        self.data_plane = None
+        self.crash()
+
+    def status(self) -> DeploymentStatus:
+        """The word that a user sees for the deployment."""
+        rows = self.read(lambda tx: read_rows(tx, NAME))
+        assert rows is not None
+        return deployment_status(situation(rows, self.observe()), self.missing_secrets)
+
+    def deployment(self) -> Deployment:
+        """Its row."""
+        row = self.read(lambda tx: tx.deployment(NAME))
+        assert row is not None
+        return row
 
     def settle(self, *, seconds: int = 600, step_s: float = 2.0) -> None:
         """Everything goes well from here on: perform what is wanted and let time pass."""
@@ -456,7 +504,8 @@ class SimulatedHost:
         def work(tx: Transaction) -> None:
             deployment = tx.deployment(NAME)
             if deployment is not None and tx.running_update(NAME) is None:
-                tx.put_deployment(msgspec.structs.replace(deployment, wish=wish))
+                wished = msgspec.structs.replace(deployment, wish=wish, restart_revision=None)
+                tx.put_deployment(wished)
 
         self.transact(work)
 

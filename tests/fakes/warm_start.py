@@ -14,8 +14,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
+
+import agent.cli
 
 Main = Callable[[list[str]], int]
+_IMPORTED = ("agent.cli.run", "agent.daemon.run", "tests.fakes.crashing_daemon")
 
 
 class Forked:
@@ -49,7 +53,7 @@ def warm_start(
 ) -> Callable[[Sequence[str], Path, Mapping[str, str], Path], Forked]:
     """A way to start a daemon (`daemon_process.Launch`): call `main` with the arguments."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([main.__module__])
+    context.set_forkserver_preload(list(_IMPORTED))
 
     def launch(
         arguments: Sequence[str], directory: Path, environment: Mapping[str, str], log: Path
@@ -60,6 +64,17 @@ def warm_start(
         return Forked(process)
 
     return launch
+
+
+def run_agent(arguments: list[str]) -> int:
+    """As `python -m agent`."""
+    sys.argv[1:] = arguments
+    agent.cli.main()
+    return 0
+
+
+# Fields of a daemon that is started so, and is otherwise as any.
+WARM: dict[str, Any] = {"command": (), "launch": warm_start(run_agent)}
 
 
 def _become(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.host.commands import CommandError, Finished
-from agent.host.units import in_units, probe_units, runs_in
+from agent.host.units import host_is_stopping, in_units, probe_units, runs_in
 
 
 class Asked:
@@ -85,3 +85,29 @@ def test_the_kernel_says_what_unit_a_process_is_in() -> None:
     own = Path("/proc/self/cgroup").read_text().splitlines()[0].rpartition("/")[2]
     assert own == "" or runs_in(os.getpid(), own)
     assert not runs_in(2**22 - 1, "any.service")
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "stopping"),
+    [
+        (0, b"running\n", False),
+        (1, b"degraded\n", False),
+        (1, b"stopping\n", True),
+        (1, b"", False),
+    ],
+)
+async def test_a_host_that_shuts_down_is_known_by_what_systemd_says(
+    tmp_path: Path, status: int, told: bytes, stopping: bool
+) -> None:
+    async def run(*args: object, **more: object) -> Finished:
+        return Finished(status, told, b"")
+
+    assert await host_is_stopping(run, tmp_path) is stopping
+    assert await host_is_stopping(run, tmp_path / "none") is False
+
+
+async def test_a_systemd_that_does_not_answer_shuts_nothing_down(tmp_path: Path) -> None:
+    async def silent(*args: object, **more: object) -> Finished:
+        raise CommandError(["systemctl"], "did not end within 2 s")
+
+    assert await host_is_stopping(silent, tmp_path) is False

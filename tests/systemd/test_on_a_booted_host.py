@@ -255,6 +255,7 @@ def test_at_shutdown_the_agent_stops_first_and_guests_power_off(installed: Insta
     host = installed.host
     enclave = installed.enclaves()["hello"]
     units = {one["unit"] for one in installed.enclaves().values()}
+    asks_whether_it_shuts_down(host)
     took = host.power_off()
     assert took < 60
     text = host.journal("-o", "json")
@@ -277,11 +278,26 @@ def test_at_shutdown_the_agent_stops_first_and_guests_power_off(installed: Insta
     assert len([one for one in said if one.endswith("/vm/qmp-stop: the guest powered off")]) == 2
     assert last(enclave["unit"], "Stopped") > gone
     assert not [row for row in rows if "timed out" in str(row.get("MESSAGE"))]
+    asked = [str(row["MESSAGE"]) for row in rows if row.get("_SYSTEMD_UNIT") == "asks.service"]
+    assert asked == ["shuts down: False", "shuts down: True"]
     started = [
         row["UNIT"] for row in rows if str(row.get("MESSAGE")).startswith("Started enclave-")
     ]
     launched = sorted(unit for unit in started if unit in units)
     assert launched == sorted(units)  # once each: nothing was launched again while it went down
+
+
+def asks_whether_it_shuts_down(host: BootedHost) -> None:
+    """A service that does so as it starts and as it is stopped, as an agent beside it would."""
+    ask = "import asyncio; from agent.host.units import host_is_stopping as ask"
+    told = f"\"{ask}; print('shuts down:', asyncio.run(ask()))\""
+    python = f"/opt/enclave-agent/current/bin/python -B -c {told}"
+    lines = ["[Service]", "Type=oneshot", "RemainAfterExit=yes", f"WorkingDirectory={INSIDE}"]
+    lines += [f"ExecStart={python}", f"ExecStop={python}"]
+    unit = "/run/systemd/system/asks.service"
+    host.run("install", "-m", "644", "/dev/stdin", unit, stdin="\n".join(lines))
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", "asks.service")
 
 
 def test_after_a_reboot_what_ran_runs_again_the_biggest_first_and_what_has_secrets_waits(

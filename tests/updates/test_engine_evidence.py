@@ -68,7 +68,7 @@ async def executor(
     await store.transact(work)
     parts: dict[str, Any] = {"releases": releases or OneRelease(), "enclaves": Places()}
     unused: dict[str, Any] = dict.fromkeys(
-        ("traffic", "vault", "preparation", "measured", "keeps_route")
+        ("traffic", "vault", "preparation", "measured", "keeps_route", "bring_back")
     )
     return Executor(
         store=store,

@@ -49,7 +49,10 @@ def engine(host: SimulatedHost, releases: SignedReleases) -> UpdateEngine:
 
     async def refresh(_: object) -> None: ...
 
-    parts = SimpleNamespace(store=host.store, releases=releases, clock=host.clock, gpus=None)
+    vault = SimpleNamespace(missing=lambda *_: ())
+    parts = SimpleNamespace(
+        store=host.store, releases=releases, clock=host.clock, gpus=None, vault=vault
+    )
     room: Any = SimpleNamespace(
         parts=parts,
         board=SimpleNamespace(changed=None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -220,3 +221,26 @@ def test_an_update_whose_qemu_does_not_come_up_counts_and_a_cancel_does_not(
     host.settle(seconds=20)
     assert host.current().status is UpdateStatus.CANCELLED
     assert failed_launches(host) == 1
+
+
+def test_while_an_update_runs_the_old_one_is_given_no_other_gpu() -> None:
+    """Its own or none: the rest of the host is not its to choose from until the update is over."""
+    host = SimulatedHost(gpus=3)
+    host.policy = dataclasses.replace(host.policy, relaunch_limit=6, relaunch_backoff_s=1)
+    host.serve("v1")
+    before = only(host)
+    host.request("v2", staging=True)
+    host.until(Step.ACCEPT)
+    host.bad_gpus.add(ONE)
+    host.die(before.id)
+    host.settle(seconds=200)
+    assert host.quarantined == {ONE}
+    blue = host.read(lambda tx: tx.enclave(before.id))
+    assert blue is not None
+    assert (blue.gpus, host.deployment().fault) == ((ONE,), None)
+    host.flag(cancel_requested=True)
+    host.settle(seconds=200)
+    after = only(host)
+    assert (after.id, after.gpus != (ONE,)) == (before.id, True)
+    assert host.serving_tag() == "v1"
+    host.close()

@@ -230,12 +230,12 @@ def executor(
     vms: object = None,
     preflight: Preflight = no_preflight,
 ) -> Executor:
-    async def launch(*_: object) -> None: ...
+    async def nothing(*_: object) -> None: ...
 
     return Executor(
         store=host.store,
         releases=LocalReleases(),
-        enclaves=vms or SimpleNamespace(view=lambda _: ABSENT, launch=launch),
+        enclaves=vms or SimpleNamespace(view=lambda _: ABSENT, launch=nothing),
         traffic=None,
         attestation=None,
         vault=None,
@@ -245,6 +245,7 @@ def executor(
         now=host.clock.now,
         measured=unmeasured,
         keeps_route=lambda _: False,
+        bring_back=nothing,
         preflight=preflight,
     )
 

@@ -15,6 +15,7 @@ import pytest
 
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
+from agent.model.update import Step
 from agent.store.memory import MemoryStore
 from agent.updates.situation import Action, ActionKind, Write
 from tests.fakes.invariants import broken
@@ -72,9 +73,9 @@ class Host(SimulatedHost):
 
     def play(self, story: Story) -> list[str]:
         """To the end, through a death; every invariant that was seen not to hold."""
-        self.serve("v1")
+        story.before(self)
         self.counting = True
-        story(self)
+        story.act(self)
         with contextlib.suppress(DiedError):
             self.settle()
         wrong = []
@@ -98,7 +99,31 @@ class Host(SimulatedHost):
         return (update.status, update.step, deployment.fault, self.serving_tag(), relaunched)
 
 
-Story = Callable[[Host], object]
+Do = Callable[[Host], object]
+
+
+def serving(host: Host) -> None:
+    host.serve("v1")
+
+
+def at(step: Step, **options: object) -> Do:
+    """An update to v2, at that step."""
+
+    def come_there(host: Host) -> None:
+        host.serve("v1")
+        host.request("v2", **options)
+        host.until(step)
+
+    return come_there
+
+
+@dataclass(frozen=True)
+class Story:
+    """`before` is taken for granted; every write of what `act` begins is lost once."""
+
+    act: Do
+    before: Do = serving
+    gpus: int = 0
 
 
 def failing(host: Host, **options: object) -> None:
@@ -106,29 +131,60 @@ def failing(host: Host, **options: object) -> None:
     host.request("v2", **options)
 
 
+def sick(host: Host) -> None:
+    """The new one, after the switch."""
+    host.sick_tags.add("v2")
+    host.set_health(host.current().enclave, healthy=False)
+
+
+def old_one_ends(host: Host) -> None:
+    old = host.current().from_enclave
+    assert old is not None
+    host.die(old)
+
+
 STORIES: dict[str, Story] = {
-    "blue_green": lambda host: host.request("v2"),
-    "stop_then_start": lambda host: host.request("v2", strategy=STRAIGHT),
-    "failing": failing,
-    "failing after the stop": lambda host: failing(host, strategy=STRAIGHT),
-    "old one back": lambda host: failing(host, strategy=STRAIGHT, restart_old_on_failure=True),
-    "stop": lambda host: host.wish(Wish.STOP),
-    "delete": lambda host: host.wish(Wish.DELETE),
-    "ended by itself": lambda host: host.die(next(iter(host.vms))),
+    "fresh": Story(lambda host: host.request("v1"), before=lambda _: None),
+    "blue_green": Story(lambda host: host.request("v2")),
+    "stop_then_start": Story(lambda host: host.request("v2", strategy=STRAIGHT)),
+    "with all the GPUs": Story(lambda host: host.request("v2"), gpus=1),
+    "beside, with GPUs": Story(lambda host: host.request("v2"), gpus=2),
+    "failing": Story(failing),
+    "failing after the stop": Story(lambda host: failing(host, strategy=STRAIGHT)),
+    "old one back": Story(
+        lambda host: failing(host, strategy=STRAIGHT, restart_old_on_failure=True)
+    ),
+    "accept": Story(lambda host: host.flag(accepted=True), at(Step.ACCEPT, staging=True)),
+    "accept the stop": Story(
+        lambda host: host.flag(accepted=True),
+        at(Step.ACCEPT, staging=True, strategy=STRAIGHT),
+    ),
+    "cancel": Story(lambda host: host.flag(cancel_requested=True), at(Step.BOOT)),
+    "cancel after the stop": Story(
+        lambda host: host.flag(cancel_requested=True), at(Step.BOOT, strategy=STRAIGHT)
+    ),
+    "revert": Story(sick, at(Step.SOAK)),
+    "warm rollback": Story(lambda host: host.roll_back_warm(), at(Step.SOAK)),
+    "the old one ends in the boot": Story(old_one_ends, at(Step.BOOT)),
+    "stop": Story(lambda host: host.wish(Wish.STOP)),
+    "delete": Story(lambda host: host.wish(Wish.DELETE)),
+    "ended by itself": Story(lambda host: host.die(next(iter(host.vms)))),
 }
 
 
 @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
 def test_an_intent_that_was_not_persisted_shows(story: Story) -> None:
-    with contextlib.closing(Host()) as clean:
+    with contextlib.closing(Host(gpus=story.gpus)) as clean:
         assert clean.play(story) == []
         wanted = clean.outcome()
     intents = [number for number, acts in enumerate(clean.followed, 1) if acts]
     assert intents
     unneeded = set()
     for number in intents:
-        with contextlib.closing(Host(loses=number)) as host:
+        with contextlib.closing(Host(gpus=story.gpus, loses=number)) as host:
             if not host.play(story) and host.outcome() == wanted:
                 unneeded.add(number)
-    assert unneeded <= clean.bare
+    # A reset follows from what was decided before: done again it finds nothing open.
+    harmless = {n for n, acts in enumerate(clean.followed, 1) if set(acts) == {ActionKind.RESET}}
+    assert unneeded <= clean.bare | harmless
     print(f"{len(intents)} intents, {len(unneeded)} of them mere notes")

@@ -9,7 +9,7 @@ import contextlib
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.enclaves.port import VmPhase
 from agent.model.ids import LeaseId
@@ -24,10 +24,20 @@ from agent.updates.port import (
     UnknownNameError,
 )
 from agent.updates.situation import ActionKind, Plan
-from tests.fakes.invariants import broken
+from tests.fakes.invariants import at_rest, broken
+from tests.fakes.moments import walk
 from tests.fakes.simulated_host import NAME, SimulatedHost
 
 TAGS = ("v1", "v2", "v3")
+STEPS = (Step.STOP_OLD, Step.LAUNCH, Step.VERIFY, Step.SWITCH, Step.SOAK, Step.DRAIN)
+BREAKABLE = (
+    ActionKind.LAUNCH,
+    ActionKind.APPLY_ROUTE,
+    ActionKind.PREPARE,
+    ActionKind.RESET,
+    ActionKind.STOP,
+    ActionKind.REQUALIFY,
+)
 
 
 class Updates(RuleBasedStateMachine):
@@ -49,13 +59,7 @@ class Updates(RuleBasedStateMachine):
         if update is not None:
             assert update.staging
             assert update.step is Step.ACCEPT
-        assert broken(host) == []
-        deployment = host.read(lambda tx: tx.deployment(NAME))
-        if deployment is not None:
-            route = deployment.route
-            assert host.data_plane == (route.generation, route.enclave)
-            if deployment.wish is Wish.STOP and update is None:
-                assert host.vms == {}
+        assert (broken(host), at_rest(host)) == ([], [])
         host.close()
 
     @rule(
@@ -147,6 +151,11 @@ class Updates(RuleBasedStateMachine):
         self.host.crash()
         self.answer = None
 
+    @rule()
+    def the_host_is_rebooted(self) -> None:
+        self.host.reboot()
+        self.answer = None
+
     @rule(which=st.integers(0, 3))
     def a_vm_dies(self, which: int) -> None:
         running = [key for key, vm in self.host.vms.items() if vm.phase is VmPhase.RUNNING]
@@ -174,7 +183,7 @@ class Updates(RuleBasedStateMachine):
     def a_release_is_sick(self, tag: str) -> None:
         self.host.sick_tags ^= {tag}
 
-    @rule(kind=st.sampled_from([ActionKind.LAUNCH, ActionKind.APPLY_ROUTE, ActionKind.PREPARE]))
+    @rule(kind=st.sampled_from(BREAKABLE))
     def something_breaks_or_is_mended(self, kind: ActionKind) -> None:
         self.host.broken ^= {kind}
 
@@ -190,6 +199,26 @@ class Updates(RuleBasedStateMachine):
     def a_calm_while(self, settle: int) -> None:
         self.host.settle(seconds=settle)
         self.answer = None
+
+    @initialize(serves=st.booleans())
+    def something_serves(self, serves: bool) -> None:
+        if serves:
+            self.host.request("v1")
+            self.host.settle(seconds=30)
+
+    @rule(step=st.sampled_from(STEPS), more=st.integers(0, 3), cancel=st.booleans())
+    @precondition(lambda self: self.host.read(lambda tx: tx.running_update(NAME)))
+    def it_goes_on_to(self, step: Step, more: int, cancel: bool) -> None:
+        """Moment by moment to a step and a little further, where the next thing happens."""
+        moments = walk(self.host)
+        for _ in range(60):
+            if self.host.current().step is step or next(moments, self) is self:
+                break
+        for _ in range(more):
+            next(moments, None)
+        self.answer = None
+        if cancel:
+            self.cancel()
 
     @invariant()
     def all_holds(self) -> None:
