@@ -23,10 +23,18 @@ class Alarm:
     mend: str
 
 
-def alarms(s: Situation) -> dict[str, Alarm]:
-    """All that hold now, by a key of their own."""
+def alarms(s: Situation, not_taken: str | None = None) -> dict[str, Alarm]:
+    """All that hold now, by a key of their own.
+
+    `not_taken`: why the data plane did not take the route that it was told last.
+    """
     stuck = {f"stuck:{row.id}": _stuck(row) for row in s.enclaves.values() if _is_stuck(s, row)}
-    single = {"outage": _outage(s), "attestation": _distrust(s), "secrets": _secrets(s)}
+    single = {
+        "outage": _outage(s),
+        "attestation": _distrust(s),
+        "secrets": _secrets(s),
+        "route": _not_routed(s, not_taken),
+    }
     return stuck | {key: alarm for key, alarm in single.items() if alarm is not None}
 
 
@@ -72,6 +80,18 @@ def _secrets(s: Situation) -> Alarm | None:
         detail=f"{name} waits for values of {', '.join(lacks)}, which are not on this host",
         mend=f"`enclave-agent secrets set {name} {lacks[0]}=@FILE`, for each of them: what its "
         "enclave had, or another value, which makes a new revision",
+    )
+
+
+def _not_routed(s: Situation, why: str | None) -> Alarm | None:
+    """What was decided about its traffic is not in force."""
+    if why is None or s.route_applied:
+        return None
+    return Alarm(
+        code="traffic_unavailable",
+        severity="error",
+        detail=f"{s.deployment.name}: its traffic is not sent where it should be: {why}",
+        mend="it is tried again without your doing, once what the detail says is mended",
     )
 
 

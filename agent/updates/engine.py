@@ -358,7 +358,8 @@ class EngineRoom:
             return
         self._lookout.watch(rows)
         seen = self._lookout.look(name, rows.enclaves)
-        self.board.show_alarms(name, alarms(situation(rows, seen)))
+        not_taken = self.executor.not_taken.get(name)
+        self.board.show_alarms(name, alarms(situation(rows, seen), not_taken))
         self.board.show(name, rows, seen)
 
     def _regroup(self, tx: Transaction, enclave_id: EnclaveId) -> None:

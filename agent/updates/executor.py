@@ -22,7 +22,7 @@ from agent.model.revision import Deployment, Fault, Revision
 from agent.releases.measurement import MeasurementCheck
 from agent.releases.port import ReleaseError, Releases, ReleaseSourceError
 from agent.store.port import Reader, Store
-from agent.traffic.port import Binding, RouteOrder, Traffic
+from agent.traffic.port import Binding, RouteOrder, Traffic, TrafficError
 from agent.updates.gpus import Preparation
 from agent.updates.preflight import Preflight, no_preflight
 from agent.updates.secrets import Secrets
@@ -85,6 +85,7 @@ class Executor:
         self._preflight = preflight
         self._bring_back = bring_back
         self.applied: dict[DeploymentName, int] = {}
+        self.not_taken: dict[DeploymentName, str] = {}  # why the data plane refused a route last
         self.verdicts: dict[EnclaveId, Judged] = {}
         self.firmware_changed_at: Instant | None = None
 
@@ -126,6 +127,7 @@ class Executor:
             case ActionKind.FORGET_DEPLOYMENT:
                 await self._traffic.remove(name)
                 self.applied.pop(name, None)
+                self.not_taken.pop(name, None)
                 self._secrets.forget(name)
             case ActionKind.BRING_BACK:
                 await self._bring_back(name)
@@ -257,7 +259,12 @@ class Executor:
         if deployment is None or order is None:
             return
         if not self._keeps_route(deployment):
-            await self._traffic.apply(order)
+            try:
+                await self._traffic.apply(order)
+            except TrafficError as error:
+                self.not_taken[name] = describe(error)
+                raise
+        self.not_taken.pop(name, None)
         self.applied[name] = order.generation
 
     def order(self, tx: Reader, name: DeploymentName) -> RouteOrder | None:

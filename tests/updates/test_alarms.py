@@ -12,6 +12,7 @@ from agent.model.revision import Wish
 from agent.model.update import Step
 from agent.updates.alarms import Alarm, alarms
 from agent.updates.persist import read_rows, situation
+from agent.updates.situation import ActionKind
 from tests.fakes.simulated_host import NAME, SimulatedHost
 
 
@@ -23,10 +24,10 @@ def host() -> Iterator[SimulatedHost]:
     host.close()
 
 
-def told(host: SimulatedHost) -> dict[str, Alarm]:
+def told(host: SimulatedHost, not_taken: str | None = None) -> dict[str, Alarm]:
     rows = host.read(lambda tx: read_rows(tx, NAME))
     assert rows is not None
-    return alarms(situation(rows, host.observe()))
+    return alarms(situation(rows, host.observe()), not_taken)
 
 
 def test_nothing_is_wrong_with_what_serves_or_was_stopped(host: SimulatedHost) -> None:
@@ -77,3 +78,17 @@ def test_a_qemu_that_does_not_end_is_told_by_its_enclave(host: SimulatedHost) ->
     alarm = told(host)[f"stuck:{key}"]
     assert (alarm.code, alarm.severity) == ("enclave_stuck", "error")
     assert key in alarm.detail
+
+
+def test_a_route_that_the_data_plane_does_not_take_is_told_until_it_does(
+    host: SimulatedHost,
+) -> None:
+    host.broken = {ActionKind.APPLY_ROUTE}
+    host.request("v2", strategy=Strategy.STOP_THEN_START)
+    host.until(Step.STOP_OLD)
+    alarm = told(host, "no space left")["route"]
+    assert (alarm.code, alarm.severity) == ("traffic_unavailable", "error")
+    assert "no space left" in alarm.detail
+    host.broken = set()
+    host.settle()
+    assert told(host, "no space left") == {}
