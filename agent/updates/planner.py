@@ -242,6 +242,10 @@ def _switch(s: Situation, update: Update) -> Plan:
         if update.strategy is Strategy.BLUE_GREEN:
             # With the old one gone, or not good enough, the new one is all there is: go on trying.
             return revert(s, outcome.fault) if old_can_take_over(s, update) else act(s.apply_route)
+        # Nobody else serves: a data plane that refuses for a moment must not leave it down.
+        trying_s = s.now.since(update.ready_at) if update.ready_at else None
+        if trying_s is not None and trying_s < s.policy.switch_patience_s:
+            return act(s.apply_route)
         return fail(s, Step.SWITCH, outcome.fault)
     if update.switched_at is None:
         down = s.now.since(update.old_stopped_at) if update.old_stopped_at else None

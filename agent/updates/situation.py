@@ -82,6 +82,7 @@ class Policy:
     boot_deadline_s: float | None = None
     stop_grace_s: float = 60
     reset_patience_s: float = 10  # before connections that cannot be reset are given up
+    switch_patience_s: float = 30  # of a data plane, where nobody else could serve
     default_start_period_s: float = 60
     probe_slack_s: float = 15
     failing_for_s: float = 6  # after the start period, before failing probes are believed
