@@ -54,8 +54,9 @@ class Evidence:
 
 
 def find(evidence: Evidence) -> tuple[Finding, ...]:
-    """Everything that this look shows."""
-    return (*_by_pci(evidence), *(_by_nvml(evidence.nvml) if evidence.nvml else ()))
+    """Everything that this look shows. The bus tells nothing of what is being prepared."""
+    by_pci = () if evidence.use.preparing else _by_pci(evidence)
+    return (*by_pci, *(_by_nvml(evidence.nvml) if evidence.nvml else ()))
 
 
 def _by_pci(seen: Evidence) -> Iterator[Finding]:

@@ -54,7 +54,9 @@ class HealthRecord:
 
 def look(record: HealthRecord, evidence: Evidence, now: Instant) -> HealthRecord:
     """After one look."""
-    looked = {Sight.PCI} if evidence.nvml is None else {Sight.PCI, Sight.NVML}
+    looked = set() if evidence.use.preparing else {Sight.PCI}
+    if evidence.nvml is not None:
+        looked.add(Sight.NVML)
     shown = {finding.code: finding for finding in find(evidence)}
     levels = {}
     for code in [*record.levels, *(code for code in shown if code not in record.levels)]:

@@ -19,6 +19,7 @@ from agent.model.gpu import (
     GpuHealth,
     GpuState,
     GpuUse,
+    HealthAction,
     KnownGpu,
     Severity,
     Sight,
@@ -131,14 +132,18 @@ def _absent(row: KnownGpu, bdf: Bdf, use: GpuUse) -> Gpu:
 
 
 def state_of(row: KnownGpu, use: GpuUse, owner: str | None, health: GpuHealth) -> GpuState:
-    """The one word. What is being done with it comes before what is wrong with it."""
+    """The one word. What is being done with it comes before what is wrong with it.
+
+    So does the reset that a dirty one gets in any case, if that is what its health asks for.
+    """
     if use.owner is not None:
         return GpuState.IN_USE
     if use.preparing:
         return GpuState.PREPARING
     if row.quarantine is not None:
         return GpuState.QUARANTINED
-    if health.severity is Severity.ERROR:
+    about_to_be_reset = not use.clean and health.action is HealthAction.RESET
+    if health.severity is Severity.ERROR and not about_to_be_reset:
         return GpuState.UNHEALTHY
     if owner is not None:
         return GpuState.IN_USE

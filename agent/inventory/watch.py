@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ from agent.inventory.quarantine import forget, lift_quarantine, set_quarantine
 from agent.inventory.records import HealthRecords
 from agent.inventory.settle import Look, beyond_repair, settle, turns
 from agent.model.event import EventDraft
-from agent.model.gpu import Gpu, GpuState, GpuUse, Quarantine
+from agent.model.gpu import UNUSED, Gpu, GpuState, GpuUse, Quarantine
 from agent.model.ids import Bdf
 from agent.model.inventory import HostInventory, Inventory, InventoryProblem
 from agent.model.pci import PciFunction, PciKind
@@ -54,9 +54,10 @@ Uses = Callable[[Reader], Mapping[Bdf, GpuUse]]
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one look at the machine gave."""
+    """What one look at the machine gave. `at_work`: what was being prepared at that moment."""
 
     functions: Mapping[Bdf, PciFunction]
+    at_work: Collection[Bdf]
     host: HostInventory
     nvml: NvmlLook
     complete: bool  # NVML was asked, or has nothing to see
@@ -161,17 +162,24 @@ class InventoryWatch:
 
     async def _look(self, *, with_nvml: bool) -> None:
         async with self._looking:
+            before = await self._at_work()
             try:
                 functions, host = await finish_in_thread(self._read)
             except AgentError as error:
                 self._publish_blind((unseen(error.code, describe(error)),))
                 return
+            at_work = before | await self._at_work()
             driven, nvml = _driven(functions), NvmlLook()
             if with_nvml:
                 nvml = await self._nvml.look(driven)
-            self._seen = _Seen(functions, host, nvml, complete=with_nvml or not driven)
+            complete = with_nvml or not driven
+            self._seen = _Seen(functions, at_work, host, nvml, complete)
             self._blind = ()
             await self._conclude(fresh=True)
+
+    async def _at_work(self) -> set[Bdf]:
+        uses = await self._store.read(self._uses)
+        return {bdf for bdf, use in uses.items() if use.preparing}
 
     def _read(self) -> tuple[dict[Bdf, PciFunction], HostInventory]:
         return {one.bdf: one for one in self._pci.read()}, self._platform.read()
@@ -186,7 +194,8 @@ class InventoryWatch:
             if fresh:
                 says = {one.bdf: one for one in seen.nvml.gpus}
                 found = recall(seen.functions.values(), says, known, now)
-                self._records.look(seen.functions, seen.nvml, found, uses, now)
+                then = {bdf: _preparing(uses.get(bdf, UNUSED)) for bdf in seen.at_work}
+                self._records.look(seen.functions, seen.nvml, found, {**uses, **then}, now)
             look = Look(seen.functions, seen.nvml, self._records.health(), now)
             found, arrived = settle(known, look)
             gpus = merge(seen.functions, seen.nvml, found, uses, look.health)
@@ -274,6 +283,10 @@ def _untold(error: StoreError) -> tuple[InventoryProblem, ...]:
     """What is to be told of a store that cannot be used. Of a damaged one its keeper tells."""
     damaged = isinstance(error, StoreDamagedError)
     return () if damaged else (unkept(error.code, describe(error)),)
+
+
+def _preparing(use: GpuUse) -> GpuUse:
+    return msgspec.structs.replace(use, preparing=True)
 
 
 def _driven(functions: Mapping[Bdf, PciFunction]) -> frozenset[Bdf]:

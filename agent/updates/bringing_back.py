@@ -28,6 +28,7 @@ from agent.updates.port import Caller, ConflictError, RefusedError
 _CALLER = Caller(name="agent")
 _LOOK_AGAIN_S = 1.0  # what is waited for is not always told, and a look is cheap
 _PASSES = frozenset({ReasonCode.GPUS_DIRTY, ReasonCode.INVENTORY_INCOMPLETE})
+_MAY_BE_MENDED_S = 600.0  # a GPU that fell ill with the version that failed is reset first
 
 
 class BringingBack:
@@ -78,7 +79,7 @@ def bring_back(
     try:
         admit_revision(tx, name, revision.number, options, terms)
     except RefusedError as error:
-        if _passes(error.reasons):
+        if _passes(tx, name, error.reasons, now):
             return False
         _give_up(tx, name, error)
     except ConflictError as error:
@@ -97,9 +98,14 @@ def _owed(tx: Reader, name: DeploymentName) -> Revision | None:
     return tx.revision(name, deployment.restart_revision)
 
 
-def _passes(reasons: tuple[Reason, ...]) -> bool:
+def _passes(tx: Reader, name: DeploymentName, reasons: tuple[Reason, ...], now: Instant) -> bool:
     """Whatever else is short is judged once that is over: the host may have it by then."""
-    return any(reason.code in _PASSES for reason in reasons)
+    codes = {reason.code for reason in reasons}
+    if codes & _PASSES:
+        return True
+    failed = next(iter(tx.updates(name, limit=1)), None)
+    ago_s = now.since(failed.finished_at) if failed and failed.finished_at else None
+    return ReasonCode.GPUS_INSUFFICIENT in codes and ago_s is not None and ago_s < _MAY_BE_MENDED_S
 
 
 def _give_up(tx: Transaction, name: DeploymentName, why: RefusedError | ConflictError) -> None:

@@ -21,6 +21,7 @@ from tests.fakes.host_truth import discrepancies
 _HELLO = "/v1/deployments/hello"
 _QUIET_S = 0.3
 _POLL_S = 0.03
+_AT_MOST_S = 120.0
 
 
 async def attempt(daemon: Daemon, story: Story, key: str) -> Answer | None:
@@ -44,7 +45,9 @@ async def until(
 async def over_or_dead(daemon: Daemon, story: Story, before: Scene) -> None:
     """Until the story is over and stays so for a while, or the daemon is dead."""
     quiet_since: float | None = None
+    deadline = time.monotonic() + _AT_MOST_S
     while not daemon.ended:
+        assert time.monotonic() < deadline, f"it goes on and on:\n{daemon.log_tail()}"
         try:
             now = await story.look(daemon)
             done = story.asked(before, now) and story.over(before, now)

@@ -27,6 +27,7 @@ from tests.fakes.gpus import BDF, function, known, quarantine, seen
 from tests.fakes.rows import instant
 
 BAD = GpuHealth(severity=Severity.ERROR, action=HealthAction.RESET)
+HOPELESS = GpuHealth(severity=Severity.ERROR, action=HealthAction.REBOOT)
 
 
 def merged(
@@ -112,7 +113,9 @@ def test_a_process_of_the_host_has_the_gpu():
         (GpuUse(owner="abcdefgh"), known(quarantine=quarantine()), BAD, GpuState.IN_USE),
         (GpuUse(preparing=True), known(quarantine=quarantine()), BAD, GpuState.PREPARING),
         (GpuUse(clean=False), known(quarantine=quarantine()), BAD, GpuState.QUARANTINED),
-        (GpuUse(clean=False), known(), BAD, GpuState.UNHEALTHY),
+        (GpuUse(clean=False), known(), BAD, GpuState.DIRTY),  # a reset is what both ask for
+        (GpuUse(clean=False), known(), HOPELESS, GpuState.UNHEALTHY),
+        (GpuUse(), known(), BAD, GpuState.UNHEALTHY),
         (GpuUse(clean=False), known(), GpuHealth(), GpuState.DIRTY),
         (GpuUse(), known(), GpuHealth(severity=Severity.WARNING), GpuState.FREE),
     ],

@@ -25,6 +25,7 @@ from agent.model.gpu import Gpu, GpuState, HealthAction, Severity, Sight
 from agent.model.ids import Bdf
 from agent.model.inventory import Inventory
 from agent.model.lease import Claim, ClaimKind
+from agent.model.preparation import GpuCondition
 from agent.store.memory import MemoryStore
 from agent.store.port import Store, StoreFullError
 from agent.store.sqlite import SqliteStore
@@ -304,6 +305,66 @@ async def test_what_a_reset_mends_is_mended_by_a_reset_alone(build: Build):
     await house.look()
     assert house.gpu().state is GpuState.FREE
     assert (await house.told())[-2:] == [(BDF, "free", "unhealthy"), (BDF, "unhealthy", "free")]
+
+
+ALIVE = b"\xde\x10" + bytes(62)
+
+
+async def preparing(house: House, *, busy: bool) -> None:
+    row = GpuCondition(bdf=Bdf(BDF), clean=not busy, busy=busy, since=house.clock.now())
+    await house.store.transact(lambda tx: tx.put_gpu_condition(row))
+
+
+async def test_a_gpu_that_is_being_reset_is_not_judged_by_what_the_bus_reads(build: Build):
+    house = build()
+    await house.look()
+    await preparing(house, busy=True)
+    (house.tree.devices / BDF / "config").write_bytes(b"\xff" * 64)
+    await house.look(4)
+    assert house.gpu().state is GpuState.PREPARING
+    assert house.gpu().health.severity is Severity.OK
+    (house.tree.devices / BDF / "config").write_bytes(ALIVE)
+    await preparing(house, busy=False)
+    await house.look()
+    assert house.gpu().state is GpuState.FREE
+    assert "unhealthy" not in {to for _, _, to in await house.told()}
+
+
+async def test_what_is_dirty_is_reset_in_any_case_and_so_not_called_unhealthy(build: Build):
+    """As after a death of the agent in a reset that goes on without it."""
+    house = build()
+    await house.look()
+    row = GpuCondition(bdf=Bdf(BDF), clean=False, since=house.clock.now())
+    await house.store.transact(lambda tx: tx.put_gpu_condition(row))
+    (house.tree.devices / BDF / "config").write_bytes(b"\xff" * 64)
+    await house.look(3)
+    assert house.gpu().health.action is HealthAction.RESET
+    assert house.gpu().state is GpuState.DIRTY
+    await preparing(house, busy=False)  # clean, and it reads the same: that is what is wrong
+    await house.look()
+    assert house.gpu().state is GpuState.UNHEALTHY
+
+
+async def test_a_reset_that_ends_in_the_middle_of_a_look_leaves_no_trace(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+):
+    """The bus was read while it went on; what is concluded from it comes after its end."""
+    house = build()
+    await house.look()
+    asked = NvmlProbe.look
+
+    async def look_late(probe: NvmlProbe, *arguments: Any) -> Any:
+        (house.tree.devices / BDF / "config").write_bytes(ALIVE)
+        await preparing(house, busy=False)
+        house.watch.was_reset(Bdf(BDF))
+        return await asked(probe, *arguments)
+
+    monkeypatch.setattr(NvmlProbe, "look", look_late)
+    for _ in range(4):
+        await preparing(house, busy=True)
+        (house.tree.devices / BDF / "config").write_bytes(b"\xff" * 64)
+        await house.look()
+        assert house.gpu().state is GpuState.FREE
 
 
 async def test_a_quarantine_outlives_a_restart_and_a_renumbering_and_is_lifted_by_a_verb(

@@ -84,6 +84,25 @@ def test_a_drain_of_the_host_does_not_take_back_what_was_promised(host: Simulate
     assert serves_again(host)
 
 
+def test_a_gpu_that_fell_ill_with_the_failed_version_may_come_back(host: SimulatedHost) -> None:
+    clean = fail_and_wait(host)
+    clean()
+    host.gpus = 0
+    host.settle(seconds=200)
+    assert owed(host) == 1
+    host.gpus = 1
+    assert serves_again(host)
+
+
+def test_a_gpu_that_does_not_come_back_is_not_waited_for_for_ever(host: SimulatedHost) -> None:
+    clean = fail_and_wait(host)
+    clean()
+    host.gpus = 0
+    host.settle(seconds=700)
+    assert owed(host) is None
+    assert [one.to for one in told(host)] == ["owed", "refused"]
+
+
 def test_where_there_is_no_room_any_more_an_event_says_why(host: SimulatedHost) -> None:
     clean = fail_and_wait(host)
     host.memory_mib = 64
