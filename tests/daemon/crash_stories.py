@@ -72,7 +72,12 @@ class World:
 PLAIN = World("plain", {})
 SOAKS_A_WHILE = World("soaks a while", {"update": {"soak_s": 2}})
 SOAKS_LONG = World("soaks long", {"update": {"soak_s": 600}})
-WITH_GPUS = World("with GPUs", {"inventory": {"interval_s": 0.2}}, "hgx-h100")
+GPUS = 2  # few: each device has its own points
+WITH_GPUS = World(
+    "with GPUs",
+    {"inventory": {"interval_s": 0.2}, "host": {"gpu_group_sizes": [1, GPUS]}},
+    "2xh100-pcie",
+)
 
 Do = Callable[[Daemon], Awaitable[Any]]
 Ask = Callable[[Daemon, str], Awaitable[Answer]]
@@ -217,19 +222,19 @@ async def with_a_secret(daemon: Daemon) -> None:
 
 
 async def with_gpus(daemon: Daemon) -> None:
-    """One GPU taken, the seven others clean."""
+    """One GPU taken, the others clean."""
     await running_of(daemon, "gpu1")
-    await until(daemon, lambda scene: scene.gpus["free"] == 7)
+    await until(daemon, lambda scene: scene.gpus["free"] == GPUS - 1)
 
 
 async def with_all_gpus(daemon: Daemon) -> None:
     await running_of(daemon, "gpus1")
-    await until(daemon, lambda scene: scene.gpus["in_use"] == 8)
+    await until(daemon, lambda scene: scene.gpus["in_use"] == GPUS)
 
 
 async def without_gpus(daemon: Daemon) -> None:
     await absent(daemon)
-    await until(daemon, lambda scene: scene.gpus["free"] == 8)
+    await until(daemon, lambda scene: scene.gpus["free"] == GPUS)
 
 
 async def until(daemon: Daemon, holds: Callable[[Scene], bool]) -> None:
@@ -589,7 +594,7 @@ STORIES = [
         "deploy",
         deploying("gpu1"),
         lambda _, now: now.deployment is not None,
-        lambda _, now: now.finished and now.gpus["free"] == 7,
+        lambda _, now: now.finished and now.gpus["free"] == GPUS - 1,
         world=WITH_GPUS,
     ),
     Story(
@@ -598,7 +603,7 @@ STORIES = [
         "update",
         updating(),
         new_update,
-        lambda before, now: new_update_over(before, now) and now.gpus["free"] == 7,
+        lambda before, now: new_update_over(before, now) and now.gpus["free"] == GPUS - 1,
         world=WITH_GPUS,
     ),
     Story(
@@ -607,7 +612,7 @@ STORIES = [
         "delete",
         asking("delete"),
         lambda _, now: now.deployment is None or now.deployment["status"] == "deleting",
-        lambda _, now: now.deployment is None and now.gpus["free"] == 8,
+        lambda _, now: now.deployment is None and now.gpus["free"] == GPUS,
         begins=False,
         world=WITH_GPUS,
     ),
@@ -617,7 +622,7 @@ STORIES = [
         "update",
         updating(),
         new_update,
-        lambda before, now: new_update_over(before, now) and now.gpus["in_use"] == 8,
+        lambda before, now: new_update_over(before, now) and now.gpus["in_use"] == GPUS,
         world=WITH_GPUS,
     ),
     Story(
@@ -626,7 +631,7 @@ STORIES = [
         "update",
         updating(tag="gpus_exited", restart_old_on_failure=True),
         new_update,
-        lambda before, now: now.finished and now.runs and now.gpus["in_use"] == 8,
+        lambda before, now: now.finished and now.runs and now.gpus["in_use"] == GPUS,
         world=WITH_GPUS,
     ),
 ]

@@ -28,7 +28,7 @@ from agent.updates.gpus import Preparation
 from scripts.simulating.machine import SimulatedMachine
 from scripts.simulating.profiles import PROFILES
 from tests.daemon.crash_runs import Matrix, Take
-from tests.daemon.crash_stories import STORIES, Story, World
+from tests.daemon.crash_stories import GPUS, STORIES, Story, World
 from tests.daemon.full_disk_runs import FullDisk, is_write
 from tests.fakes import crashing_daemon
 from tests.fakes.daemon_process import Daemon, place
@@ -52,10 +52,10 @@ CONFIGS = {
     "secret": config_of(secrets=("API_KEY",)),
     "gpu1": config_of(gpus=1),
     "gpu2": config_of(gpus=1),
-    "gpus1": config_of(gpus=8),
-    "gpus2": config_of(gpus=8),
+    "gpus1": config_of(gpus=GPUS),
+    "gpus2": config_of(gpus=GPUS),
     "gpus_exited": config_of(
-        {"GUEST_CONTAINER_EXIT_AFTER_S": "0.01"}, start_period="100ms", gpus=8
+        {"GUEST_CONTAINER_EXIT_AFTER_S": "0.01"}, start_period="100ms", gpus=GPUS
     ),
 }
 OF_LINKS = ("Popen ip", "Popen bridge", "Popen nft", "/dev/net/tun", "/enc-ID/")  # on taps alone
