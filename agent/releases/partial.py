@@ -7,6 +7,7 @@ compares the hash, or the verity tree, before it is put in place.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -41,6 +42,8 @@ class Partial:
         self._hash = hashlib.sha256()
         with storage_errors("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                path.chmod(0o600)  # a crash came just before it was put in place, read-only
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def __enter__(self) -> Self:

@@ -186,8 +186,8 @@ class Matrix:
 
     async def run(self) -> str:
         """A line of counts. Raises AssertionError for any end that is not that of a clean run."""
-        await self._with_all(self._once)
         first = self.daemons[0]
+        await self._once(first)
         await self.story.prepare(first)
         before = await self.story.look(first)
         self.points = await points_of(first, self.story)

@@ -19,6 +19,7 @@ from agent.releases.build import Image
 from agent.releases.cache import MAX_MANIFESTS, Cache
 from agent.releases.https import HttpsSource
 from agent.releases.naming import Kind
+from agent.releases.partial import Partial
 from agent.releases.source import DirectorySource
 from agent.releases.store import ReleaseStore
 from tests.fakes.https_files import HttpsFiles, serve_https
@@ -231,6 +232,20 @@ def test_what_a_killed_write_left_is_cleaned(tmp_path: Path) -> None:
     cache.make_room({}, None)
     cache.keep_manifest(b"{}", frozenset())
     assert list(tmp_path.glob("*/.*")) == []
+
+
+def test_a_download_that_was_about_to_be_put_in_place_is_gone_on_with(tmp_path: Path) -> None:
+    """It is read-only by then, which matters to whoever is not root."""
+    path = tmp_path / "partial" / "sha256-00"
+    with Partial(path, "image", 100) as partial:
+        partial.restart("v1")
+        partial.write(b"abc")
+    path.chmod(0o444)
+    with Partial(path, "image", 100) as again:
+        again.recall(lambda: None)
+        assert again.offset == 3
+        again.write(b"d")
+    assert path.read_bytes() == b"abcd"
 
 
 @pytest.fixture
