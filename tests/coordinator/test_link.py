@@ -101,7 +101,7 @@ async def test_two_coordinators_race_for_the_last_slot_and_one_gets_it(
     program, source = parts
     async with world(source, **settings(program)) as (daemon, coordinator):
         free = (await daemon.get("/v1/capacity")).body["free"]
-        wanted = {"demand": {"memory_mib": 64, "vcpus": free["vcpus"]}, "ttl_s": 2}
+        wanted = {"demand": {"memory_mib": 64, "vcpus": free["vcpus"]}, "ttl_s": 600}
         keys = ("one", "other")
         answers = await asyncio.gather(
             *(coordinator.call(HOST, "POST", "/v1/leases", wanted, key=key) for key in keys)
@@ -118,6 +118,10 @@ async def test_two_coordinators_race_for_the_last_slot_and_one_gets_it(
         told = await coordinator.insist(HOST, "POST", "/v1/leases", wanted, key=key)
         assert told.body["id"] == lease["id"]  # whose answer was lost asks again, and has one
         assert (await coordinator.call(HOST, "GET", path)).status == 200
+        assert (await coordinator.call(HOST, "DELETE", path)).status == 204
+        short = await coordinator.call(HOST, "POST", "/v1/leases", wanted | {"ttl_s": 1})
+        assert short.status == 201
+        path = f"/v1/leases/{short.body['id']}"
         while (await coordinator.call(HOST, "GET", path)).status != 410:
             await asyncio.sleep(0.1)
         wanted = {"deployment": "hello", "tag": "v1", "ttl_s": 60}
