@@ -127,15 +127,20 @@ async def outcome(daemon: Daemon, story: Story, before: Scene) -> dict[str, Any]
     if seen is None:
         return found | {"status": "absent", "served": await served(daemon)}
     update = seen["update"]
+    untouched = how_it_stands(before.update) == how_it_stands(update)
     return found | {
         "status": seen["status"],
-        "update": (update["status"], update["strategy"], update["step"]),
-        "error": update["error"] and update["error"]["code"],
+        "update": "as before" if untouched else how_it_stands(update)[1:],
+        "error": None if untouched or not update["error"] else update["error"]["code"],
         "served": "the active" if await served(daemon) == seen["tag"] else await served(daemon),
         "enclaves": len(seen["enclaves"]),
         "secrets": seen["stale_secrets"],
         "begun": await begun_since(daemon, before),
     }
+
+
+def how_it_stands(update: Any) -> tuple[str, ...]:
+    return tuple(update[what] for what in ("id", "status", "strategy", "step")) if update else ()
 
 
 async def begun_since(daemon: Daemon, before: Scene) -> int:

@@ -86,7 +86,8 @@ def is_over(story: Story, before: Scene, now: Scene) -> bool:
 
 def is_failed_well(found: dict[str, Any]) -> bool:
     """For want of room, with the old one serving if it was not to be stopped first."""
-    status, strategy, _ = found.get("update", ("", "", ""))
+    update = found.get("update")
+    status, strategy, _ = update if isinstance(update, tuple) else ("", "", "")
     if status != "failed" or found["error"] not in {*_FULL, "traffic_unavailable"}:
         return False
     if strategy == "blue_green":
