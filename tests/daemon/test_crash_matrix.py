@@ -1,9 +1,9 @@
 """The daemon killed -9 at every point of every verb: each time the same end, and nothing astray.
 
 The points are not listed here: a clean run of the watched daemon tells them (see
-`tests.fakes.crashing_daemon`). With a QEMU that is up at once all of them are taken; as root, where
-`scripts/test` leaves them to the run without root, a sample. A sample is taken with a real QEMU,
-too, and of second deaths; `scripts/soak` takes all of everything.
+`tests.fakes.crashing_daemon`). With a QEMU that is up at once all of them are taken; as root a
+sample, since `scripts/test` leaves them to its run without root. A sample is taken with a real
+QEMU, too, and of second deaths; `scripts/soak` takes all of everything.
 """
 
 from __future__ import annotations
