@@ -232,6 +232,7 @@ class EngineRoom:
             publish=self._publish,
             regroup=self._regroup,
             console_tail=self._console_tail,
+            drain_console=self.parts.enclaves.drain_console,
             well=lambda: self.board.clear_problem(_problem_key(name)),
         )
         task = asyncio.create_task(self._supervise(reconciler), name=f"reconcile:{name}")

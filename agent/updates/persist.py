@@ -169,6 +169,14 @@ def _count(tx: Transaction, write: Write) -> None:
             count_launch(tx, (*row.gpus, *row.switches), failed=failed)
 
 
+def whose_words(write: Write) -> EnclaveId | None:
+    """The enclave whose console is quoted in what is to be written."""
+    if write.last_words is not None:
+        return write.last_words
+    fault = write.update.fault if write.update else None
+    return write.update.enclave if write.update and fault and fault.console_tail is None else None
+
+
 def _with_last_words(
     deployment: Deployment, enclave: EnclaveId | None, console_tail: Callable[[EnclaveId], str]
 ) -> Deployment:

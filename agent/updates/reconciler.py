@@ -19,7 +19,14 @@ from agent.model.clock import Instant
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.store.port import Reader, Store, Transaction
 from agent.updates.bells import Bells
-from agent.updates.persist import Observation, Rows, persist, read_rows, situation
+from agent.updates.persist import (
+    Observation,
+    Rows,
+    persist,
+    read_rows,
+    situation,
+    whose_words,
+)
 from agent.updates.planner import plan
 from agent.updates.situation import Action, Outcome, Plan
 
@@ -58,6 +65,7 @@ class Reconciler:
         publish: Callable[[DeploymentName, Rows | None], None],
         regroup: Callable[[Transaction, EnclaveId], None],
         console_tail: Callable[[EnclaveId], str],
+        drain_console: Callable[[EnclaveId], Awaitable[None]],
         well: Callable[[], None],
     ) -> None:
         self.name = name
@@ -71,6 +79,7 @@ class Reconciler:
         self._publish = publish
         self._regroup = regroup
         self._console_tail = console_tail
+        self._drain_console = drain_console
         self._well = well  # told after every turn that went through
         self._flying: dict[Action, asyncio.Task[None]] = {}
         self._ended: dict[Action, _Ended] = {}
@@ -106,6 +115,8 @@ class Reconciler:
             seen.outcomes[action] = outcome
         rows, answer = await self._store.read(lambda tx: self._ask(tx, seen))
         if answer is not None and answer.write is not None:
+            if (speaker := whose_words(answer.write)) is not None:
+                await self._drain_console(speaker)  # a silent console is read but now and then
             rows, answer = await self._store.transact(lambda tx: self._settle(tx, seen))
         self._rows = rows
         self._publish(self.name, rows)

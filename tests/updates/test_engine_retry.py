@@ -33,6 +33,15 @@ async def failed(host: InstantHost, **options: Any) -> Update:
     return update
 
 
+async def test_a_console_is_read_before_it_is_quoted(make: Make) -> None:
+    """Else its last words might be those of some seconds ago."""
+    host = await make()
+    await host.deploy(NAME, "v1")
+    fault = (await failed(host)).fault
+    assert fault is not None
+    assert fault.console_tail == "its last words"
+
+
 async def test_blue_green_that_was_insisted_on_is_no_outage_when_retried(make: Make) -> None:
     host = await make()
     await host.deploy(NAME, "v1")
