@@ -94,7 +94,6 @@ class Story:
     `asked` tells by the scene before and the scene now whether it was recorded, `over` by the same
     two whether all of it is done; `after` ends what would go on for ever. `begins` an update: then
     it can be told again for ever. `verb`: the name of the request's route; "": no request.
-    `every`: how many of its points are taken where time is short (its parts are others' too).
     """
 
     name: str
@@ -107,7 +106,6 @@ class Story:
     after: Do = nothing
     look: Callable[[Daemon], Awaitable[Scene]] = look
     world: World = PLAIN
-    every: int = 1
 
 
 # --- what comes before ---------------------------------------------------------------------------
@@ -635,6 +633,5 @@ STORIES = [
         new_update,
         lambda before, now: now.finished and now.runs and now.gpus["in_use"] == GPUS,
         world=WITH_GPUS,
-        every=2,
     ),
 ]

@@ -170,9 +170,8 @@ async def test_killed_at_any_point_it_ends_as_if_it_had_not_been(
     worlds: Worlds, story: Story, figures: list[str]
 ) -> None:
     def take(points: list[str]) -> list[tuple[str, str]]:
-        if ROOT or FULL:
-            return [(point, "") for point in sample(points, SAMPLED, story)]
-        return [(point, "") for point in whole(points)[:: story.every]]
+        chosen = sample(points, SAMPLED, story) if ROOT else points if FULL else whole(points)
+        return [(point, "") for point in chosen]
 
     figures.append(await worlds.run(story, take))
 
