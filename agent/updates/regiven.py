@@ -7,15 +7,12 @@ a revision of its own: what runs is what is recorded.
 
 from __future__ import annotations
 
-import uuid
-
 import msgspec
 
 from agent.model.enclave import Enclave
 from agent.model.event import EventDraft
 from agent.updates.situation import Situation, Write
-
-_LAUNCHES = uuid.UUID("1d8e3a57-6d0f-5b8e-8a42-c1f0d7f3b6e4")
+from agent.updates.transitions import another_launch
 
 
 def with_current_secrets(s: Situation, row: Enclave) -> Write | None:
@@ -35,11 +32,7 @@ def with_current_secrets(s: Situation, row: Enclave) -> Write | None:
         return None
     number = s.deployment.last_revision + 1
     gone = ", ".join(sorted(name for name, _ in revision.secrets.items() - s.values_here))
-    again = msgspec.structs.replace(
-        row,
-        revision=number,
-        launch_uuid=str(uuid.uuid5(_LAUNCHES, f"{row.id}/{row.launch_uuid}/{number}")),
-    )
+    again = msgspec.structs.replace(another_launch(s, row), revision=number)
     event = EventDraft(
         kind="revision",
         deployment=row.deployment,

@@ -371,6 +371,34 @@ def cancelling(_: Scene, now: Scene) -> bool:
     return now.update is not None and now.update["status"] in ("cancelled", "failed")
 
 
+def there(_: Scene, now: Scene) -> bool:
+    return now.deployment is not None
+
+
+def finished(_: Scene, now: Scene) -> bool:
+    return now.finished
+
+
+def accepted(_: Scene, now: Scene) -> bool:
+    return bool(now.update["step"] != "accept")
+
+
+def deleting(_: Scene, now: Scene) -> bool:
+    return now.deployment is None or now.deployment["status"] == "deleting"
+
+
+def drains(_: Scene, now: Scene) -> bool:
+    return bool(now.host["draining"])
+
+
+def admits(_: Scene, now: Scene) -> bool:
+    return not now.host["draining"]
+
+
+def stale(_: Scene, now: Scene) -> bool:
+    return bool(now.deployment["stale_secrets"] == ["API_KEY"])
+
+
 def another_vm(before: Scene, now: Scene) -> bool:
     """In the place of the one that was active."""
     pid = active(before)["pid"]
@@ -397,8 +425,8 @@ STORIES = [
         never_fetched,
         "deploy",
         deploying("v1"),
-        lambda _, now: now.deployment is not None,
-        lambda _, now: now.finished,
+        there,
+        finished,
     ),
     Story("blue_green", running, "update", updating(), new_update, new_update_over),
     Story(
@@ -432,7 +460,7 @@ STORIES = [
         "cancel",
         asking("cancel"),
         cancelling,
-        lambda _, now: now.finished,
+        finished,
         begins=False,
     ),
     Story(
@@ -441,7 +469,7 @@ STORIES = [
         "cancel",
         asking("cancel"),
         cancelling,
-        lambda _, now: now.finished,
+        finished,
         begins=False,
     ),
     Story(
@@ -449,8 +477,8 @@ STORIES = [
         staged,
         "accept",
         asking("accept"),
-        lambda _, now: now.update["step"] != "accept",
-        lambda _, now: now.finished,
+        accepted,
+        finished,
         begins=False,
     ),
     Story(
@@ -458,8 +486,8 @@ STORIES = [
         staged_before_the_stop,
         "accept",
         asking("accept"),
-        lambda _, now: now.update["step"] != "accept",
-        lambda _, now: now.finished,
+        accepted,
+        finished,
         begins=False,
     ),
     Story(
@@ -468,7 +496,7 @@ STORIES = [
         "cancel",
         asking("cancel"),
         cancelling,
-        lambda _, now: now.finished,
+        finished,
         begins=False,
     ),
     Story(
@@ -486,7 +514,7 @@ STORIES = [
         running,
         "delete",
         asking("delete"),
-        lambda _, now: now.deployment is None or now.deployment["status"] == "deleting",
+        deleting,
         lambda _, now: now.deployment is None,
         begins=False,
     ),
@@ -497,8 +525,8 @@ STORIES = [
         with_a_secret,
         "set_secrets",
         asking("set_secrets", {"API_KEY": "new"}),
-        lambda _, now: now.deployment["stale_secrets"] == ["API_KEY"],
-        lambda _, now: now.deployment["stale_secrets"] == ["API_KEY"],
+        stale,
+        stale,
         begins=False,
     ),
     Story(
@@ -506,8 +534,8 @@ STORIES = [
         admitting,
         "drain",
         asking("drain"),
-        lambda _, now: now.host["draining"],
-        lambda _, now: now.host["draining"],
+        drains,
+        drains,
         begins=False,
         after=admitting,
     ),
@@ -516,8 +544,8 @@ STORIES = [
         draining,
         "undrain",
         asking("undrain"),
-        lambda _, now: not now.host["draining"],
-        lambda _, now: not now.host["draining"],
+        admits,
+        admits,
         begins=False,
     ),
     Story(
@@ -593,7 +621,7 @@ STORIES = [
         without_gpus,
         "deploy",
         deploying("gpu1"),
-        lambda _, now: now.deployment is not None,
+        there,
         lambda _, now: now.finished and now.gpus["free"] == GPUS - 1,
         world=WITH_GPUS,
     ),
@@ -611,7 +639,7 @@ STORIES = [
         with_gpus,
         "delete",
         asking("delete"),
-        lambda _, now: now.deployment is None or now.deployment["status"] == "deleting",
+        deleting,
         lambda _, now: now.deployment is None and now.gpus["free"] == GPUS,
         begins=False,
         world=WITH_GPUS,
