@@ -27,7 +27,7 @@ from agent.traffic.port import Traffic
 from agent.updates.gpus import Preparation
 from scripts.simulating.machine import SimulatedMachine
 from scripts.simulating.profiles import PROFILES
-from tests.daemon.crash_runs import Matrix, Take
+from tests.daemon.crash_runs import Matrix, Take, is_by_the_clock
 from tests.daemon.crash_stories import GPUS, STORIES, Story, World
 from tests.daemon.full_disk_runs import FullDisk, is_write
 from tests.fakes import crashing_daemon
@@ -60,8 +60,6 @@ CONFIGS = {
     ),
 }
 OF_LINKS = ("Popen ip", "Popen bridge", "Popen nft", "/dev/net/tun", "/enc-ID/")  # on taps alone
-# Done again and again by the clock: a run need not do it as often as another.
-BY_THE_CLOCK = ("ringbuf-read", "console.log")
 WATCHED = warm_start(crashing_daemon.main)
 
 
@@ -145,10 +143,6 @@ def sample(points: list[str], count: int, story: Story) -> list[str]:
     step = max(1, len(points) // count)
     first = STORIES.index(story) + (step // 2 if ROOT else 0)
     return points[first % step :: step]
-
-
-def is_by_the_clock(point: str) -> bool:
-    return any(word in point for word in BY_THE_CLOCK)
 
 
 def whole(points: list[str]) -> list[str]:
