@@ -28,8 +28,9 @@ from agent.api.route import Call, Route
 from agent.api.routes import ROUTES
 from agent.api.surface import Surface
 from agent.store.port import StoreDamagedError
-from agent.updates.port import Caller, StaleEpochError
-from agent.updates.published import Snapshot
+from agent.updates.errors import StaleEpochError
+from agent.updates.orders import Caller
+from agent.updates.snapshot.snapshot import Snapshot
 from agent.wire.requests import EmptyRequest
 from agent.wire.text import MAX_BODY_BYTES
 

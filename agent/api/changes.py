@@ -11,7 +11,7 @@ from agent.api.route import Call, Matches, Recall
 from agent.api.views import deployment_view, update_view
 from agent.model.ids import DeploymentName
 from agent.model.update import Update
-from agent.updates.port import UnknownNameError
+from agent.updates.errors import UnknownNameError
 from agent.wire.answers import Deployed, DeploymentAnswer, Draining, EpochReset, StaleSecrets
 from agent.wire.views import DeploymentView, UpdateView
 

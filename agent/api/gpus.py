@@ -14,7 +14,7 @@ from agent.inventory.port import UnknownGpuError
 from agent.model.gpu import Gpu, Quarantine
 from agent.model.ids import Bdf
 from agent.model.inventory import Inventory
-from agent.updates.audit import sign
+from agent.updates.admission.audit import sign
 from agent.wire import gpu_views as v
 from agent.wire.text import BDF_PATTERN
 

@@ -12,14 +12,8 @@ from agent.model import ids
 from agent.model.ids import DeploymentName
 from agent.model.reasons import DecidedStrategy, Decision, Reason, ReasonCode
 from agent.model.resources import Demand, Listen, Publish
-from agent.updates.port import (
-    Change,
-    FieldError,
-    NewDeployment,
-    NewLease,
-    PlanQuestion,
-    RefusedError,
-)
+from agent.updates.errors import FieldError, RefusedError
+from agent.updates.orders import Change, NewDeployment, NewLease, PlanQuestion
 from agent.wire import requests as wire
 from agent.wire.text import (
     DOMAIN_PATTERN,

@@ -10,7 +10,7 @@ from agent.api.reply import Reply, json_reply
 from agent.api.route import Call, Matches
 from agent.model.ids import LeaseId
 from agent.model.lease import Lease
-from agent.updates.port import UnknownNameError
+from agent.updates.errors import UnknownNameError
 from agent.wire.answers import Lease as LeaseView
 from agent.wire.text import LEASE_PATTERN
 

@@ -8,8 +8,8 @@ from agent.api.body import shown
 from agent.api.problems import starting
 from agent.api.route import Call
 from agent.model.ids import DeploymentName, EnclaveId, parse_deployment_name
-from agent.updates.port import FieldError, UnknownNameError
-from agent.updates.published import DeploymentFacts, EnclaveFacts
+from agent.updates.errors import FieldError, UnknownNameError
+from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts
 from agent.wire.text import ENCLAVE_PATTERN
 
 _ENCLAVE = re.compile(ENCLAVE_PATTERN)

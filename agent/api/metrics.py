@@ -19,7 +19,7 @@ from agent.api.surface import Surface
 from agent.model.enclave import EnclaveState
 from agent.model.revision import DeploymentStatus
 from agent.model.update import UpdateStatus
-from agent.updates.published import DeploymentFacts, EnclaveFacts, HostFacts, Snapshot
+from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts, HostFacts, Snapshot
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 

@@ -11,7 +11,7 @@ from agent.api.views import amounts_view, decision_view, deployment_view
 from agent.model.gpu import GpuState
 from agent.model.inventory import Inventory
 from agent.updates.port import Engine
-from agent.updates.published import HostFacts, Snapshot
+from agent.updates.snapshot.snapshot import HostFacts, Snapshot
 from agent.wire.host_views import (
     CapacityView,
     CoordinatorView,

@@ -21,7 +21,7 @@ from agent.model.reasons import ReasonCode
 from agent.releases.port import ReleaseError, ReleaseSourceError
 from agent.store.port import MEND_DAMAGE, StoreDamagedError, StoreError
 from agent.traffic.port import TrafficError
-from agent.updates.port import (
+from agent.updates.errors import (
     ConflictError,
     FieldError,
     LeaseExpiredError,

@@ -15,7 +15,7 @@ from agent.api.problems import HttpError
 from agent.api.reply import JSON, Reply, json_reply
 from agent.api.route import Call
 from agent.api.views import decision_view, deployment_view, enclave_view, update_view
-from agent.updates.port import UnknownNameError
+from agent.updates.errors import UnknownNameError
 from agent.wire.answers import Deployments, Enclaves, Events, Updates
 from agent.wire.host_views import HealthView
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from agent.api.reply import JSON, Reply
 from agent.api.roles import Permission, Role
 from agent.api.surface import Surface
-from agent.updates.port import Caller
+from agent.updates.orders import Caller
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from aiohttp import web
 
 from agent.api.problems import HttpError
 from agent.model.event import Event
-from agent.updates.port import Engine, PrunedError
+from agent.updates.errors import PrunedError
+from agent.updates.port import Engine
 
 _log = logging.getLogger(__name__)
 

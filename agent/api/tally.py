@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from agent.updates.published import Snapshot
+from agent.updates.snapshot.snapshot import Snapshot
 
 
 class Tally:

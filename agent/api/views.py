@@ -12,7 +12,7 @@ from agent.model.reasons import Decision, DowntimeEstimate, Reason
 from agent.model.resources import Amounts
 from agent.model.revision import Fault, Revision
 from agent.model.update import Update
-from agent.updates.published import DeploymentFacts, EnclaveFacts
+from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts
 from agent.wire.host_views import AmountsView
 from agent.wire.views import (
     DecisionView,

@@ -14,7 +14,7 @@ from agent.errors import AgentError
 from agent.host.units import SCRATCH_NETWORK, probe_units
 from agent.traffic.haproxy_host import probe_haproxy
 from agent.traffic.nftables import probe_nftables
-from agent.updates.published import Resolved
+from agent.updates.snapshot.snapshot import Resolved
 
 _NO_WALL = "guests can reach what listens on the host's loopback"
 

@@ -22,7 +22,7 @@ from agent.model.gpu import Gpu
 from agent.model.ids import Bdf, EnclaveId
 from agent.probes.port import Probes
 from agent.store.port import Store
-from agent.updates.gpus import gpu_uses
+from agent.updates.admission.gpus import gpu_uses
 
 
 def gpus_of(

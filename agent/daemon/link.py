@@ -18,8 +18,8 @@ from agent.daemon.parts import House
 from agent.host.endure import endure
 from agent.model.ids import HostId
 from agent.model.resources import Listen
-from agent.updates.board import Board
-from agent.updates.published import Snapshot
+from agent.updates.snapshot.publisher import Board
+from agent.updates.snapshot.snapshot import Snapshot
 from agent.wire.gpu_views import InventoryView
 from agent.wire.host_views import CoordinatorView
 from agent.wire.report import ReportedDeployment, ReportedState

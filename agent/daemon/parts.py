@@ -46,13 +46,13 @@ from agent.store.port import Store
 from agent.traffic.haproxy import HaproxyTraffic
 from agent.traffic.nftables import NftablesTraffic
 from agent.traffic.userspace import UserspaceTraffic
-from agent.updates.at_rest import AtRest
-from agent.updates.engine import EngineRoom
-from agent.updates.parts import Parts
-from agent.updates.preflight import no_preflight
-from agent.updates.published import HostFacts, Resolved
-from agent.updates.situation import Policy
-from agent.updates.vault import Vault
+from agent.updates.engine.dependencies import Parts
+from agent.updates.engine.engine import EngineRoom
+from agent.updates.engine.preflight import no_preflight
+from agent.updates.planner.types import Policy
+from agent.updates.secrets.at_rest import AtRest
+from agent.updates.secrets.values import Vault
+from agent.updates.snapshot.snapshot import HostFacts, Resolved
 
 if TYPE_CHECKING:
     from agent.attestation.collateral_cache.service import CollateralService

@@ -22,7 +22,9 @@ from agent.model.release import LocalImage
 
 
 class HostPreflight:
-    """Implements `agent.updates.preflight.Preflight`. `look`: the host around the GPUs, now.
+    """Implements `agent.updates.engine.preflight.Preflight`.
+
+    `look`: the host around the GPUs, now.
 
     `in_units`: a VM has a unit of systemd for itself, which may lock what it needs.
     """

@@ -49,8 +49,8 @@ from agent.model.resources import Listen
 from agent.store.damaged import DamagedStore
 from agent.store.port import Store, StoreDamagedError
 from agent.store.sqlite import STORE_FILE, SqliteStore
-from agent.updates.published import Resolved
-from agent.updates.service import UpdateEngine
+from agent.updates.engine.commands import UpdateEngine
+from agent.updates.snapshot.snapshot import Resolved
 
 log = logging.getLogger(__name__)
 

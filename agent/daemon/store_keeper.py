@@ -16,7 +16,7 @@ from agent.store.backup import back_up
 from agent.store.integrity import check_file
 from agent.store.port import StoreDamagedError, StoreError
 from agent.store.sqlite import SqliteStore
-from agent.updates.board import Board
+from agent.updates.snapshot.publisher import Board
 
 log = logging.getLogger(__name__)
 

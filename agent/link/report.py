@@ -11,7 +11,7 @@ import msgspec
 
 from agent.link.numbers import Numbers
 from agent.link.outbox import Outbox
-from agent.updates.published import Snapshot
+from agent.updates.snapshot.snapshot import Snapshot
 from agent.wire.gpu_views import InventoryView
 from agent.wire.report import PROTOCOL, Report, ReportAnswer, ReportedHost, ReportedState
 

@@ -27,8 +27,8 @@ from agent.store.port import Store, StoreError
 from agent.trust.facts import BLIND
 from agent.trust.keeper import Problems, Trust
 from agent.trust.names import coordinator_uri
-from agent.updates.audit import highest_epoch, see_epoch
-from agent.updates.port import StaleEpochError
+from agent.updates.admission.audit import highest_epoch, see_epoch
+from agent.updates.errors import StaleEpochError
 from agent.wire.host_views import CoordinatorView
 from agent.wire.report import ReportAnswer
 

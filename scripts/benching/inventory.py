@@ -23,7 +23,7 @@ from agent.inventory.pci import PciReader
 from agent.inventory.platform import PlatformProbe
 from agent.inventory.watch import InventoryWatch
 from agent.store.memory import MemoryStore
-from agent.updates.gpus import gpu_uses
+from agent.updates.admission.gpus import gpu_uses
 from scripts.benching.deciding import decision_figures
 from scripts.benching.figures import Bound, Figure, Table, median
 from scripts.benching.options import Options

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from agent.updates.planner import plan
-from agent.updates.situation import Situation
+from agent.updates.planner.plan import plan
+from agent.updates.planner.types import Situation
 from scripts.benching.figures import Bound, Figure, Table, median
 from scripts.benching.options import Options
 from scripts.benching.place import Place

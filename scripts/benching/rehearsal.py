@@ -9,8 +9,8 @@ import asyncio
 
 from agent.model.reasons import Strategy
 from agent.model.update import Step
-from agent.updates.planner import plan
-from agent.updates.situation import Plan, Situation
+from agent.updates.planner.plan import plan
+from agent.updates.planner.types import Plan, Situation
 from tests.fakes.simulated_host import SimulatedHost
 
 Asked = list[tuple[Situation, Plan]]

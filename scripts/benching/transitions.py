@@ -14,8 +14,8 @@ from agent.model.update import Step
 from agent.store.port import Transaction
 from agent.store.rows import encode
 from agent.store.sqlite import SqliteStore
-from agent.updates.persist import persist
-from agent.updates.situation import Situation, Write
+from agent.updates.engine.persist import persist
+from agent.updates.planner.types import Situation, Write
 from scripts.benching.daemon import BenchError
 from scripts.benching.figures import Bound, Figure, Table, median
 from scripts.benching.options import Options

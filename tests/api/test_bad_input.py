@@ -17,7 +17,7 @@ from agent.api import intake
 from agent.api.body import decode
 from agent.api.problems import HttpError
 from agent.model.ids import DeploymentName
-from agent.updates.port import FieldError
+from agent.updates.errors import FieldError
 from agent.wire.requests import DeployRequest, PlanRequest, RollbackRequest, UpdateRequest
 from tests.api_bodies import DEPLOY, WRONG_DEPLOY
 

@@ -10,7 +10,7 @@ import pytest
 from agent.releases.port import ReleaseNotFoundError
 from agent.store.port import StoreError, StoreFullError
 from agent.traffic.port import TrafficError
-from agent.updates.port import RefusedError
+from agent.updates.errors import RefusedError
 from tests.fakes.engine import FakeEngine
 
 

@@ -11,7 +11,7 @@ import pytest
 from agent.api.listeners import local_listener
 from agent.api.server import ApiServer
 from agent.store.port import StoreError
-from agent.updates.port import Caller, NewDeployment
+from agent.updates.orders import Caller, NewDeployment
 from tests.api_bodies import DEPLOY
 from tests.fakes.api_server import MemoryAnswers, surface_of
 from tests.fakes.engine import FakeEngine

@@ -67,7 +67,7 @@ def test_an_end_is_counted_once_and_the_past_not_at_all() -> None:
     import asyncio
 
     from agent.model.resources import Listen
-    from agent.updates.port import Caller, Change, NewDeployment
+    from agent.updates.orders import Caller, Change, NewDeployment
 
     engine, tally = FakeEngine(), Tally()
     me = Caller(name="test")

@@ -8,7 +8,7 @@ from agent.api.page import StatusPage
 from agent.api.surface import NO_COORDINATOR
 from agent.model.reasons import DowntimeEstimate
 from agent.model.revision import Fault
-from agent.updates.published import Expected
+from agent.updates.snapshot.snapshot import Expected
 from agent.wire.host_views import StatusView
 from tests.fakes.api_server import surface_of
 from tests.fakes.engine import STAGES, FakeEngine
@@ -153,7 +153,7 @@ async def test_a_dead_loop_shows_in_healthz() -> None:
     from agent.api.reads import healthz
     from agent.api.roles import Role
     from agent.api.route import Call
-    from agent.updates.port import Caller
+    from agent.updates.orders import Caller
 
     surface = surface_of(FakeEngine(), alive=lambda: ["reconciler has died"])
     call = Call(surface, Role.STATUS, None, {}, {}, None, Caller(name="status"))

@@ -21,7 +21,7 @@ from schemathesis.checks import not_a_server_error
 from agent.api.openapi import document
 from agent.model.ids import DeploymentName
 from agent.model.resources import Listen
-from agent.updates.port import Caller, NewDeployment
+from agent.updates.orders import Caller, NewDeployment
 from agent.wire.text import DEPLOYMENT_PATTERN, ENCLAVE_PATTERN
 from tests.fakes.api_server import ThreadedRpc, ThreadedTcp
 from tests.fakes.engine import FakeEngine

@@ -14,7 +14,7 @@ import pytest
 from agent.enclaves.port import Teardown, VmPhase
 from agent.model.enclave import EnclaveState
 from agent.model.revision import Fault
-from agent.updates.published import Problem
+from agent.updates.snapshot.snapshot import Problem
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cli"
 

@@ -24,7 +24,7 @@ from agent.inventory.port import Gpus
 from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import Traffic
-from agent.updates.gpus import Preparation
+from agent.updates.admission.gpus import Preparation
 from scripts.simulating.machine import SimulatedMachine
 from scripts.simulating.profiles import PROFILES
 from tests.daemon.crash_runs import Matrix, Take, is_by_the_clock

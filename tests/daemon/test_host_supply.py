@@ -16,7 +16,8 @@ from agent.inventory.host import HostProbe
 from agent.model.ids import EnclaveId
 from agent.model.reasons import ReasonCode, Strategy
 from agent.model.resources import Demand
-from agent.updates.port import NewLease, RefusedError
+from agent.updates.errors import RefusedError
+from agent.updates.orders import NewLease
 from tests.fakes.fake_gpus import FakeGpus
 from tests.fakes.gpus import inventory
 from tests.fakes.leasing import leasing_of

@@ -13,7 +13,7 @@ from agent.daemon.store_keeper import StoreKeeper
 from agent.host.clock import ManualClock
 from agent.store.backup import backups, generations
 from agent.store.sqlite import SqliteStore
-from agent.updates.board import Board
+from agent.updates.snapshot.publisher import Board
 from tests.fakes.instant_host import InstantHost
 from tests.fakes.store_damage import carry_log_over, digest, zero_header
 

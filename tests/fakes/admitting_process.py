@@ -24,9 +24,9 @@ from agent.model.ids import DeploymentName
 from agent.model.resources import Listen
 from agent.store.port import Transaction
 from agent.store.sqlite import SqliteStore
-from agent.updates.admission import Ask, Terms, admit_new
-from agent.updates.leasing import admit_lease
-from agent.updates.port import Caller, NewLease
+from agent.updates.admission.admit import Ask, Terms, admit_new
+from agent.updates.admission.leases import admit_lease
+from agent.updates.orders import Caller, NewLease
 from tests.fakes.boards import bdf, cards
 from tests.fakes.simulated_host import release
 

@@ -39,7 +39,7 @@ from agent.host.clock import RealClock
 from agent.model.ids import HostId
 from agent.store.port import StoreFullError
 from agent.store.sqlite import SqliteStore
-from agent.updates.engine import EngineRoom
+from agent.updates.engine.engine import EngineRoom
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CHANGES = frozenset(

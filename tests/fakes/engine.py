@@ -55,18 +55,15 @@ from agent.model.update import (
 )
 from agent.probes.port import HealthView, ProbeView
 from agent.releases.port import KeptImage, ReleaseNotFoundError, ReleaseSourceError
-from agent.updates.port import (
-    Caller,
-    Change,
+from agent.updates.errors import (
     ConflictError,
-    NewDeployment,
-    PlanQuestion,
     PrunedError,
     RefusedError,
     StaleEpochError,
     UnknownNameError,
 )
-from agent.updates.published import (
+from agent.updates.orders import Caller, Change, NewDeployment, PlanQuestion
+from agent.updates.snapshot.snapshot import (
     DeploymentFacts,
     EnclaveFacts,
     Expected,

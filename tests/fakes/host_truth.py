@@ -26,7 +26,7 @@ from agent.model.revision import Deployment, Revision
 from agent.store.port import Reader
 from agent.store.sqlite import SqliteStore
 from agent.traffic.port import Binding, RouteOrder
-from agent.updates.published import Resolved
+from agent.updates.snapshot.snapshot import Resolved
 from tests.fakes.daemon_process import Daemon, kill_all, processes_in
 
 _ID = re.compile(r"[a-z2-7]{8}")

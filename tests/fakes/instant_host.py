@@ -27,15 +27,15 @@ from agent.probes.port import HealthView, ProbeTarget
 from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import RouteOrder
-from agent.updates.at_rest import AtRest
-from agent.updates.engine import EngineRoom
-from agent.updates.host_end import AskHost, stays_up
-from agent.updates.parts import Parts
-from agent.updates.port import Caller, Change, NewDeployment
-from agent.updates.published import DeploymentFacts, HostFacts, Resolved
-from agent.updates.service import UpdateEngine
-from agent.updates.situation import Policy
-from agent.updates.vault import Vault
+from agent.updates.engine.commands import UpdateEngine
+from agent.updates.engine.dependencies import Parts
+from agent.updates.engine.engine import EngineRoom
+from agent.updates.engine.host_shutdown import AskHost, stays_up
+from agent.updates.orders import Caller, Change, NewDeployment
+from agent.updates.planner.types import Policy
+from agent.updates.secrets.at_rest import AtRest
+from agent.updates.secrets.values import Vault
+from agent.updates.snapshot.snapshot import DeploymentFacts, HostFacts, Resolved
 from tests.fakes.boards import bdf, cards
 from tests.fakes.fake_gpus import FakeGpus
 from tests.fakes.instant_parts import InstantReleases, InstantWorkshop

@@ -58,7 +58,10 @@ class InstantReleases:
 
 
 class InstantWorkshop:
-    """Satisfies `agent.updates.gpus.Preparation`. `works`: whether it cleans what is nobody's."""
+    """Satisfies `agent.updates.admission.gpus.Preparation`.
+
+    `works`: whether it cleans what is nobody's.
+    """
 
     def __init__(self, store: Store, clock: ManualClock) -> None:
         self.works = True

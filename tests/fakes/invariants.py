@@ -11,9 +11,9 @@ from agent.model.lease import ClaimKind
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
 from agent.model.update import Decided
-from agent.updates.admission import holdings
-from agent.updates.gpus import recorded
-from agent.updates.transitions import CANCELLED_AFTER_STOP as CANCELLED
+from agent.updates.admission.admit import holdings
+from agent.updates.admission.gpus import recorded
+from agent.updates.planner.transitions import CANCELLED_AFTER_STOP as CANCELLED
 from tests.fakes.simulated_host import NAME, SimulatedHost
 
 

@@ -10,7 +10,7 @@ from agent.model.release import Release
 from agent.releases.port import ReleaseNotFoundError, ReleaseSourceError
 from agent.store.memory import MemoryStore
 from agent.store.port import Store
-from agent.updates.leasing import Leasing
+from agent.updates.admission.leases import Leasing
 from tests.fakes.simulated_host import release
 
 SUPPLY = HostSupply(

@@ -16,9 +16,9 @@ from agent.model.resources import Listen
 from agent.model.revision import DeploymentStatus
 from agent.model.update import Update
 from agent.store.memory import MemoryStore
-from agent.updates.at_rest import AtRest
-from agent.updates.port import Change, NewDeployment
-from agent.updates.published import DeploymentFacts
+from agent.updates.orders import Change, NewDeployment
+from agent.updates.secrets.at_rest import AtRest
+from agent.updates.snapshot.snapshot import DeploymentFacts
 from tests.fakes.instant_host import CALLER, InstantHost, InstantReleases
 
 NAME = DeploymentName("web")

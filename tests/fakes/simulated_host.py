@@ -29,17 +29,18 @@ from agent.model.update import Step, Update
 from agent.probes.port import HealthView
 from agent.store.memory import MemoryStore
 from agent.store.port import Reader, Transaction
-from agent.updates.admission import Ask, admit_change, admit_new
-from agent.updates.allocation import Terms
-from agent.updates.bringing_back import bring_back
-from agent.updates.facts import deployment_status
-from agent.updates.leases import expire, give_back
-from agent.updates.leasing import admit_lease
-from agent.updates.persist import Observation, persist, read_rows, situation
-from agent.updates.planner import plan
-from agent.updates.port import Caller, NewLease
-from agent.updates.regroup import regroup
-from agent.updates.situation import (
+from agent.updates.admission.admit import Ask, admit_change, admit_new
+from agent.updates.admission.lease_rows import expire, give_back
+from agent.updates.admission.leases import admit_lease
+from agent.updates.admission.reassign_gpus import regroup
+from agent.updates.admission.restart_old import bring_back
+from agent.updates.admission.rows import Terms
+from agent.updates.admission.warm_rollback import roll_back_warm, warm_enclave
+from agent.updates.engine.persist import persist
+from agent.updates.orders import Caller, NewLease
+from agent.updates.planner.attestation import held_since
+from agent.updates.planner.plan import plan
+from agent.updates.planner.types import (
     Action,
     ActionKind,
     Judged,
@@ -49,9 +50,9 @@ from agent.updates.situation import (
     Situation,
     Write,
 )
-from agent.updates.trust import held_since
-from agent.updates.upkeep import GPU_QUARANTINED
-from agent.updates.warm import roll_back_warm, warm_enclave
+from agent.updates.planner.upkeep import GPU_QUARANTINED
+from agent.updates.snapshot.rows import Observation, read_rows, situation
+from agent.updates.snapshot.status import deployment_status
 from tests.fakes.boards import bdf, cards
 
 T = TypeVar("T")

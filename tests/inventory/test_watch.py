@@ -29,7 +29,7 @@ from agent.model.preparation import GpuCondition
 from agent.store.memory import MemoryStore
 from agent.store.port import Store, StoreFullError
 from agent.store.sqlite import SqliteStore
-from agent.updates.gpus import gpu_uses
+from agent.updates.admission.gpus import gpu_uses
 from tests.fakes import sysfs_tree as trees
 from tests.fakes.failing_store import FailingStore
 from tests.fakes.gpus import BDF, OTHER

@@ -12,7 +12,7 @@ from agent.model.release import LocalImage, Release
 from agent.model.update import Step, UpdateStatus
 from agent.releases.store import ReleaseStore, open_releases
 from agent.store.memory import MemoryStore
-from agent.updates.port import Change
+from agent.updates.orders import Change
 from tests.fakes.fake_vms import releases_of_own_images
 from tests.fakes.instant_host import CALLER, InstantHost
 

@@ -10,9 +10,9 @@ from agent.enclaves.port import VmPhase
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
 from agent.model.update import Step
-from agent.updates.alarms import Alarm, alarms
-from agent.updates.persist import read_rows, situation
-from agent.updates.situation import ActionKind
+from agent.updates.planner.alarms import Alarm, alarms
+from agent.updates.planner.types import ActionKind
+from agent.updates.snapshot.rows import read_rows, situation
 from tests.fakes.simulated_host import NAME, SimulatedHost
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.model.ids import DeploymentName
-from agent.updates.bells import Bells
+from agent.updates.engine.wakeups import Bells
 
 ONE, TWO = DeploymentName("one"), DeploymentName("two")
 

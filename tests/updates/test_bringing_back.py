@@ -11,10 +11,11 @@ from agent.model.event import Event
 from agent.model.reasons import Strategy
 from agent.model.revision import DeploymentStatus, Wish
 from agent.model.update import Step, UpdateStatus
-from agent.updates import bringing_back
-from agent.updates.port import Change, RefusedError
-from agent.updates.published import DeploymentFacts
-from agent.updates.situation import ActionKind
+from agent.updates.admission import restart_old
+from agent.updates.errors import RefusedError
+from agent.updates.orders import Change
+from agent.updates.planner.types import ActionKind
+from agent.updates.snapshot.snapshot import DeploymentFacts
 from tests.fakes.instant_host import CALLER, InstantHost, Make
 from tests.fakes.simulated_host import NAME, SimulatedHost, release
 
@@ -215,7 +216,7 @@ async def test_the_engine_lets_a_stop_or_a_delete_win(make: Make, verb: str) -> 
 async def test_the_engine_lets_another_update_win(
     make: Make, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bringing_back, "_LOOK_AGAIN_S", 3600)  # the other one is first
+    monkeypatch.setattr(restart_old, "_LOOK_AGAIN_S", 3600)  # the other one is first
     host = await owing(make)
     host.vms.failing.clear()
     asked = {

@@ -9,9 +9,10 @@ import pytest
 from agent.model.ids import DeploymentName
 from agent.model.reasons import Strategy
 from agent.model.update import Step, UpdateStatus
-from agent.updates.port import Change, ConflictError, RefusedError
-from agent.updates.published import DeploymentFacts
-from agent.updates.situation import Policy
+from agent.updates.errors import ConflictError, RefusedError
+from agent.updates.orders import Change
+from agent.updates.planner.types import Policy
+from agent.updates.snapshot.snapshot import DeploymentFacts
 from tests.fakes.instant_host import CALLER, InstantHost, Make, new
 
 NAME = DeploymentName("web")

@@ -16,8 +16,8 @@ from agent.model.resources import GUEST_HTTPS_PORT
 from agent.releases.port import ReleaseSourceError
 from agent.store.memory import MemoryStore
 from agent.store.port import Transaction
-from agent.updates.executor import Executor, UnknownEnclaveError
-from agent.updates.situation import Action, ActionKind, Judged
+from agent.updates.engine.executor import Executor, UnknownEnclaveError
+from agent.updates.planner.types import Action, ActionKind, Judged
 from tests.fakes.instant_host import InstantHost
 from tests.fakes.rows import deployment, enclave, release, revision
 

@@ -19,8 +19,9 @@ from agent.traffic.haproxy import HaproxyTraffic
 from agent.traffic.nftables import NftablesTraffic
 from agent.traffic.port import Traffic
 from agent.traffic.userspace import UserspaceTraffic
-from agent.updates.port import Change, ConflictError, FieldError, PlanQuestion, RefusedError
-from agent.updates.published import DeploymentFacts
+from agent.updates.errors import ConflictError, FieldError, RefusedError
+from agent.updates.orders import Change, PlanQuestion
+from agent.updates.snapshot.snapshot import DeploymentFacts
 from tests.fakes.instant_host import CALLER, InstantHost, Make, new
 from tests.fakes.simulated_host import release
 

@@ -12,7 +12,8 @@ from agent.model.ids import DeploymentName
 from agent.model.reasons import Strategy
 from agent.model.update import Step, Update, UpdateStatus
 from agent.store.rows import decode, encode
-from agent.updates.port import Change, RefusedError
+from agent.updates.errors import RefusedError
+from agent.updates.orders import Change
 from tests.fakes.instant_host import CALLER, InstantHost, Make
 from tests.fakes.rows import update as some_update
 

@@ -12,9 +12,9 @@ from agent.host.clock import ManualClock
 from agent.model.ids import DeploymentName
 from agent.store.memory import MemoryStore
 from agent.store.port import Transaction
-from agent.updates.port import Caller
-from agent.updates.secrets import Secrets, Staged
-from agent.updates.vault import Vault
+from agent.updates.orders import Caller
+from agent.updates.secrets.values import Vault
+from agent.updates.secrets.versions import Secrets, Staged
 from tests.fakes.rows import deployment, revision
 
 NAME = DeploymentName("web")

@@ -12,8 +12,8 @@ from agent.capacity.supply import HostSupply
 from agent.model.update import Step, Update, UpdateStatus
 from agent.releases.port import ReleaseSourceError
 from agent.releases.signature import SignatureRequiredError
-from agent.updates.port import RefusedError
-from agent.updates.service import UpdateEngine
+from agent.updates.engine.commands import UpdateEngine
+from agent.updates.errors import RefusedError
 from tests.fakes.leasing import TaggedReleases
 from tests.fakes.simulated_host import CALLER, NAME, SimulatedHost, release
 

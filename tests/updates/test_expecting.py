@@ -8,10 +8,10 @@ import pytest
 
 from agent.model.reasons import DecidedStrategy, Decision, Strategy
 from agent.model.update import Step
-from agent.updates.facts import deployment_facts
-from agent.updates.patience import BOOTS, shape_of
-from agent.updates.persist import read_rows
-from agent.updates.published import Expected
+from agent.updates.planner.boot_deadline import BOOTS, shape_of
+from agent.updates.snapshot.rows import read_rows
+from agent.updates.snapshot.snapshot import Expected
+from agent.updates.snapshot.status import deployment_facts
 from tests.fakes.simulated_host import NAME, POLICY, SimulatedHost, release
 
 

@@ -10,7 +10,7 @@ import pytest
 from agent.model.enclave import Enclave
 from agent.model.ids import Bdf
 from agent.model.update import Step, UpdateStatus
-from agent.updates.situation import ActionKind
+from agent.updates.planner.types import ActionKind
 from tests.fakes.boards import bdf
 from tests.fakes.simulated_host import NAME, SimulatedHost
 

@@ -20,13 +20,14 @@ from agent.model.resources import Demand
 from agent.model.revision import Wish
 from agent.model.update import Step, UpdateStatus
 from agent.releases.measurement import unmeasured
-from agent.updates.executor import Executor
-from agent.updates.gpus import gpu_uses
-from agent.updates.port import NewLease, RefusedError
-from agent.updates.preflight import Preflight, no_preflight
-from agent.updates.secrets import Secrets
-from agent.updates.situation import Action, ActionKind
-from agent.updates.vault import Vault
+from agent.updates.admission.gpus import gpu_uses
+from agent.updates.engine.executor import Executor
+from agent.updates.engine.preflight import Preflight, no_preflight
+from agent.updates.errors import RefusedError
+from agent.updates.orders import NewLease
+from agent.updates.planner.types import Action, ActionKind
+from agent.updates.secrets.values import Vault
+from agent.updates.secrets.versions import Secrets
 from tests.fakes.boards import bdf
 from tests.fakes.leasing import TaggedReleases, leasing_of
 from tests.fakes.simulated_host import CALLER, NAME, SimulatedHost

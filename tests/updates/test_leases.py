@@ -18,15 +18,10 @@ from agent.model.resources import Demand
 from agent.store.memory import MemoryStore
 from agent.store.port import Reader
 from agent.store.sqlite import SqliteStore
-from agent.updates.leases import expire
-from agent.updates.leasing import Leasing
-from agent.updates.port import (
-    FieldError,
-    LeaseExpiredError,
-    NewLease,
-    RefusedError,
-    UnknownNameError,
-)
+from agent.updates.admission.lease_rows import expire
+from agent.updates.admission.leases import Leasing
+from agent.updates.errors import FieldError, LeaseExpiredError, RefusedError, UnknownNameError
+from agent.updates.orders import NewLease
 from tests.fakes.leasing import leasing_of
 from tests.fakes.simulated_host import CALLER, NAME, SimulatedHost
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.model.ids import Bdf, DeploymentName
-from agent.updates.launch_order import biggest_first
+from agent.updates.engine.launch_order import biggest_first
 from tests.fakes.rows import enclave
 
 

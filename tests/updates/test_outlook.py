@@ -12,9 +12,10 @@ from agent.capacity.supply import vm_memory_mib
 from agent.model.ids import DeploymentName
 from agent.model.resources import Listen
 from agent.model.update import Step, UpdateStatus
-from agent.updates.port import Change, RefusedError
-from agent.updates.published import DeploymentFacts, Feasibility, RollbackOption
-from agent.updates.situation import Policy
+from agent.updates.errors import RefusedError
+from agent.updates.orders import Change
+from agent.updates.planner.types import Policy
+from agent.updates.snapshot.snapshot import DeploymentFacts, Feasibility, RollbackOption
 from tests.fakes.boards import bdf, cards
 from tests.fakes.instant_host import CALLER, POLICY, InstantHost, Make, new
 from tests.fakes.simulated_host import release

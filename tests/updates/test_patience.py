@@ -6,7 +6,7 @@ import pytest
 
 from agent.model.resources import Demand
 from agent.model.update import Booting, Step
-from agent.updates.patience import BOOTS, boot_deadline_s, shape_of
+from agent.updates.planner.boot_deadline import BOOTS, boot_deadline_s, shape_of
 from tests.fakes.simulated_host import SimulatedHost, release
 
 SMALL = Demand(memory_mib=1024, vcpus=1)

@@ -17,7 +17,7 @@ from agent.model.reasons import Strategy
 from agent.model.revision import Wish
 from agent.model.update import Step
 from agent.store.memory import MemoryStore
-from agent.updates.situation import Action, ActionKind, Write
+from agent.updates.planner.types import Action, ActionKind, Write
 from tests.fakes.invariants import broken
 from tests.fakes.simulated_host import NAME, SimulatedHost
 

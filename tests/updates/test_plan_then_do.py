@@ -18,7 +18,8 @@ from agent.model.lease import Claim, ClaimKind
 from agent.model.reasons import DecidedStrategy, Decision, ReasonCode, Strategy
 from agent.model.resources import Demand
 from agent.store.port import Transaction
-from agent.updates.port import Change, FieldError, PlanQuestion, RefusedError
+from agent.updates.errors import FieldError, RefusedError
+from agent.updates.orders import Change, PlanQuestion
 from tests.fakes.boards import bdf, cards, hgx_hopper
 from tests.fakes.instant_host import CALLER, InstantHost, Make, new
 from tests.fakes.simulated_host import release

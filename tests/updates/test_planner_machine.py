@@ -16,14 +16,9 @@ from agent.model.ids import LeaseId
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
 from agent.model.update import Decided, Step
-from agent.updates.gpus import recorded
-from agent.updates.port import (
-    ConflictError,
-    LeaseExpiredError,
-    RefusedError,
-    UnknownNameError,
-)
-from agent.updates.situation import ActionKind, Plan
+from agent.updates.admission.gpus import recorded
+from agent.updates.errors import ConflictError, LeaseExpiredError, RefusedError, UnknownNameError
+from agent.updates.planner.types import ActionKind, Plan
 from tests.fakes.invariants import at_rest, broken
 from tests.fakes.moments import walk
 from tests.fakes.simulated_host import NAME, SimulatedHost

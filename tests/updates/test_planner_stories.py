@@ -9,8 +9,8 @@ import pytest
 from agent.model.reasons import DecidedStrategy, Strategy
 from agent.model.revision import Wish
 from agent.model.update import Decided, Step, UpdateStatus
-from agent.updates.port import ConflictError, RefusedError
-from agent.updates.situation import ActionKind
+from agent.updates.errors import ConflictError, RefusedError
+from agent.updates.planner.types import ActionKind
 from tests.fakes.simulated_host import NAME, SimulatedHost
 
 

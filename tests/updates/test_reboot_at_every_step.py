@@ -7,8 +7,8 @@ import pytest
 from agent.model.reasons import Strategy
 from agent.model.revision import DeploymentStatus
 from agent.model.update import Decided, Step, UpdateStatus
-from agent.updates.situation import ActionKind
-from agent.updates.upkeep import SECRETS_MISSING
+from agent.updates.planner.types import ActionKind
+from agent.updates.planner.upkeep import SECRETS_MISSING
 from tests.fakes.invariants import at_rest, broken
 from tests.fakes.moments import CASES, Case, at_every_moment
 from tests.fakes.simulated_host import SimulatedHost

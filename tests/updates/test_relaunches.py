@@ -9,7 +9,7 @@ import pytest
 
 from agent.model.revision import DeploymentStatus, Fault
 from agent.model.update import Step, UpdateStatus
-from agent.updates.situation import ActionKind
+from agent.updates.planner.types import ActionKind
 from tests.fakes.invariants import at_rest
 from tests.fakes.simulated_host import POLICY, SimulatedHost
 

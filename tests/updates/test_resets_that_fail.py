@@ -8,7 +8,7 @@ import pytest
 
 from agent.model.reasons import Strategy
 from agent.model.update import Step, UpdateStatus
-from agent.updates.situation import ActionKind
+from agent.updates.planner.types import ActionKind
 from tests.fakes.simulated_host import SimulatedHost
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from agent.model.revision import DeploymentStatus
 from agent.model.update import UpdateStatus
-from agent.updates.port import ConflictError, RefusedError
-from agent.updates.published import Feasibility
+from agent.updates.errors import ConflictError, RefusedError
+from agent.updates.snapshot.snapshot import Feasibility
 from tests.fakes.instant_host import CALLER
 from tests.fakes.sealed_machine import NAME, RUNNING, WAITING, SealedMachine
 

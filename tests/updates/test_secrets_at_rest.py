@@ -12,8 +12,8 @@ import pytest
 from agent.host.commands import run_command
 from agent.host.credentials import CredentialError, Credentials, why_none
 from agent.model.ids import DeploymentName
-from agent.updates.at_rest import AtRest
-from agent.updates.published import Problem
+from agent.updates.secrets.at_rest import AtRest
+from agent.updates.snapshot.snapshot import Problem
 from tests.fakes.instant_host import CALLER
 from tests.fakes.sealed_machine import NAME, RUNNING, WAITING, SealedMachine
 

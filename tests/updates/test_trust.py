@@ -9,10 +9,10 @@ import pytest
 
 from agent.attestation.port import Check, Verdict
 from agent.model.update import Step, UpdateStatus
-from agent.updates.alarms import alarms
-from agent.updates.facts import deployment_status
-from agent.updates.persist import read_rows, situation
-from agent.updates.situation import ActionKind
+from agent.updates.planner.alarms import alarms
+from agent.updates.planner.types import ActionKind
+from agent.updates.snapshot.rows import read_rows, situation
+from agent.updates.snapshot.status import deployment_status
 from tests.fakes.simulated_host import NAME, POLICY, SimulatedHost
 
 GOOD = Verdict(attested=True, checks=(Check(code="snp_signature", passed=True, detail="ok"),))

@@ -14,8 +14,9 @@ from agent.model.lease import Lease
 from agent.model.reasons import Strategy
 from agent.model.resources import Demand
 from agent.model.update import Step
-from agent.updates.port import LeaseExpiredError, NewLease
-from agent.updates.situation import Write
+from agent.updates.errors import LeaseExpiredError
+from agent.updates.orders import NewLease
+from agent.updates.planner.types import Write
 from tests.fakes.leasing import leasing_of
 from tests.fakes.simulated_host import CALLER, NAME, POLICY, SimulatedHost
 

@@ -45,7 +45,7 @@ _FAILED_LAUNCHES = 3  # in a row, before a GPU is suspected
 
 
 class Workshop:
-    """Implements `agent.updates.gpus.Preparation`.
+    """Implements `agent.updates.admission.gpus.Preparation`.
 
     `present`: the GPUs and switches that are there. `place_of`: what is known of the board of one;
     None if it is not there. `quarantine`: take it out of use, with the reason. `released`: NVML is

@@ -1,0 +1,290 @@
+"""Admission: a request becomes rows, all in one transaction, or is refused with reasons.
+
+The decision itself is `agent.capacity` (pure). Here it is asked with what is recorded at that very
+moment, and its grant is recorded in the same transaction: the revision, the update, the new
+enclave's row (which is its allocation) and the exclusive claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from agent.capacity.decision import decide
+from agent.capacity.supply import Admission, Holding, HostSupply, Question, charged
+from agent.model.clock import Instant
+from agent.model.enclave import Enclave, Lifecycle
+from agent.model.ids import DeploymentName, LeaseId
+from agent.model.lease import Claim, Lease
+from agent.model.reasons import Reason, ReasonCode, Strategy
+from agent.model.release import Release
+from agent.model.resources import Demand, Listen, Publish
+from agent.model.revision import Deployment, Revision, Route, Wish
+from agent.model.update import Update
+from agent.store.port import Reader, Transaction
+from agent.updates.admission.audit import sign
+from agent.updates.admission.gpus import recorded
+from agent.updates.admission.lease_rows import expire, spend
+from agent.updates.admission.rows import (
+    Options,
+    Terms,
+    admitted_event,
+    claim_all,
+    new_enclave,
+    new_update,
+)
+from agent.updates.errors import ConflictError, RefusedError
+
+# Which of a deployment's secrets (name → version) have no value on this host.
+Missing = Callable[[DeploymentName, Mapping[str, int]], tuple[str, ...]]
+
+_REFUSING = Route(generation=0, enclave=None)
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that has been checked field by field. `secrets`: name → version to be given."""
+
+    name: DeploymentName
+    release: Release
+    listen: Listen
+    publish: tuple[Publish, ...]
+    domain: str | None
+    variables: Mapping[str, str]
+    secrets: Mapping[str, int]
+    staging: bool = False
+    strategy: Strategy | None = None
+    revert_after_switch: bool = True
+    restart_old_on_failure: bool = False
+    lease: str | None = None
+    obstacles: tuple[Reason, ...] = ()
+
+
+def holdings(tx: Reader) -> list[Holding]:
+    """Every enclave's allocation, as the ledger sees it."""
+    found = []
+    for row in tx.enclaves():
+        revision = tx.revision(row.deployment, row.revision)
+        demand = revision.demand if revision else None
+        bare = Demand(memory_mib=row.memory_mib, vcpus=row.vcpus)
+        found.append(Holding.of(row, demand or bare))
+    return found
+
+
+def question(
+    tx: Reader,
+    name: DeploymentName,
+    revision: Revision,
+    options: Options,
+) -> Question:
+    """What admission asks the capacity room."""
+    own = [row.id for row in tx.enclaves(name)]
+    running = tx.running_update(name) is not None
+    return Question(
+        demand=revision.demand,
+        deployment=name,
+        listen_claims=revision.listen_claims,
+        own=tuple(own),
+        running_update=running,
+        insisted=options.strategy,
+        staging=options.staging,
+        lease=LeaseId(options.lease) if options.lease else None,
+        obstacles=options.obstacles,
+    )
+
+
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is recorded of who has what, with what the host has at this moment."""
+
+    supply: HostSupply
+    holdings: list[Holding]
+    claims: list[Claim]
+    leases: list[Lease]
+    now: Instant
+
+    @classmethod
+    def read(cls, tx: Reader, supply: HostSupply, now: Instant) -> Ledger:
+        """Of this transaction."""
+        return cls(
+            supply=recorded(tx, supply),
+            holdings=holdings(tx),
+            claims=tx.claims(),
+            leases=tx.leases(),
+            now=now,
+        )
+
+    def judge(self, tx: Reader, asked: Question) -> Admission:
+        """The decision; `tx` is the transaction that this was read in."""
+        name = asked.deployment
+        history = tx.samples("downtime", name) if name else []
+        return decide(
+            msgspec.structs.replace(asked, demand=charged(asked.demand, self.supply)),
+            self.supply,
+            holdings=self.holdings,
+            claims=self.claims,
+            leases=self.leases,
+            now=self.now,
+            history=history or tx.samples("downtime", ""),
+        )
+
+
+def judge(tx: Reader, asked: Question, supply: HostSupply, now: Instant) -> Admission:
+    """The decision on what is recorded at this moment."""
+    return Ledger.read(tx, supply, now).judge(tx, asked)
+
+
+def new_revision(ask: Ask, number: int, now: Instant) -> Revision:
+    """The revision that a request describes."""
+    release = ask.release
+    return Revision(
+        deployment=ask.name,
+        number=number,
+        repo=release.repo,
+        tag=release.tag,
+        release_digest=release.digest,
+        demand=release.demand,
+        listen=ask.listen,
+        publish=ask.publish,
+        domain=ask.domain,
+        variables=dict(ask.variables),
+        secrets=dict(ask.secrets),
+        secret_names=release.secret_names,
+        inbound_ports=release.inbound_ports,
+        start_period_s=release.start_period_s,
+        container_names=release.container_names,
+        health_path=release.health_path,
+        debug=release.debug,
+        created_at=now,
+    )
+
+
+def admit_new(tx: Transaction, ask: Ask, terms: Terms) -> Update:
+    """Create a deployment with its first update. Raises ConflictError or RefusedError."""
+    if tx.deployment(ask.name) is not None:
+        raise ConflictError("exists", f"deployment {ask.name} exists already; update it instead")
+    revision = new_revision(ask, 1, terms.now)
+    deployment = Deployment(
+        name=ask.name,
+        wish=Wish.RUN,
+        active_slot=None,
+        active_revision=None,
+        route=_REFUSING,
+        last_revision=1,
+        created_at=terms.now,
+    )
+    return _admit(tx, deployment, revision, _options(ask), terms)
+
+
+def admit_change(tx: Transaction, ask: Ask, terms: Terms) -> Update:
+    """Update an existing deployment to a new revision. Raises ConflictError or RefusedError."""
+    deployment = existing(tx, ask.name)
+    revision = new_revision(ask, deployment.last_revision + 1, terms.now)
+    return _admit(tx, deployment, revision, _options(ask), terms)
+
+
+def admit_revision(
+    tx: Transaction,
+    name: DeploymentName,
+    number: int,
+    options: Options,
+    terms: Terms,
+) -> Update:
+    """Update a deployment to a revision that it had. Raises ConflictError or RefusedError."""
+    deployment = existing(tx, name)
+    revision = tx.revision(name, number)
+    if revision is None:
+        raise ConflictError("no_such_revision", f"{name} has no revision {number}")
+    return _admit(tx, deployment, revision, options, terms)
+
+
+def existing(tx: Reader, name: DeploymentName) -> Deployment:
+    """A deployment that may be updated. Raises ConflictError."""
+    deployment = tx.deployment(name)
+    if deployment is None or deployment.wish is Wish.DELETE:
+        raise ConflictError("deleting", f"deployment {name} is being deleted")
+    if any(row.lifecycle is Lifecycle.STOPPING for row in tx.enclaves(name)) and (
+        tx.running_update(name) is None
+    ):
+        raise ConflictError("stopping", f"deployment {name} is still being stopped; try again")
+    return deployment
+
+
+def _options(ask: Ask) -> Options:
+    return Options(
+        staging=ask.staging,
+        strategy=ask.strategy,
+        revert_after_switch=ask.revert_after_switch,
+        restart_old_on_failure=ask.restart_old_on_failure,
+        lease=ask.lease,
+        obstacles=ask.obstacles,
+    )
+
+
+def _admit(
+    tx: Transaction,
+    deployment: Deployment,
+    revision: Revision,
+    options: Options,
+    terms: Terms,
+) -> Update:
+    name, now = deployment.name, terms.now
+    demand = charged(revision.demand, terms.supply)
+    revision = msgspec.structs.replace(revision, demand=demand)
+    expire(tx, now)
+    admission = judge(tx, question(tx, name, revision, options), terms.supply, now)
+    if admission.grant is None:
+        raise RefusedError(admission.decision)
+    old = _active(tx, deployment)
+    enclave = new_enclave(deployment, revision, admission.grant, old, now)
+    update = new_update(revision, options, admission.decision, enclave, terms)
+    if old is not None:
+        before = tx.revision(name, old.revision)
+        update = msgspec.structs.replace(
+            update,
+            from_revision=old.revision,
+            from_enclave=old.id,
+            from_tag=before.tag if before else None,
+        )
+    tx.put_deployment(
+        msgspec.structs.replace(
+            deployment,
+            wish=Wish.RUN,
+            restart_revision=None,
+            last_revision=max(deployment.last_revision, revision.number),
+        )
+    )
+    tx.put_revision(revision)
+    tx.put_update(update)
+    tx.put_enclave(enclave)
+    if options.lease:
+        spend(tx, LeaseId(options.lease), update.id, terms.caller)
+    claim_all(tx, revision, enclave, admission.grant)
+    sign(tx, admitted_event(update), terms.caller)
+    return update
+
+
+def _active(tx: Reader, deployment: Deployment) -> Enclave | None:
+    for row in tx.enclaves(deployment.name):
+        if row.slot is deployment.active_slot:
+            return row
+    return None
+
+
+def secrets_missing(names: list[str]) -> Reason:
+    """The refusal of a release whose secrets were not supplied."""
+    return Reason(
+        code=ReasonCode.SECRETS_MISSING,
+        detail=f"no value for: {', '.join(names)}",
+        needed=len(names),
+        available=0,
+    )
+
+
+def secrets_gone(names: Sequence[str]) -> Reason:
+    """The refusal of a revision whose secrets' values are not on this host any more."""
+    return Reason(
+        code=ReasonCode.SECRETS_MISSING,
+        detail=f"values of {', '.join(names)} are not on this host; supply them again",
+        needed=len(names),
+        available=0,
+    )

@@ -1,0 +1,132 @@
+"""What a request is about: the row that it names, or the error that says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from agent.model.enclave import Enclave
+from agent.model.event import EventDraft
+from agent.model.ids import DeploymentName
+from agent.model.revision import Deployment, DeploymentStatus, Revision
+from agent.model.update import Decided, Update
+from agent.store.port import Reader, Transaction
+from agent.updates.admission.admit import existing
+from agent.updates.admission.audit import sign
+from agent.updates.admission.warm_rollback import warm_enclave
+from agent.updates.errors import ConflictError, UnknownNameError
+from agent.updates.orders import Caller, Change
+
+
+def named(tx: Reader, name: DeploymentName) -> Deployment:
+    deployment = tx.deployment(name)
+    if deployment is None:
+        raise UnknownNameError(f"no deployment {name}")
+    return deployment
+
+
+def current(tx: Reader, name: DeploymentName) -> Revision:
+    """The revision that an update starts from: what serves or served, else what was tried."""
+    named(tx, name)
+    deployment = existing(tx, name)
+    return recorded_revision(tx, name, deployment.active_revision or deployment.last_revision)
+
+
+def recorded_revision(tx: Reader, name: DeploymentName, number: int) -> Revision:
+    revision = tx.revision(name, number)
+    if revision is None:
+        raise UnknownNameError(f"no revision {number} of {name}")
+    return revision
+
+
+def running(tx: Reader, name: DeploymentName) -> Update:
+    named(tx, name)
+    update = tx.running_update(name)
+    if update is None:
+        raise ConflictError("no_update", f"no update of {name} is running")
+    return update
+
+
+def to_cancel(tx: Reader, name: DeploymentName, is_well: Callable[[Enclave], bool]) -> Update:
+    """The running update, before its switch. Raises ConflictError that says how to go back."""
+    deployment, update = named(tx, name), tx.running_update(name)
+    back = way_back(tx, deployment)
+    if update is None:
+        newest = tx.updates(name, limit=1)
+        detail = f"no update of {name} is running"
+        if newest and newest[0].decided is Decided.COMPLETE:
+            detail += f": the last one is completed; {back}"
+        raise ConflictError("no_update", detail)
+    if update.decided not in (Decided.SWITCH, Decided.COMPLETE):
+        return update
+    warm = warm_enclave(tx, deployment, update.from_revision) if update.from_revision else None
+    if warm is None or not is_well(warm):
+        back = f"wait until the update is completed; {back}"
+    raise ConflictError("switched", f"traffic has switched already; {back}")
+
+
+def way_back(tx: Reader, deployment: Deployment) -> str:
+    """How to leave the version that serves, in words for a person."""
+    served = rollback_targets(tx, deployment)
+    if not served:
+        stop = f"enclave-agent stop {deployment.name}"
+        return f"there is no older version to go back to; to stop this one: {stop}"
+    return f"to go back: enclave-agent rollback {deployment.name} --to {served[0].tag}"
+
+
+def still_there(name: DeploymentName, status: DeploymentStatus | None) -> ConflictError:
+    """Why a deployment that is to run already is not started."""
+    if status is not DeploymentStatus.WAITING_FOR_SECRETS:
+        return ConflictError("running", f"deployment {name} runs already")
+    return ConflictError(
+        "waiting_for_secrets",
+        f"deployment {name} starts by itself once its secrets are here: "
+        f"enclave-agent secrets set {name} K=@FILE (status {name} says which)",
+    )
+
+
+def flag(tx: Transaction, update: Update, caller: Caller, **flags: bool) -> Update:
+    after = msgspec.structs.replace(update, **flags)
+    tx.put_update(after)
+    event = EventDraft(
+        kind="request", deployment=update.deployment, update=update.id, to=next(iter(flags))
+    )
+    sign(tx, event, caller)
+    return after
+
+
+def values(change: Change) -> Mapping[str, str | None] | None:
+    return {} if change.secrets is msgspec.UNSET else change.secrets
+
+
+def rollback_target(tx: Reader, name: DeploymentName, to: str | int | None) -> Revision:
+    deployment = named(tx, name)
+    served = rollback_targets(tx, deployment)
+    if to is None:
+        if not served:
+            raise ConflictError("nothing_to_roll_back_to", f"{name} served no other revision")
+        return served[0]
+    for revision in [*served, *tx.revisions(name)]:
+        if to in (revision.tag, revision.number, str(revision.number)):
+            return revision
+    raise UnknownNameError(f"{name} has no revision {to}")
+
+
+_MAX_ROLLBACKS = 8
+
+
+def rollback_targets(tx: Reader, deployment: Deployment) -> list[Revision]:
+    """Revisions that once served and do not now, the one that served last first."""
+    found: dict[int, Revision] = {}
+    for update in tx.updates(deployment.name, limit=200):
+        numbers = [update.from_revision]
+        if update.decided is Decided.COMPLETE:
+            numbers.insert(0, update.revision)
+        for number in numbers:
+            if number is None or number == deployment.active_revision or number in found:
+                continue
+            revision = tx.revision(deployment.name, number)
+            if revision is not None:
+                found[number] = revision
+    return list(found.values())[:_MAX_ROLLBACKS]

@@ -1,0 +1,134 @@
+"""From a validated request to an `Ask`: the release is read, names are compared with its needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from agent.model.reasons import DecidedStrategy, Decision, Reason, ReasonCode
+from agent.model.release import Release
+from agent.model.resources import GUEST_HTTPS_PORT, Listen, Publish
+from agent.model.revision import Revision
+from agent.releases.port import ReleaseError, Releases
+from agent.traffic.port import Traffic
+from agent.updates.admission.admit import Ask, secrets_missing
+from agent.updates.errors import FieldError, RefusedError
+from agent.updates.orders import Change, NewDeployment
+
+
+async def resolve(releases: Releases, repo: str, tag: str) -> Release:
+    """The release, or a refusal with the reason. Raises RefusedError, ReleaseSourceError."""
+    try:
+        return await releases.resolve(repo, tag)
+    except ReleaseError as error:
+        raise RefusedError(refusal(error)) from error
+
+
+async def require_signed(releases: Releases, revision: Revision) -> None:
+    """A revision of before, asked for what a tag is asked today.
+
+    Raises RefusedError, ReleaseSourceError.
+    """
+    try:
+        await releases.require_signed(revision.repo, revision.tag, revision.release_digest)
+    except ReleaseError as error:
+        raise RefusedError(refusal(error)) from error
+
+
+def refusal(error: ReleaseError) -> Decision:
+    """A release that cannot be used, as a decision."""
+    known = {str(code) for code in ReasonCode}
+    code = ReasonCode(error.code) if error.code in known else ReasonCode.RELEASE_INVALID
+    reason = Reason(code=code, detail=str(error))
+    return Decision(strategy=DecidedStrategy.REFUSE, reasons=(reason,))
+
+
+def ask_for_new(
+    request: NewDeployment, release: Release, secrets: Mapping[str, int], traffic: Traffic
+) -> Ask:
+    """Raises FieldError."""
+    ask = Ask(
+        name=request.name,
+        release=release,
+        listen=request.listen,
+        publish=request.publish,
+        domain=request.domain,
+        variables=request.variables,
+        secrets=secrets,
+        staging=request.staging,
+        lease=request.lease,
+    )
+    return _checked(ask, traffic)
+
+
+def ask_for_change(
+    change: Change,
+    before: Revision,
+    release: Release,
+    secrets: Mapping[str, int],
+    traffic: Traffic,
+    *,
+    revert_after_switch: bool,
+) -> Ask:
+    """What is absent in the change stays as it was. Raises FieldError."""
+    variables = dict(before.variables)
+    if change.variables is None:
+        variables = {}
+    elif change.variables is not msgspec.UNSET:
+        for name, value in change.variables.items():
+            if value is None:
+                variables.pop(name, None)
+            else:
+                variables[name] = value
+    wanted = change.revert_after_switch
+    ask = Ask(
+        name=before.deployment,
+        release=release,
+        listen=before.listen if change.listen is msgspec.UNSET else change.listen,
+        publish=before.publish if change.publish is msgspec.UNSET else change.publish,
+        domain=before.domain,
+        variables=variables,
+        secrets=secrets,
+        staging=change.staging,
+        strategy=change.strategy,
+        revert_after_switch=revert_after_switch if wanted is None else wanted,
+        restart_old_on_failure=change.restart_old_on_failure,
+        lease=change.lease,
+    )
+    return _checked(ask, traffic)
+
+
+def _checked(ask: Ask, traffic: Traffic) -> Ask:
+    """With the refusals that the release and the data plane add. Raises FieldError."""
+    _check_listeners(ask, traffic)
+    known = {**ask.variables, **({"DOMAIN": ask.domain} if ask.domain else {})}
+    wanted = [name for name in ask.release.env_names if name not in ask.variables]
+    if "DOMAIN" in wanted and ask.domain:  # the deployment's own, which the config may ask for
+        ask = msgspec.structs.replace(ask, variables=known)
+    for name in wanted:
+        if name not in known:
+            raise FieldError(f"variables.{name}", "the release's config needs a value for it")
+    missing = sorted(set(ask.release.secret_names) - set(ask.secrets))
+    obstacles = (secrets_missing(missing),) if missing else ()
+    return msgspec.structs.replace(ask, obstacles=obstacles)
+
+
+def _check_listeners(ask: Ask, traffic: Traffic) -> None:
+    seen: list[tuple[str, Listen]] = []
+    main = ("listen", Publish(listen=ask.listen, guest_port=GUEST_HTTPS_PORT))
+    for path, one in [main, *((f"publish[{i}]", p) for i, p in enumerate(ask.publish))]:
+        sentence = traffic.refusal(one.listen)
+        if sentence:
+            raise FieldError(path, sentence)
+        for other_path, other in seen:
+            if one.listen.overlaps(other):
+                raise FieldError(path, f"overlaps {other_path} ({other})")
+        seen.append((path, one.listen))
+        inside = ask.release.inbound_ports
+        if one.guest_port != GUEST_HTTPS_PORT and one.guest_port not in inside:
+            listed = ", ".join(map(str, inside)) or "none"
+            raise FieldError(
+                path,
+                f"guest port {one.guest_port} is not among the release's inbound-ports ({listed})",
+            )

@@ -1,0 +1,379 @@
+"""The requests of the surfaces: each one checked, admitted and durable before it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from agent.attestation.port import Evidence
+from agent.capacity.supply import Question
+from agent.host.wake import Wake
+from agent.inventory.port import Gpus
+from agent.model.event import Event, EventDraft
+from agent.model.ids import DeploymentName, EnclaveId
+from agent.model.reasons import Decision
+from agent.model.revision import Revision, Wish
+from agent.model.update import Decided, Update, UpdateStatus
+from agent.releases.port import KeptImage
+from agent.store.port import Reader, Transaction
+from agent.updates.admission.admit import (
+    Ask,
+    admit_change,
+    admit_new,
+    admit_revision,
+    existing,
+    judge,
+    new_revision,
+    question,
+    secrets_gone,
+)
+from agent.updates.admission.audit import highest_epoch, reset_epoch, see_epoch, sign
+from agent.updates.admission.lookup import (
+    current,
+    flag,
+    named,
+    recorded_revision,
+    rollback_target,
+    running,
+    still_there,
+    to_cancel,
+    values,
+)
+from agent.updates.admission.requests import ask_for_change, ask_for_new, require_signed, resolve
+from agent.updates.admission.rows import Options, Terms
+from agent.updates.admission.warm_rollback import roll_back_warm, warm_enclave
+from agent.updates.engine.engine import DRAINING, EngineRoom
+from agent.updates.engine.executor import UnknownEnclaveError
+from agent.updates.errors import (
+    ConflictError,
+    FieldError,
+    PrunedError,
+    RefusedError,
+    UnknownNameError,
+)
+from agent.updates.orders import Caller, Change, NewDeployment, PlanQuestion
+from agent.updates.secrets.versions import Staged
+from agent.updates.snapshot.snapshot import Snapshot
+
+
+class UpdateEngine:
+    """Implements `agent.updates.port.Engine`."""
+
+    def __init__(self, room: EngineRoom, *, revert_after_switch: bool = True) -> None:
+        self._room = room
+        self._parts = room.parts
+        self._store = room.parts.store
+        self._revert_after_switch = revert_after_switch
+        self.changed: Wake = room.board.changed
+        self.leases = room.leases
+        self.gpus: Gpus = room.parts.gpus
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._room.board.snapshot
+
+    async def deploy(self, request: NewDeployment, caller: Caller) -> Update:
+        """Create a deployment."""
+        name = request.name
+        if await self._store.read(lambda tx: tx.deployment(name)) is not None:
+            raise ConflictError("exists", f"deployment {name} exists already; update it instead")
+        release = await resolve(self._parts.releases, request.repo, request.tag)
+        async with self._room.secrets.staging(name, request.secrets) as staged:
+            ask = ask_for_new(request, release, staged.versions, self._parts.traffic)
+            update = await self._admit(ask, staged, caller, new=True)
+        await self._room.refresh(name)
+        return update
+
+    async def update(self, name: DeploymentName, change: Change, caller: Caller) -> Update:
+        """Update a deployment to another tag, other variables, secrets or listeners."""
+        before = await self._store.read(lambda tx: current(tx, name))
+        async with self._room.secrets.staging(name, values(change)) as staged:
+            ask = await self._ask(before, change, staged.versions)
+            update = await self._admit(ask, staged, caller, new=False)
+        await self._room.refresh(name)
+        return update
+
+    async def _ask(self, before: Revision, change: Change, secrets: Mapping[str, int]) -> Ask:
+        tag = before.tag if change.tag is msgspec.UNSET else change.tag
+        release = await resolve(self._parts.releases, before.repo, tag)
+        return ask_for_change(
+            change,
+            before,
+            release,
+            secrets,
+            self._parts.traffic,
+            revert_after_switch=self._revert_after_switch,
+        )
+
+    async def _admit(self, ask: Ask, staged: Staged, caller: Caller, *, new: bool) -> Update:
+        terms = await self._terms(caller)
+
+        def work(tx: Transaction) -> Update:
+            admit = admit_new if new else admit_change
+            update = admit(tx, ask, terms)
+            staged.record(tx, caller)
+            return update
+
+        return await self._store.transact(work)
+
+    async def _terms(self, caller: Caller) -> Terms:
+        return Terms(supply=await self._room.supply(), now=self._parts.clock.now(), caller=caller)
+
+    async def _admit_revision(
+        self, revision: Revision, options: Options, caller: Caller
+    ) -> Update:
+        """Of a revision whose signature was asked for again; its secrets must be here still."""
+        name, number = revision.deployment, revision.number
+        missing = self._parts.vault.missing(name, revision.secrets)
+        if missing:
+            options = msgspec.structs.replace(options, obstacles=(secrets_gone(missing),))
+        terms = await self._terms(caller)
+        update = await self._store.transact(
+            lambda tx: admit_revision(tx, name, number, options, terms)
+        )
+        await self._room.refresh(name)
+        return update
+
+    async def rollback(self, name: DeploymentName, to: str | int | None, caller: Caller) -> Update:
+        """An ordinary update to an older revision; without booting while that one is warm."""
+        revision = await self._store.read(lambda tx: rollback_target(tx, name, to))
+        await require_signed(self._parts.releases, revision)
+        now = self._parts.clock.now()
+
+        def back(tx: Transaction) -> Update | None:
+            deployment = existing(tx, name)
+            row = warm_enclave(tx, deployment, revision.number)
+            if row is None or not self._room.is_well(row):
+                return None
+            return roll_back_warm(tx, deployment, row, now, caller)
+
+        update = await self._store.transact(back)
+        if update is not None:
+            return await self._flagged(name, update)
+        options = Options(revert_after_switch=self._revert_after_switch)
+        return await self._admit_revision(revision, options, caller)
+
+    async def accept(self, name: DeploymentName, caller: Caller) -> Update:
+        """Of a staged update that is ready."""
+
+        def work(tx: Transaction) -> Update:
+            update = running(tx, name)
+            if not update.staging:
+                raise ConflictError(
+                    "not_staged", "the update was not staged: it goes on by itself"
+                )
+            if update.cancel_requested or update.decided is not Decided.UNDECIDED:
+                raise ConflictError("decided", "the update is decided already")
+            if update.status is not UpdateStatus.READY and str(update.step) != "accept":
+                raise ConflictError("not_ready", f"the update is {update.status}, not ready yet")
+            return flag(tx, update, caller, accepted=True)
+
+        return await self._flagged(name, await self._store.transact(work))
+
+    async def cancel(self, name: DeploymentName, caller: Caller) -> Update:
+        """Until the switch is decided."""
+
+        def work(tx: Transaction) -> Update:
+            update = to_cancel(tx, name, self._room.is_well)
+            if update.cancel_requested or update.decided is not Decided.UNDECIDED:
+                return update
+            return flag(tx, update, caller, cancel_requested=True)
+
+        return await self._flagged(name, await self._store.transact(work))
+
+    async def _flagged(self, name: DeploymentName, update: Update) -> Update:
+        await self._room.refresh(name)
+        return update
+
+    async def retry(self, name: DeploymentName, caller: Caller) -> Update:
+        """The failed update again, as a new one."""
+
+        def last(tx: Reader) -> tuple[Update, Revision]:
+            named(tx, name)
+            updates = tx.updates(name, limit=1)
+            retryable = (Decided.FAIL, Decided.CANCEL)
+            if not updates or updates[0].running or updates[0].decided not in retryable:
+                raise ConflictError("nothing_to_retry", "the newest update did not fail")
+            return updates[0], recorded_revision(tx, name, updates[0].revision)
+
+        failed, revision = await self._store.read(last)
+        await require_signed(self._parts.releases, revision)
+        options = Options(
+            staging=failed.staging,
+            strategy=failed.insisted,
+            revert_after_switch=failed.revert_after_switch,
+            restart_old_on_failure=failed.restart_old_on_failure,
+        )
+        return await self._admit_revision(revision, options, caller)
+
+    async def start(self, name: DeploymentName, caller: Caller) -> Update:
+        """Of a stopped or failed deployment: its active revision again.
+
+        Where values that it was given are gone: a redeploy with the current ones.
+        """
+
+        def target(tx: Reader) -> Revision:
+            deployment = named(tx, name)
+            if any(row.slot is deployment.active_slot for row in tx.enclaves(name)) and (
+                deployment.wish is Wish.RUN
+            ):
+                known = self.snapshot.deployments.get(name)
+                raise still_there(name, known.status if known else None)
+            number = deployment.active_revision or deployment.last_revision
+            return recorded_revision(tx, name, number)
+
+        revision = await self._store.read(target)
+        await require_signed(self._parts.releases, revision)
+        if await self._room.secrets.only_current(revision):
+            return await self.update(name, Change(), caller)
+        return await self._admit_revision(revision, Options(), caller)
+
+    async def stop(self, name: DeploymentName, caller: Caller) -> None:
+        """Stop serving; the deployment stays."""
+        await self._wish(name, Wish.STOP, caller)
+
+    async def delete(self, name: DeploymentName, caller: Caller) -> None:
+        """Stop and forget."""
+        await self._wish(name, Wish.DELETE, caller)
+
+    async def _wish(self, name: DeploymentName, wish: Wish, caller: Caller) -> None:
+        def work(tx: Transaction) -> None:
+            deployment = named(tx, name)
+            if tx.running_update(name) is not None:
+                raise ConflictError(
+                    "update_in_progress", "an update is running: cancel it, or wait for its end"
+                )
+            if deployment.wish is Wish.DELETE or deployment.wish is wish:
+                return
+            tx.put_deployment(
+                msgspec.structs.replace(deployment, wish=wish, fault=None, restart_revision=None)
+            )
+            event = EventDraft(
+                kind="deployment", deployment=name, from_=str(deployment.wish), to=str(wish)
+            )
+            sign(tx, event, caller)
+
+        await self._store.transact(work)
+        await self._room.refresh(name)
+
+    async def set_secrets(
+        self, name: DeploymentName, values: Mapping[str, str | None], caller: Caller
+    ) -> tuple[str, ...]:
+        """Record new values; restart nothing."""
+        await self._store.read(lambda tx: named(tx, name))
+        async with self._room.secrets.staging(name, values) as staged:
+
+            def work(tx: Transaction) -> None:
+                named(tx, name)
+                staged.record(tx, caller)
+
+            await self._store.transact(work)
+        await self._room.refresh(name)
+        facts = self.snapshot.deployments.get(name)
+        return facts.stale_secrets if facts else ()
+
+    async def plan(self, question: PlanQuestion) -> Decision:
+        """What admission would say at this moment."""
+        asked = await self._question(question)
+        if isinstance(asked, Decision):
+            return asked
+        supply, now = await self._room.supply(), self._parts.clock.now()
+        return await self._store.read(lambda tx: judge(tx, asked, supply, now).decision)
+
+    async def _question(self, wanted: PlanQuestion) -> Question | Decision:
+        name = wanted.deployment
+        if wanted.demand is not None:
+            if name is not None or wanted.tag is not None:
+                raise FieldError("demand", "either a demand, or a deployment with a tag")
+            return Question(demand=wanted.demand, insisted=wanted.strategy, staging=wanted.staging)
+        if name is None:
+            raise FieldError("deployment", "a deployment or a demand is needed")
+        before = await self._store.read(lambda tx: current(tx, name))
+        change = Change(
+            tag=wanted.tag or msgspec.UNSET,
+            staging=wanted.staging,
+            strategy=wanted.strategy,
+            variables=dict.fromkeys(wanted.variables, ""),  # that there is one is what matters
+        )
+        staged = await self._room.secrets.stage(name, {})
+        try:
+            secrets = dict.fromkeys(wanted.secrets, 0) | staged.versions
+            ask = await self._ask(before, change, secrets)
+        except RefusedError as refused:
+            return refused.decision
+        revision = new_revision(ask, before.number + 1, self._parts.clock.now())
+        options = Options(staging=ask.staging, strategy=ask.strategy, obstacles=ask.obstacles)
+        return await self._store.read(lambda tx: question(tx, name, revision, options))
+
+    async def drain(self, caller: Caller) -> None:
+        """Admit nothing new; what runs goes on."""
+        await self._drain(True, caller)
+
+    async def undrain(self, caller: Caller) -> None:
+        """Admit again."""
+        await self._drain(False, caller)
+
+    async def _drain(self, draining: bool, caller: Caller) -> None:
+        def work(tx: Transaction) -> None:
+            tx.set_meta(DRAINING, "yes" if draining else "no")
+            kind = "draining" if draining else "admitting"
+            sign(tx, EventDraft(kind="host", to=kind), caller)
+
+        await self._store.transact(work)
+        self._room.show_draining(draining)
+
+    async def see_epoch(self, caller: Caller) -> None:
+        """Of a coordinator that asks for something: recorded before anything else is done."""
+        epoch = caller.epoch
+        if epoch is None or epoch == await self._store.read(highest_epoch):
+            return
+        await self._store.transact(lambda tx: see_epoch(tx, epoch, caller.name))
+
+    async def reset_epoch(self, caller: Caller) -> int:
+        """Forget the highest epoch, for a coordinator that was restored."""
+        return await self._store.transact(lambda tx: reset_epoch(tx, caller))
+
+    async def updates(self, name: DeploymentName) -> list[Update]:
+        """Newest first."""
+
+        def read(tx: Reader) -> list[Update]:
+            named(tx, name)
+            return tx.updates(name)
+
+        return await self._store.read(read)
+
+    async def events(self, after: int, limit: int = 1000) -> Sequence[Event]:
+        """In order, after a sequence."""
+
+        def read(tx: Reader) -> list[Event]:
+            oldest, _ = tx.event_bounds()
+            if after < oldest - 1:
+                raise PrunedError(oldest)
+            return tx.events(after, limit)
+
+        return await self._store.read(read)
+
+    async def evidence(self, enclave_id: EnclaveId, nonce: bytes | None) -> Evidence:
+        """What an enclave's evidence is worth."""
+        try:
+            return await self._room.executor.evidence(enclave_id, nonce)
+        except UnknownEnclaveError as error:
+            raise UnknownNameError(f"no enclave {enclave_id}") from error
+
+    async def images(self) -> Sequence[KeptImage]:
+        """What is kept of releases."""
+        await self._room.protect_images()
+        return await self._parts.releases.images()
+
+    async def prune_images(self, unused_for_s: float) -> Sequence[KeptImage]:
+        """Remove what nothing needs."""
+        return await self._room.prune_images(unused_for_s)
+
+    async def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
+        """The console's tail of an enclave that is recorded, as it is now."""
+        for facts in self.snapshot.deployments.values():
+            if any(enclave.row.id == enclave_id for enclave in facts.enclaves):
+                await self._parts.enclaves.drain_console(enclave_id)
+                return self._parts.enclaves.console_tail(enclave_id, max_bytes)
+        raise UnknownNameError(f"no enclave {enclave_id}")

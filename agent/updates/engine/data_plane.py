@@ -1,0 +1,100 @@
+"""What the data plane has in force, compared with what was decided; and who is connected.
+
+Read from the data plane itself: what somebody else edited or lost there is seen, and mended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from agent.errors import AgentError
+from agent.model.enclave import Lifecycle
+from agent.model.ids import DeploymentName, EnclaveId
+from agent.model.update import Draining, Soaking
+from agent.store.port import Reader, Store
+from agent.traffic.port import RouteOrder, Traffic
+from agent.updates.engine.executor import Executor
+from agent.updates.engine.wakeups import Bells
+from agent.updates.snapshot.rows import Rows
+
+_COUNT_EVERY = 3  # looks while nothing changes: the kernel walks its whole table for a count
+
+
+class DataPlaneWatch:
+    """Corrects `executor.applied`; `connections` has what was counted last."""
+
+    def __init__(
+        self,
+        store: Store,
+        traffic: Traffic,
+        executor: Executor,
+        bells: Bells,
+        holds: Callable[[DeploymentName], bool],
+    ) -> None:
+        self._store = store
+        self._traffic = traffic
+        self._executor = executor
+        self._bells = bells
+        self._holds = holds
+        self.connections: dict[EnclaveId, int] = {}
+        self._quiet = 0  # looks since something changed
+
+    async def look(self, deployments: Iterable[Rows], *, changed: bool) -> None:
+        """Compare; count, too, if something changed, and now and then."""
+        self._quiet = 0 if changed else self._quiet + 1
+        if self._quiet % _COUNT_EVERY == 0:
+            await self.count(deployments)
+        await self.compare()
+
+    async def compare(self) -> None:
+        """Have `applied` true, and forget in the data plane what is no deployment any more.
+
+        A route that is applied at this very moment may be applied once more: that is harmless.
+        """
+        applied = self._executor.applied
+        in_force = await self._traffic.observe()
+        wanted = await self._store.read(self.orders)
+        for name in in_force.keys() - wanted.keys():
+            if self._holds(name):
+                continue
+            if await self._store.read(lambda tx, name=name: tx.deployment(name)) is None:  # type: ignore[misc]
+                await self._traffic.remove(name)
+        for name in wanted.keys() | applied.keys():
+            if self._holds(name):
+                continue
+            order = wanted.get(name)
+            if order is not None and order == in_force.get(name):
+                applied[name] = order.generation
+            elif applied.pop(name, None) is not None:
+                self._bells.of(name).ring()
+
+    def orders(self, tx: Reader) -> dict[DeploymentName, RouteOrder]:
+        """The recorded routes."""
+        orders = {row.name: self._executor.order(tx, row.name) for row in tx.deployments()}
+        return {name: order for name, order in orders.items() if order is not None}
+
+    async def count(self, deployments: Iterable[Rows]) -> None:
+        """The connections of every enclave that runs."""
+        running = [
+            (row, revision)
+            for rows in deployments
+            for row in rows.enclaves
+            if row.lifecycle is Lifecycle.RUNNING and (revision := rows.revision(row.revision))
+        ]
+        counts = await asyncio.gather(*(self._executor.connections(*one) for one in running))
+        self.connections = {row.id: count for (row, _), count in zip(running, counts, strict=True)}
+
+    async def recount_draining(self, rows: Rows) -> None:
+        """A drain ends when nothing is open any more: count now, not ten seconds ago."""
+        update = rows.update
+        if update is None or not isinstance(update.state, Soaking | Draining):
+            return
+        for row in rows.enclaves:
+            revision = rows.revision(row.revision)
+            if row.id != update.from_enclave or revision is None:
+                continue
+            try:
+                self.connections[row.id] = await self._executor.connections(row, revision)
+            except AgentError:
+                self.connections.pop(row.id, None)  # unknown: the drain waits for its deadline

@@ -1,0 +1,46 @@
+"""What the engine is joined of, each by its port."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from agent.attestation.port import Attestation
+from agent.capacity.supply import HostSupply
+from agent.enclaves.port import Enclaves
+from agent.host.clock import Clock
+from agent.inventory.port import Gpus
+from agent.model.ids import HostId
+from agent.probes.port import Probes
+from agent.releases.measurement import MeasurementCheck, unmeasured
+from agent.releases.port import Releases
+from agent.store.port import Store
+from agent.traffic.port import Traffic
+from agent.updates.admission.gpus import NoPreparation, Preparation
+from agent.updates.engine.host_shutdown import AskHost, stays_up
+from agent.updates.engine.preflight import Preflight, no_preflight
+from agent.updates.planner.types import Policy
+from agent.updates.secrets.values import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the composition root joins."""
+
+    store: Store
+    clock: Clock
+    releases: Releases
+    enclaves: Enclaves
+    probes: Probes
+    traffic: Traffic
+    attestation: Attestation
+    vault: Vault
+    gpus: Gpus
+    supply: Callable[[], Awaitable[HostSupply]]
+    policy: Policy
+    host_id: HostId
+    preparation: Preparation = field(default_factory=NoPreparation)
+    measured: MeasurementCheck = unmeasured
+    preflight: Preflight = no_preflight
+    host_stopping: AskHost = stays_up
+    image_age_s: float | None = None  # how long images are kept that nothing needs

@@ -1,0 +1,391 @@
+"""The engine's life: adopts what runs, keeps a reconciler a deployment, watches and publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from agent.capacity.supply import HostSupply
+from agent.enclaves.port import VmPhase
+from agent.errors import AgentError, describe
+from agent.host.pulse import Pulse
+from agent.host.wake import Wake
+from agent.model.enclave import Enclave
+from agent.model.ids import DeploymentName, EnclaveId
+from agent.releases.port import KeptImage
+from agent.store.port import Reader, Transaction
+from agent.updates.admission.leases import Leasing
+from agent.updates.admission.reassign_gpus import regroup
+from agent.updates.admission.restart_old import BringingBack
+from agent.updates.engine.data_plane import DataPlaneWatch
+from agent.updates.engine.dependencies import Parts
+from agent.updates.engine.executor import Executor
+from agent.updates.engine.host_shutdown import HostEnd
+from agent.updates.engine.launch_order import biggest_first
+from agent.updates.engine.observer import Lookout
+from agent.updates.engine.reconciler import Reconciler
+from agent.updates.engine.restored_orphans import Foundlings
+from agent.updates.engine.wakeups import Bells
+from agent.updates.planner.alarms import alarms
+from agent.updates.secrets.versions import Secrets
+from agent.updates.snapshot.forecast import OutlookMaker, needed_digests
+from agent.updates.snapshot.publisher import Board
+from agent.updates.snapshot.rows import Observation, Rows, situation
+from agent.updates.snapshot.snapshot import HostFacts
+
+log = logging.getLogger(__name__)
+
+DRAINING = "draining"  # a key of the store's meta table
+
+_OUTLOOK_EVERY_S = 10.0
+_OUTLOOK_AT_MOST_EVERY_S = 0.5
+_OUTLOOK_AFTER_S = 0.1  # what changed the rows (a switch) is being done now: do not slow it
+_RESTART_AFTER_S = 1.0
+_IMAGES_EVERY_S = 3600.0
+_TURN_S = 60.0  # a turn reads and writes the store and asks the data plane; it takes milliseconds
+
+
+class EngineRoom:
+    """Everything that runs. `service.UpdateEngine` puts the requests on top of it."""
+
+    def __init__(self, parts: Parts, host: HostFacts) -> None:
+        self.parts = parts
+        self.board = Board(host, parts.clock, parts.vault)
+        self.secrets = Secrets(parts.store, parts.vault, self.board.show_alarms)
+        self.bells = Bells()
+        self.pulse = Pulse(parts.clock)
+        self._rows_changed = Wake()
+        self._host_end = HostEnd(parts.host_stopping, parts.clock)
+        self._latest_supply: HostSupply | None = None
+        self._known: dict[DeploymentName, set[EnclaveId]] = {}  # those whose end is to be seen
+        self._reconcilers: dict[DeploymentName, tuple[Reconciler, asyncio.Task[None]]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._foundlings = Foundlings(
+            store=parts.store,
+            enclaves=parts.enclaves,
+            probes=parts.probes,
+            traffic=parts.traffic,
+            board=self.board,
+            clock=parts.clock,
+            policy=parts.policy,
+            bells=self.bells,
+        )
+        self.executor = Executor(
+            store=parts.store,
+            releases=parts.releases,
+            enclaves=parts.enclaves,
+            traffic=parts.traffic,
+            attestation=parts.attestation,
+            secrets=self.secrets,
+            preparation=parts.preparation,
+            host_id=parts.host_id,
+            spki_of=self._spki_of,
+            now=parts.clock.now,
+            measured=parts.measured,
+            preflight=parts.preflight,
+            keeps_route=self._foundlings.keeps,
+            bring_back=BringingBack(
+                store=parts.store,
+                gpus=parts.gpus,
+                missing=parts.vault.missing,
+                supply=self.supply,
+                now=parts.clock.now,
+            ),
+        )
+        self.data_plane = DataPlaneWatch(
+            parts.store, parts.traffic, self.executor, self.bells, self._foundlings.holds
+        )
+        self._lookout = Lookout(parts, self.executor, self.data_plane)
+        self.outlooks = OutlookMaker(
+            parts.store,
+            parts.releases,
+            parts.vault,
+            supply=self.supply,
+            is_well=self.is_well,
+            now=parts.clock.now,
+        )
+
+        self.leases = Leasing(
+            parts.store,
+            parts.clock,
+            parts.releases,
+            supply=self.supply,
+            changed=self._rows_changed.ring,
+        )
+
+    async def start(self) -> None:
+        """Adopt and reconcile; returns when every deployment has been looked at once."""
+        parts = self.parts
+        rows, names = await parts.store.read(_everything)
+        draining = await parts.store.read(lambda tx: tx.meta(DRAINING))
+        self.board.show_host(draining=draining == "yes")
+        await parts.gpus.start()
+        self._show_inventory()
+        await parts.enclaves.start()
+        rows = await self._take_over(rows)
+        await self.data_plane.compare()
+        parts.vault.forget_others(set(names))
+        for name in names:
+            await self.secrets.sweep(name)
+        parts.enclaves.forget_others([row.id for row in rows])
+        for row in rows:
+            self._known.setdefault(row.deployment, set()).add(row.id)
+        await self.protect_images()
+        for forward in (self._forward_vms, self._forward_health):
+            self._tasks.append(asyncio.create_task(forward()))
+        self._tasks.append(asyncio.create_task(self._follow_inventory()))
+        await self._know_supply()  # other GPUs for a relaunch may be the first thing to do
+        for name in names:
+            self.own(name)
+        for reconciler, _ in list(self._reconcilers.values()):
+            await reconciler.settled.wait()
+        self._tasks.append(asyncio.create_task(self._keep_outlook()))
+        keeping = (self.leases.keep, parts.preparation.keep, self._keep_images, self.secrets.keep)
+        self._tasks += [asyncio.create_task(self._keep(keep)) for keep in keeping]
+        self._tasks.append(asyncio.create_task(self._foundlings.settle(self._apply_anew)))
+        self.board.show_ready(())
+
+    async def _take_over(self, rows: list[Enclave]) -> list[Enclave]:
+        """Adopt VMs and data plane; returns the rows as they are then."""
+        parts = self.parts
+        spare = await self._foundlings.find(rows)
+        rows = await parts.store.read(lambda tx: tx.enclaves())
+        await parts.preparation.start()
+        await asyncio.gather(parts.enclaves.adopt(rows, spare), parts.traffic.start())
+        wanted = await parts.store.read(self.data_plane.orders)
+        self._foundlings.hold(wanted, await parts.traffic.observe(), rows)
+        return rows
+
+    def _apply_anew(self, name: DeploymentName) -> None:
+        self.executor.applied.pop(name, None)
+
+    async def close(self) -> None:
+        """Stop deciding. VMs and the data plane go on."""
+        tasks = [*self._tasks, *(task for _, task in self._reconcilers.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def show_draining(self, draining: bool) -> None:
+        """The host was told to admit nothing new, or to admit again."""
+        self.board.show_host(draining=draining)
+        self._rows_changed.ring()
+
+    def is_well(self, row: Enclave) -> bool:
+        """Whether the VM of this launch runs, and nothing is known against health or evidence."""
+        vm, health = self.parts.enclaves.view(row.id), self.parts.probes.view(row.id)
+        up = vm.phase is VmPhase.RUNNING and vm.launch_uuid == row.launch_uuid
+        judged = self.executor.verdicts.get(row.id)
+        if judged is not None and judged.verdict.attested is False:
+            return False
+        return up and (health is None or health.healthy is not False)
+
+    async def protect_images(self) -> None:
+        """Have the cache know what running and rollback-able revisions need."""
+        self.parts.releases.protect(await self.parts.store.read(needed_digests))
+
+    async def prune_images(self, unused_for_s: float) -> Sequence[KeptImage]:
+        """Remove images that nothing needs and nobody used for so long. Raises StorageError."""
+        await self.protect_images()
+        return await self.parts.releases.prune(unused_for_s)
+
+    async def _keep_images(self) -> None:
+        """Now and then, by age; by size it is done whenever room is needed."""
+        await asyncio.sleep(_IMAGES_EVERY_S)
+        if self.parts.image_age_s is not None:
+            await self.prune_images(self.parts.image_age_s)
+
+    async def supply(self) -> HostSupply:
+        """What the host has now, with the drain that was asked for."""
+        supply = await self.parts.supply()
+        held = self._foundlings.listeners()
+        self._latest_supply = msgspec.structs.replace(
+            supply,
+            draining=self.board.snapshot.host.draining,
+            foreign_listeners=tuple(one for one in supply.foreign_listeners if one not in held),
+        )
+        return self._latest_supply
+
+    async def _know_supply(self) -> None:
+        """Have it at hand, as it is now, for a decision inside a transaction."""
+        with contextlib.suppress(AgentError):
+            await self.supply()
+
+    async def refresh(self, name: DeploymentName) -> None:
+        """Have a new or changed deployment owned, moved and shown."""
+        reconciler = self.own(name)
+        await reconciler.show()
+        self.bells.ring()
+
+    def own(self, name: DeploymentName) -> Reconciler:
+        """The reconciler of a deployment, started if it is not there."""
+        known = self._reconcilers.get(name)
+        if known is not None and not known[1].done():
+            return known[0]
+        reconciler = Reconciler(
+            name,
+            store=self.parts.store,
+            clock=self.parts.clock,
+            bells=self.bells,
+            busy=lambda: self.pulse.busy(f"reconcile {name}", _TURN_S),
+            observe=self._observe,
+            perform=self.executor.perform,
+            publish=self._publish,
+            regroup=self._regroup,
+            console_tail=self._console_tail,
+            drain_console=self.parts.enclaves.drain_console,
+            well=lambda: self.board.clear_problem(_problem_key(name)),
+        )
+        task = asyncio.create_task(self._supervise(reconciler), name=f"reconcile:{name}")
+        self._reconcilers[name] = (reconciler, task)
+        return reconciler
+
+    async def _supervise(self, reconciler: Reconciler) -> None:
+        """Run it again after an error: a full disk, say, must not end a deployment's life."""
+        while True:
+            try:
+                await reconciler.run()
+            except Exception as error:  # the owner of the task: told once, run again
+                code = error.code if isinstance(error, AgentError) else "internal"
+                news = self.board.raise_problem(
+                    _problem_key(reconciler.name),
+                    code=code,
+                    severity="error",
+                    detail=f"{reconciler.name} cannot be moved: {describe(error)}",
+                    mend="mend the cause (see the log); it is tried again every second",
+                )
+                if news:
+                    log.exception("reconciler failed", extra={"deployment": reconciler.name})
+                await asyncio.sleep(_RESTART_AFTER_S)
+            else:
+                self._reconcilers.pop(reconciler.name, None)
+                self.bells.forget(reconciler.name)
+                return
+
+    async def _forward_vms(self) -> None:
+        """To all: what one VM gives back another deployment may wait for."""
+        changed = self.parts.enclaves.changed
+        seen = changed.count
+        while True:
+            seen = await changed.beyond(seen)
+            self.bells.ring()
+
+    async def _forward_health(self) -> None:
+        """To whom it concerns."""
+        probes = self.parts.probes
+        seen = probes.changed.count
+        while True:
+            seen = await probes.changed.beyond(seen)
+            news = probes.take_news()
+            for name, known in self._known.items():
+                if not news.isdisjoint(known):
+                    self.bells.of(name).ring()
+
+    async def _follow_inventory(self) -> None:
+        gpus = self.parts.gpus
+        seen = gpus.changed.count
+        while True:
+            self._show_inventory()
+            seen = await gpus.changed.beyond(seen)
+
+    def _show_inventory(self) -> None:
+        inventory = self.parts.gpus.inventory
+        if inventory is not None:
+            self.board.show_inventory(inventory)
+
+    async def _keep_outlook(self) -> None:
+        """Soon after rows change, and now and then: outlook, connections, the data plane."""
+        changed = True
+        while True:
+            seen = self._rows_changed.count
+            self.pulse.promise("outlook", _OUTLOOK_EVERY_S + _TURN_S)
+            try:
+                self.board.show_outlook(await self.outlooks.make())
+                await self.data_plane.look(self.board.rows.values(), changed=changed)
+                await self.protect_images()
+                self.board.clear_problem("outlook")
+            except AgentError as error:
+                self.board.raise_problem(
+                    "outlook",
+                    code=error.code,
+                    severity="warning",
+                    detail=describe(error),
+                    mend="see the log; it is tried again",
+                )
+            await asyncio.sleep(_OUTLOOK_AT_MOST_EVERY_S)
+            changed = await self._rows_changed.beyond(seen, _OUTLOOK_EVERY_S) > seen
+            await asyncio.sleep(_OUTLOOK_AFTER_S)
+
+    async def _keep(self, keep: Callable[[], Awaitable[None]]) -> None:
+        """Have it done for ever: a store that fails for a while must not end it."""
+        while True:
+            try:
+                await keep()
+            except AgentError as error:
+                log.warning("upkeep failed", extra={"error": describe(error)})
+            await asyncio.sleep(_RESTART_AFTER_S)
+
+    async def _observe(self, name: DeploymentName, rows: Rows | None) -> Observation:
+        parts = self.parts
+        enclaves = rows.enclaves if rows else await parts.store.read(lambda tx: tx.enclaves(name))
+        if rows:
+            await self.data_plane.recount_draining(rows)
+            self._lookout.watch(rows)
+            if any(self._lookout.wants_others(row) for row in enclaves):
+                await self._know_supply()
+        seen = self._lookout.look(name, enclaves)
+        stopping = await self._host_end.stopping(enclaves, seen.vms)
+        return dataclasses.replace(seen, host_stopping=stopping)
+
+    def _publish(self, name: DeploymentName, rows: Rows | None) -> None:
+        before = self.board.rows.get(name)
+        if rows != before:
+            self._rows_changed.ring()
+            self.parts.gpus.look_soon()
+        present = {row.id for row in rows.enclaves} if rows else set()
+        gone = self._known.get(name, set()) - present
+        self._known[name] = present
+        if gone:
+            self.parts.preparation.look_again()
+        for enclave_id in gone:
+            self.parts.probes.unwatch(enclave_id)
+            self.parts.enclaves.forget(enclave_id)  # a fault has its last words
+            self.executor.verdicts.pop(enclave_id, None)
+            self.parts.attestation.forget(enclave_id)
+            self.data_plane.connections.pop(enclave_id, None)
+        if rows is None:
+            del self._known[name]
+            self.board.show_alarms(name, {})
+            self.board.show(name, None, None)
+            return
+        self._lookout.watch(rows)
+        seen = self._lookout.look(name, rows.enclaves)
+        not_taken = self.executor.not_taken.get(name)
+        self.board.show_alarms(name, alarms(situation(rows, seen), not_taken))
+        self.board.show(name, rows, seen)
+
+    def _regroup(self, tx: Transaction, enclave_id: EnclaveId) -> None:
+        now = self.parts.clock.now()
+        regroup(tx, enclave_id, self._latest_supply, self._lookout.quarantined(), now)
+
+    def _console_tail(self, enclave_id: EnclaveId) -> str:
+        return self.parts.enclaves.console_tail(enclave_id).decode(errors="replace")
+
+    def _spki_of(self, enclave_id: EnclaveId) -> str | None:
+        view = self.parts.probes.view(enclave_id)
+        return view.spki_sha256 if view else None
+
+
+def _problem_key(name: DeploymentName) -> str:
+    return f"reconcile {name}"
+
+
+def _everything(tx: Reader) -> tuple[list[Enclave], list[DeploymentName]]:
+    """The deployments in the order in which they are to be launched after a reboot."""
+    rows = tx.enclaves()
+    return rows, biggest_first([row.name for row in tx.deployments()], rows)

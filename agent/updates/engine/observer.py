@@ -1,0 +1,81 @@
+"""What is seen of a deployment at a moment, put together from all views; and who is probed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.model.enclave import Enclave, Lifecycle
+from agent.model.ids import Bdf, DeploymentName
+from agent.model.resources import GUEST_HTTPS_PORT
+from agent.model.revision import Revision
+from agent.probes.port import ProbeTarget, TcpCheck
+from agent.updates.engine.data_plane import DataPlaneWatch
+from agent.updates.engine.dependencies import Parts
+from agent.updates.engine.executor import Executor
+from agent.updates.snapshot.rows import Observation, Rows
+
+
+class Lookout:
+    """Decides nothing."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        executor: Executor,
+        data_plane: DataPlaneWatch,
+    ) -> None:
+        self._parts = parts
+        self._executor = executor
+        self._data_plane = data_plane
+
+    def look(self, name: DeploymentName, enclaves: Iterable[Enclave]) -> Observation:
+        """What is seen of a deployment at this moment."""
+        parts = self._parts
+        ids = [row.id for row in enclaves]
+        health = {key: parts.probes.view(key) for key in ids}
+        return Observation(
+            now=parts.clock.now(),
+            policy=parts.policy,
+            vms={key: parts.enclaves.view(key) for key in ids},
+            health={key: view for key, view in health.items() if view is not None},
+            verdicts=dict(self._executor.verdicts),
+            connections=dict(self._data_plane.connections),
+            applied_generation=self._executor.applied.get(name),
+            firmware_changed_at=self._executor.firmware_changed_at,
+            values_here=parts.vault.here(name),
+            values_at_rest=parts.vault.at_rest.here(name),
+        )
+
+    def watch(self, rows: Rows) -> None:
+        """Probe exactly the enclaves whose VM was launched and is not being stopped."""
+        for row in rows.enclaves:
+            revision = rows.revision(row.revision)
+            if revision and row.lifecycle is Lifecycle.RUNNING:
+                self._parts.probes.watch(self._target(row, revision))
+            else:
+                self._parts.probes.unwatch(row.id)
+
+    def _target(self, row: Enclave, revision: Revision) -> ProbeTarget:
+        endpoint = self._parts.enclaves.endpoint
+        return ProbeTarget(
+            enclave=row.id,
+            launch_uuid=row.launch_uuid,
+            https=endpoint(row, revision, GUEST_HTTPS_PORT),
+            health_path=revision.health_path,
+            tcp=tuple(
+                TcpCheck(guest_port=port, endpoint=endpoint(row, revision, port))
+                for port in revision.inbound_ports
+            ),
+            container_names=revision.container_names,
+        )
+
+    def wants_others(self, row: Enclave) -> bool:
+        """Whether it is to be launched with a GPU that is in quarantine."""
+        launching = row.lifecycle is Lifecycle.LAUNCHING
+        return launching and not self.quarantined().isdisjoint((*row.gpus, *row.switches))
+
+    def quarantined(self) -> frozenset[Bdf]:
+        """GPUs and switches that are kept out of use."""
+        inventory = self._parts.gpus.inventory
+        devices = (*inventory.gpus, *inventory.switches) if inventory else ()
+        return frozenset(one.bdf for one in devices if one.quarantine is not None)

@@ -1,0 +1,84 @@
+"""What a request says once every field of it was checked: who asks, and for what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from agent.model.ids import DeploymentName
+from agent.model.reasons import Strategy
+from agent.model.resources import Demand, Listen, Publish
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks: `local:<uid>` on the unix socket, a SAN URI over TLS; the coordinator's epoch.
+
+    `request` marks the request, if it has a key: an update that it begins is recorded with it, so
+    that the request told again after a crash is known to have been carried out.
+    """
+
+    name: str
+    epoch: int | None = None
+    request: str | None = None
+
+
+class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
+    """A validated request to create a deployment. Holds secret values: never log it."""
+
+    name: DeploymentName
+    repo: str
+    tag: str
+    listen: Listen
+    publish: tuple[Publish, ...] = ()
+    domain: str | None = None
+    variables: Mapping[str, str] = {}
+    secrets: Mapping[str, str] = {}
+    staging: bool = False
+    lease: str | None = None
+
+    def __repr__(self) -> str:
+        return f"NewDeployment({self.name}, tag={self.tag})"
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A validated request to update a deployment. UNSET keeps; None in a mapping removes."""
+
+    tag: str | msgspec.UnsetType = msgspec.UNSET
+    listen: Listen | msgspec.UnsetType = msgspec.UNSET
+    publish: tuple[Publish, ...] | msgspec.UnsetType = msgspec.UNSET
+    variables: Mapping[str, str | None] | msgspec.UnsetType | None = msgspec.UNSET
+    secrets: Mapping[str, str | None] | msgspec.UnsetType | None = msgspec.UNSET
+    staging: bool = False
+    strategy: Strategy | None = None
+    revert_after_switch: bool | None = None
+    restart_old_on_failure: bool = False
+    lease: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Change(tag={self.tag})"
+
+
+class PlanQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """A dry run: of a deployment's update to a tag, or of a bare demand.
+
+    `variables` and `secrets`: the names of those that the update would be given.
+    """
+
+    deployment: DeploymentName | None = None
+    tag: str | None = None
+    demand: Demand | None = None
+    strategy: Strategy | None = None
+    staging: bool = False
+    variables: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+
+
+class NewLease(msgspec.Struct, frozen=True, kw_only=True):
+    """A validated request for a promise: of what a deployment's update takes, or a bare demand."""
+
+    deployment: DeploymentName | None = None
+    tag: str | None = None
+    demand: Demand | None = None
+    strategy: Strategy | None = None
+    ttl_s: float

@@ -1,0 +1,130 @@
+"""From the switch on, and backwards: soak, drain, retire, revert, teardown. Pure."""
+
+from __future__ import annotations
+
+from agent.enclaves.port import VmPhase
+from agent.model.enclave import Lifecycle
+from agent.model.ids import EnclaveId
+from agent.model.reasons import Strategy
+from agent.model.revision import Fault
+from agent.model.update import (
+    Draining,
+    Retiring,
+    Reverting,
+    Soaking,
+    Step,
+    TearingDown,
+    Update,
+)
+from agent.updates.planner.attestation import keep_verified, loss
+from agent.updates.planner.before_switch import vm_fault
+from agent.updates.planner.stop_old import (
+    cut,
+    cut_events,
+    end_old,
+    mark_stopping,
+    reset_action,
+    stop_action,
+)
+from agent.updates.planner.transitions import become, complete, end, fail, move, revert
+from agent.updates.planner.types import Action, ActionKind, Plan, Situation, Write, act, rest
+
+
+def old_can_take_over(s: Situation, update: Update) -> bool:
+    """It is up, and nothing is known against its health or its evidence."""
+    old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
+    if old is None or not s.is_up(old):
+        return False
+    return s.healthy(old.id) is not False and loss(s, old) is None
+
+
+def soak(s: Situation, update: Update, state: Soaking) -> Plan:
+    sick = sickness(s, update.enclave)
+    if update.strategy is Strategy.STOP_THEN_START:
+        if s.rebooted(update.enclave):
+            return complete(s)  # it is launched again as what serves, which it is
+        if sick:
+            return fail(s, Step.SOAK, sick)
+        return complete(s) if s.now.reached(state.until) else rest(state.until)
+    if sick and update.revert_after_switch and old_can_take_over(s, update):
+        return revert(s, sick)
+    if s.now.reached(state.until):
+        late = s.now.reached(state.drain_until)
+        return become(s, Draining(until=s.now if late else state.drain_until))
+    return rest(state.until).also(_keep_warm(s, update))
+
+
+def _keep_warm(s: Situation, update: Update) -> Plan:
+    """What may take the traffic back is judged again as what serves is."""
+    old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
+    return keep_verified(s, old) if old is not None and s.is_up(old) else rest()
+
+
+def sickness(s: Situation, enclave: EnclaveId) -> Fault | None:
+    """What is wrong with an enclave that was Ready: its VM, its probes or its evidence."""
+    row = s.enclaves[enclave]
+    if s.gone(enclave):
+        return vm_fault(s, row)
+    health = s.health_of(enclave)
+    if health is None or health.healthy is not False:
+        return loss(s, row)
+    return health.fault or Fault(code="unhealthy", detail="its probes fail")
+
+
+def drain(s: Situation, update: Update, state: Draining) -> Plan:
+    old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
+    if old is None or s.gone(old.id):
+        return become(s, Retiring())
+    outcome = cut(s, old.id, state.until)
+    if outcome is not None:  # before the count is looked at, which the reset made zero
+        after, event = move(
+            s, Retiring(), reset_connections=update.reset_connections + outcome.count
+        )
+        return Plan(write=Write(update=after, events=(event, *cut_events(old, outcome))))
+    if s.connections.get(old.id) == 0:
+        return become(s, Retiring())
+    if s.now.reached(state.until):
+        return act(reset_action(old.id))
+    look = min(s.now.plus(1), state.until, key=lambda at: at.boottime_s)
+    return rest(look).also(_keep_warm(s, update))
+
+
+def retire(s: Situation, update: Update) -> Plan:
+    old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
+    if old is None:
+        return complete(s)
+    if s.vm(old.id).phase is VmPhase.ABSENT:
+        return complete(s, drop=old.id)
+    if old.lifecycle is not Lifecycle.STOPPING:
+        return mark_stopping(s, update, old)
+    return act(stop_action(s, old.id))
+
+
+def send_back(s: Situation, state: Reverting) -> Plan:
+    if not s.route_applied:
+        return act(s.apply_route)
+    return become(s, TearingDown(step=Step.REVERT, fault=state.fault, since=s.now))
+
+
+def tear_down(s: Situation, update: Update, state: TearingDown) -> Plan:
+    row = s.enclaves.get(update.enclave)
+    if row is None or row.lifecycle is Lifecycle.PLANNED:
+        return _end(s, update, state)
+    if s.deployment.route.enclave is None and not s.route_applied:
+        return act(s.apply_route)
+    if s.vm(row.id).phase is VmPhase.ABSENT and row.lifecycle is Lifecycle.STOPPING:
+        return _end(s, update, state)
+    if row.lifecycle is not Lifecycle.STOPPING:
+        served = update.switched_at is not None
+        outcome = cut(s, row.id, state.since) if served else None
+        if served and outcome is None:
+            return act(reset_action(row.id))
+        return mark_stopping(s, update, row, outcome)
+    return act(Action(ActionKind.STOP, enclave=row.id))
+
+
+def _end(s: Situation, update: Update, state: TearingDown) -> Plan:
+    """What was to be stopped for it is stopped: nobody is left half stopped by a cancel."""
+    if state.step is not Step.STOP_OLD:
+        return end(s, state)
+    return end_old(s, update, state) or end(s, state, stopped=update.from_enclave)

@@ -1,0 +1,119 @@
+"""What is recorded and what is seen of one deployment, and both joined into a situation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent.enclaves.port import VmView
+from agent.model.clock import Instant
+from agent.model.enclave import Enclave
+from agent.model.ids import DeploymentName, EnclaveId
+from agent.model.revision import Deployment, Revision
+from agent.model.update import (
+    Booting,
+    Launching,
+    Preparing,
+    Releasing,
+    StoppingOld,
+    Update,
+    Verifying,
+)
+from agent.probes.port import HealthView
+from agent.store.port import Reader
+from agent.updates.planner.boot_deadline import BOOTS, shape_of
+from agent.updates.planner.types import Action, Judged, Outcome, Policy, Situation
+
+_BEFORE_READY = (Preparing, StoppingOld, Releasing, Launching, Booting, Verifying)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was seen, before any row is read. Same fields as in Situation."""
+
+    now: Instant
+    policy: Policy
+    vms: dict[EnclaveId, VmView] = field(default_factory=dict)
+    health: dict[EnclaveId, HealthView] = field(default_factory=dict)
+    verdicts: dict[EnclaveId, Judged] = field(default_factory=dict)
+    connections: dict[EnclaveId, int] = field(default_factory=dict)
+    applied_generation: int | None = None
+    firmware_changed_at: Instant | None = None
+    outcomes: dict[Action, Outcome] = field(default_factory=dict)
+    host_stopping: bool = False
+    values_here: frozenset[tuple[str, int]] = frozenset()
+    values_at_rest: frozenset[tuple[str, int]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Everything recorded of one deployment that a turn or a reader needs."""
+
+    deployment: Deployment
+    update: Update | None
+    latest_update: Update | None
+    enclaves: tuple[Enclave, ...]
+    revisions: tuple[Revision, ...]
+    secret_versions: dict[str, tuple[int, str]]
+    downtimes: tuple[float, ...]
+    boots: tuple[float, ...] = ()
+
+    def revision(self, number: int | None) -> Revision | None:
+        """A revision by number."""
+        return next((row for row in self.revisions if row.number == number), None)
+
+
+def read_rows(tx: Reader, name: DeploymentName) -> Rows | None:
+    """The rows of one deployment, or None when it is gone."""
+    deployment = tx.deployment(name)
+    if deployment is None:
+        return None
+    latest = tx.updates(name, limit=1)
+    update = tx.running_update(name)
+    return Rows(
+        deployment=deployment,
+        update=update,
+        latest_update=latest[0] if latest else None,
+        enclaves=tuple(tx.enclaves(name)),
+        revisions=tuple(tx.revisions(name)),
+        secret_versions=tx.secret_versions(name),
+        downtimes=tuple(tx.samples("downtime", name) or tx.samples("downtime", "")),
+        boots=_boots(tx, update),
+    )
+
+
+def _boots(tx: Reader, update: Update | None) -> tuple[float, ...]:
+    """How long guests of this size took to boot; asked while it matters."""
+    if update is None or not isinstance(update.state, _BEFORE_READY):
+        return ()
+    revision = tx.revision(update.deployment, update.revision)
+    return tuple(tx.samples(BOOTS, shape_of(revision.demand))) if revision else ()
+
+
+def situation(rows: Rows, seen: Observation) -> Situation:
+    """Rows and observation joined; verdicts only where they are about this very launch and key."""
+    enclaves = {row.id: row for row in rows.enclaves}
+    verdicts = {}
+    for enclave_id, judged in seen.verdicts.items():
+        row, health = enclaves.get(enclave_id), seen.health.get(enclave_id)
+        if row and health and judged.key == f"{row.launch_uuid}/{health.spki_sha256}":
+            verdicts[enclave_id] = judged
+    return Situation(
+        now=seen.now,
+        deployment=rows.deployment,
+        update=rows.update,
+        enclaves=enclaves,
+        revisions={row.number: row for row in rows.revisions},
+        policy=seen.policy,
+        vms=seen.vms,
+        health=seen.health,
+        verdicts=verdicts,
+        connections=seen.connections,
+        applied_generation=seen.applied_generation,
+        firmware_changed_at=seen.firmware_changed_at,
+        outcomes=seen.outcomes,
+        host_stopping=seen.host_stopping,
+        boots=rows.boots,
+        secrets={name: version for name, (version, _) in rows.secret_versions.items()},
+        values_here=seen.values_here,
+        values_at_rest=seen.values_at_rest,
+    )
