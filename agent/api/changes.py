@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.api import intake
+from agent.api import validation
 from agent.api.lookup import deployment_name, new_name
 from agent.api.reply import Reply, json_reply
 from agent.api.route import Call, Matches, Recall
@@ -33,7 +33,7 @@ def recalling(answer: Callable[[Call, Update], Reply]) -> Recall:
 
 
 async def deploy(call: Call) -> Reply:
-    request = intake.new_deployment(new_name(call), call.body)
+    request = validation.new_deployment(new_name(call), call.body)
     return created(call, await call.surface.engine.deploy(request, call.caller))
 
 
@@ -52,13 +52,13 @@ def admitted(call: Call, update: Update) -> Reply:
 
 async def update(call: Call) -> Reply:
     name = deployment_name(call)
-    made = await call.surface.engine.update(name, intake.change(call.body), call.caller)
+    made = await call.surface.engine.update(name, validation.change(call.body), call.caller)
     return admitted(call, made)
 
 
 async def rollback(call: Call) -> Reply:
     name = deployment_name(call)
-    target = intake.rollback_target(call.body)
+    target = validation.rollback_target(call.body)
     made = await call.surface.engine.rollback(name, target, call.caller)
     return admitted(call, made)
 
@@ -97,7 +97,7 @@ async def delete(call: Call) -> Reply:
 
 async def set_secrets(call: Call) -> Reply:
     name = deployment_name(call)
-    values = intake.secret_values(call.body)
+    values = validation.secret_values(call.body)
     stale = await call.surface.engine.set_secrets(name, values, call.caller)
     return json_reply(StaleSecrets(stale_secrets=list(stale)))
 

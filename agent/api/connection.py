@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from agent.api.problems import problem
-from agent.trust.peer import Peer
+from agent.pki.peer import Peer
 
 _log = logging.getLogger(__name__)
 HEAD_S = 10.0

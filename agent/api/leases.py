@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from agent.api import intake
+from agent.api import validation
 from agent.api.body import shown
 from agent.api.reply import Reply, json_reply
 from agent.api.route import Call, Matches
@@ -18,7 +18,7 @@ _LEASE = re.compile(LEASE_PATTERN)
 
 
 async def grant(call: Call) -> Reply:
-    wanted = intake.new_lease(call.body)
+    wanted = validation.new_lease(call.body)
     return _granted(await call.surface.engine.leases.grant(wanted, call.caller))
 
 

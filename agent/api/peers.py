@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from agent.api.connection import PeerConnection
 from agent.api.roles import Role
-from agent.trust.names import coordinator_uri, observer_uri
-from agent.trust.peer import Peer
+from agent.pki.names import coordinator_uri, observer_uri
+from agent.pki.peer import Peer
 
 if TYPE_CHECKING:
-    from agent.trust.keeper import Trust
+    from agent.pki.keeper import Trust
 
 _log = logging.getLogger(__name__)
 MAX_OPEN = 512

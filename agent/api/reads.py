@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 from aiohttp import web
 
-from agent.api import intake
+from agent.api import validation
 from agent.api.attestation_view import attestation_answer
 from agent.api.lookup import deployment, deployment_name, enclave, enclave_id
 from agent.api.page import capacity_view
@@ -60,7 +60,7 @@ async def capacity(call: Call) -> Reply:
 
 
 async def plan(call: Call) -> Reply:
-    question = intake.plan_question(call.body)
+    question = validation.plan_question(call.body)
     return json_reply(decision_view(await call.surface.engine.plan(question)))
 
 

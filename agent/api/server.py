@@ -13,16 +13,16 @@ from aiohttp import web
 
 from agent.api.app import make_app
 from agent.api.connection import Connection, PeerConnection
-from agent.api.gate import Gate
 from agent.api.listeners import Listener, remove
 from agent.api.peers import Peers
 from agent.api.roles import Role
 from agent.api.surface import Surface
-from agent.host.endure import endure
-from agent.trust.peer import Peer
+from agent.api.tls_accept import Gate
+from agent.host.restart_on_error import endure
+from agent.pki.peer import Peer
 
 if TYPE_CHECKING:
-    from agent.trust.keeper import Trust
+    from agent.pki.keeper import Trust
 
 _SHUTDOWN_S = 3.0
 _HEAR_OUT_S = 0.05

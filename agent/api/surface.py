@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from agent.api.counters import Tally
 from agent.api.idempotency import Answers, Idempotency
 from agent.api.page import StatusPage
 from agent.api.streams import Streams
-from agent.api.tally import Tally
 from agent.updates.port import Engine
 from agent.wire.host_views import CoordinatorView
 

@@ -41,7 +41,7 @@ class Fetcher:
         Raises NotYetError, or EvidenceError `evidence_unavailable` (an answer that is neither a
         document nor a 503), `document_too_large`, or `tls_key_changed` (two keys in one visit).
         """
-        from agent.host.visit import Visit
+        from agent.host.guest_http import Visit
 
         limit = MAX_DOCUMENT_BYTES
         async with Visit(endpoint, self._context, max_bytes=limit + _FRAME_BYTES) as visit:

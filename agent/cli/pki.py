@@ -32,7 +32,7 @@ def pki() -> None:
 @click.option("--days", type=_DAYS, default=3650, show_default=True)
 def init(directory: Path, trust_domain: str, days: float) -> None:
     """Make an authority: a key, a certificate, an empty list of revoked ones."""
-    from agent.trust.authority import Authority
+    from agent.pki.authority import Authority
 
     with _failing():
         Authority.create(directory, trust_domain, days=days)
@@ -55,8 +55,8 @@ def issue(
 ) -> None:
     """Make a key and a certificate for one member of the fleet."""
     from agent.host.files import make_private_directory, write_atomic
-    from agent.trust.authority import Authority, new_key, pem_of
-    from agent.trust.names import coordinator_uri, host_uri, observer_uri
+    from agent.pki.authority import Authority, new_key, pem_of
+    from agent.pki.names import coordinator_uri, host_uri, observer_uri
 
     if (role is None) == (host_id is None):
         raise Failure(Exit.USAGE, "say one of --coordinator, --observer and --host ID")
@@ -87,7 +87,7 @@ def crl(directory: Path, certificate: Path | None, days: float) -> None:
     from cryptography import x509
 
     from agent.host.files import read_bounded
-    from agent.trust.authority import Authority
+    from agent.pki.authority import Authority
 
     with _failing():
         authority = Authority.open(directory)

@@ -13,10 +13,10 @@ from agent.inventory.nvml.probe import NvmlProbe
 from agent.inventory.pci import PciReader
 from agent.inventory.platform import PlatformProbe
 from agent.inventory.port import Gpus
-from agent.inventory.preparation.bench import Bench
+from agent.inventory.preparation.device_ops import Bench
 from agent.inventory.preparation.modes import ModeTool
 from agent.inventory.preparation.places import places_of
-from agent.inventory.preparation.workshop import Workshop
+from agent.inventory.preparation.preparer import Workshop
 from agent.inventory.watch import InventoryWatch
 from agent.model.gpu import Gpu
 from agent.model.ids import Bdf, EnclaveId

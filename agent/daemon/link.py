@@ -15,7 +15,7 @@ from agent.api.page import free_and_total
 from agent.api.views import decision_view, update_view
 from agent.config import Config
 from agent.daemon.parts import House
-from agent.host.endure import endure
+from agent.host.restart_on_error import endure
 from agent.model.ids import HostId
 from agent.model.resources import Listen
 from agent.updates.snapshot.publisher import Board
@@ -25,7 +25,7 @@ from agent.wire.host_views import CoordinatorView
 from agent.wire.report import ReportedDeployment, ReportedState
 
 if TYPE_CHECKING:
-    from agent.trust.keeper import Trust
+    from agent.pki.keeper import Trust
 
 
 async def keep_trust(
@@ -34,7 +34,7 @@ async def keep_trust(
     """The certificates as they are now, kept as they change until the stack is left."""
     if config.listen.tls is None:
         return None
-    from agent.trust.keeper import Trust
+    from agent.pki.keeper import Trust
 
     trust = Trust(config.listen.tls, host_id, board)
     await trust.look()

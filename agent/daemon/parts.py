@@ -16,7 +16,6 @@ from agent.daemon.choices import CannotStartError, Choices, choose
 from agent.daemon.gpus import gpus_of, workshop_of
 from agent.daemon.host_supply import SupplyReader
 from agent.daemon.preflight import HostPreflight, host_look
-from agent.enclaves.detached import DetachedSupervisor
 from agent.enclaves.fleet import Fleet
 from agent.enclaves.network import Network
 from agent.enclaves.network_tap import TapNetwork
@@ -24,7 +23,8 @@ from agent.enclaves.network_user import UserNetwork
 from agent.enclaves.port import SecureProcessor
 from agent.enclaves.quotes import read_quote_service
 from agent.enclaves.supervisor import Supervisor
-from agent.enclaves.units import SystemdSupervisor
+from agent.enclaves.supervisor_detached import DetachedSupervisor
+from agent.enclaves.supervisor_systemd import SystemdSupervisor
 from agent.host.clock import RealClock
 from agent.host.commands import RunCommand, run_command
 from agent.host.credentials import Credentials, why_none

@@ -42,8 +42,8 @@ from agent.host.files import (
     write_atomic,
 )
 from agent.host.identity import derive_host_id
+from agent.host.liveness import Pulse
 from agent.host.notify import Notifier
-from agent.host.pulse import Pulse
 from agent.model.ids import HostId
 from agent.model.resources import Listen
 from agent.store.damaged import DamagedStore

@@ -23,9 +23,9 @@ import msgspec
 
 from agent.config import Accel
 from agent.enclaves.binary import BinaryIdentity, binary_identity
-from agent.enclaves.detached import DetachedSupervisor
 from agent.enclaves.spec import VmAccel
 from agent.enclaves.supervisor import StartRequest, SupervisorError
+from agent.enclaves.supervisor_detached import DetachedSupervisor
 from agent.errors import describe
 from agent.host.files import StorageError, read_bounded, write_atomic
 from agent.host.process import PROC, Process, boot_id

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from agent.enclaves import argv_tee
-from agent.enclaves.layout import Layout, Place, layout_of
+from agent.enclaves.pci_layout import Layout, Place, layout_of
 from agent.enclaves.spec import (
     Disk,
     FileSource,

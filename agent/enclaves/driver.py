@@ -23,12 +23,11 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from agent.enclaves.actor import Owner
 from agent.enclaves.console import ConsoleLog
-from agent.enclaves.ladder import end_vm
 from agent.enclaves.launcher import Launcher, LockHeldError, unit_name
 from agent.enclaves.monitor import MonitorError
 from agent.enclaves.network import Network, NetworkError
-from agent.enclaves.owner import Owner
 from agent.enclaves.port import (
     EnclaveError,
     LaunchOrder,
@@ -37,10 +36,11 @@ from agent.enclaves.port import (
     VmPhase,
     VmView,
 )
+from agent.enclaves.publisher import Window
 from agent.enclaves.rundir import RunDir
+from agent.enclaves.shutdown import end_vm
 from agent.enclaves.supervisor import Supervisor
 from agent.enclaves.vm import Vm, find_holder
-from agent.enclaves.window import Window
 from agent.errors import AgentError, describe
 from agent.host.files import StorageError
 from agent.host.process import Process

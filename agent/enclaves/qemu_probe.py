@@ -18,8 +18,8 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from agent.enclaves.binary import BinaryIdentity, binary_identity
 from agent.enclaves.capabilities import DEVICES, OBJECTS, QemuCapabilities, SevPlatform
-from agent.enclaves.detached import DetachedSupervisor
 from agent.enclaves.supervisor import StartRequest, SupervisorError
+from agent.enclaves.supervisor_detached import DetachedSupervisor
 from agent.errors import AgentError
 from agent.host.files import StorageError, read_bounded, write_atomic
 from agent.host.process import Process, boot_id

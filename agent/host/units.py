@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.errors import AgentError, describe
-from agent.host import unit_lend
+from agent.host import fd_broker
 from agent.host.commands import (
     CommandError,
     Finished,
@@ -92,7 +92,7 @@ async def borrow(*words: str) -> int:
 
 def _borrow(words: Sequence[str]) -> int:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = [sys.executable, "-I", "-S", unit_lend.__file__, *words]
+    program = [sys.executable, "-I", "-S", fd_broker.__file__, *words]
     with ours, theirs:
         try:
             done = subprocess.run(

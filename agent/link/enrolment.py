@@ -25,12 +25,12 @@ from agent.errors import AgentError, describe
 from agent.host.files import StorageError, read_bounded
 from agent.link.client import CoordinatorClient
 from agent.link.session import backoff_s
-from agent.trust.clerk import install, request_certificate
-from agent.trust.facts import TrustError
-from agent.trust.keeper import Problems, Trust
-from agent.trust.material import Material
-from agent.trust.names import coordinator_uri
-from agent.trust.peer import NamedPeer
+from agent.pki.facts import TrustError
+from agent.pki.keeper import Problems, Trust
+from agent.pki.names import coordinator_uri
+from agent.pki.peer import NamedPeer
+from agent.pki.tls_contexts import Material
+from agent.pki.x509_client import install, request_certificate
 from agent.wire.report import EnrolAnswer, EnrolRequest, RenewRequest, ReportedHost
 
 log = logging.getLogger(__name__)

@@ -23,10 +23,10 @@ from agent.link.outbox import Outbox
 from agent.link.prefetch import Prefetch
 from agent.link.report import Reports
 from agent.model.clock import Instant
+from agent.pki.facts import BLIND
+from agent.pki.keeper import Problems, Trust
+from agent.pki.names import coordinator_uri
 from agent.store.port import Store, StoreError
-from agent.trust.facts import BLIND
-from agent.trust.keeper import Problems, Trust
-from agent.trust.names import coordinator_uri
 from agent.updates.admission.audit import highest_epoch, see_epoch
 from agent.updates.errors import StaleEpochError
 from agent.wire.host_views import CoordinatorView

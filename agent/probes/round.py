@@ -32,7 +32,7 @@ from agent.probes.port import ProbeTarget, TcpCheck
 from agent.probes.verdict import Observation
 
 if TYPE_CHECKING:
-    from agent.host.visit import Visit
+    from agent.host.guest_http import Visit
 
 BOOT_PROBE = "boot-stages"
 CONTAINERS_PROBE = "containers"
@@ -133,7 +133,7 @@ async def run_round(
 
 def open_visit(target: ProbeTarget, context: ssl.SSLContext) -> Visit:
     """For one round or more. The client's library is loaded by the first."""
-    from agent.host.visit import Visit
+    from agent.host.guest_http import Visit
 
     return Visit(target.https, context)
 

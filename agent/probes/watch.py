@@ -20,7 +20,7 @@ from agent.config import ProbesConfig
 from agent.host.clock import Clock
 from agent.model.ids import EnclaveId
 from agent.probes import pace
-from agent.probes.knock import Knocking
+from agent.probes.hedged_connect import Knocking
 from agent.probes.port import HealthView, ProbeTarget
 from agent.probes.round import (
     Knock,

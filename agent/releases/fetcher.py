@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeVar
 
-from agent.host.shared import SharedTasks
+from agent.host.singleflight import SharedTasks
 from agent.model.release import Artifact, Release
 from agent.releases.blocking import run
 from agent.releases.cache import Cache, Kept

@@ -1,6 +1,6 @@
 """What a client may send. Strict: an unknown field is refused, and every error names its field.
 
-Structs say the shape; `agent.api.intake` checks the values and makes the engine's requests.
+Structs say the shape; `agent.api.validation` checks the values and makes the engine's requests.
 A struct that can hold secrets' values shows only its type when printed.
 """
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api import intake
+from agent.api import validation
 from agent.api.body import decode
 from agent.api.problems import HttpError
 from agent.model.ids import DeploymentName
@@ -68,7 +68,7 @@ def test_other_bodies_name_their_fields_too(kind: Any, body: Any, field: str) ->
 
 def test_a_plan_of_nothing_is_refused() -> None:
     with pytest.raises(FieldError) as caught:
-        intake.plan_question(PlanRequest())
+        validation.plan_question(PlanRequest())
     assert caught.value.path == "deployment"
 
 
@@ -84,7 +84,7 @@ def test_a_plan_takes_names_of_a_deployments_variables_and_secrets(
     body: dict[str, Any], path: str
 ) -> None:
     with pytest.raises(FieldError) as error:
-        intake.plan_question(decode(json.dumps(body).encode(), PlanRequest))
+        validation.plan_question(decode(json.dumps(body).encode(), PlanRequest))
     assert error.value.path == path
 
 
@@ -251,6 +251,6 @@ def test_any_json_is_taken_or_refused_and_never_breaks_anything(value: Any) -> N
 def test_a_request_shows_nothing_of_its_secrets_when_printed() -> None:
     body = decode(json.dumps(DEPLOY | {"secrets": {"K": "s3cret"}}).encode(), DeployRequest)
     assert "s3cret" not in repr(body)
-    assert "s3cret" not in repr(intake.new_deployment(DeploymentName("web"), body))
+    assert "s3cret" not in repr(validation.new_deployment(DeploymentName("web"), body))
     update = decode(b'{"secrets": {"K": "s3cret"}}', UpdateRequest)
-    assert "s3cret" not in repr(intake.change(update))
+    assert "s3cret" not in repr(validation.change(update))

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.crowd import Crowd
+from agent.api.eviction import Crowd
 from agent.api.peers import Peers
 from agent.api.roles import Role
-from agent.trust.keeper import Trust
-from agent.trust.names import coordinator_uri, observer_uri
-from agent.trust.peer import Peer
+from agent.pki.keeper import Trust
+from agent.pki.names import coordinator_uri, observer_uri
+from agent.pki.peer import Peer
 from tests.fakes.fleet import DOMAIN, HOST, NotedProblems, Pki
 
 

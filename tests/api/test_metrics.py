@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.api.tally import Tally
+from agent.api.counters import Tally
 from agent.model.revision import Fault
 from tests.fakes.engine import FakeEngine
 

@@ -20,8 +20,8 @@ from agent.api.listeners import rpc_socket
 from agent.api.server import ApiServer, Rpc
 from agent.api.streams import Streams
 from agent.api.surface import Surface
-from agent.trust.keeper import Trust
-from agent.trust.names import coordinator_uri, host_uri, observer_uri
+from agent.pki.keeper import Trust
+from agent.pki.names import coordinator_uri, host_uri, observer_uri
 from tests.api_bodies import (
     DEPLOY,
     LEADING_ELSEWHERE,

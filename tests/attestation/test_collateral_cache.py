@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agent.attestation.collateral_cache.allowance import Allowance
 from agent.attestation.collateral_cache.answer import Answer
 from agent.attestation.collateral_cache.authentic import Roots, authenticate, chain_pem
 from agent.attestation.collateral_cache.cache import CollateralCache, CollateralNotYetError
+from agent.attestation.collateral_cache.disk_cache import Shelf
 from agent.attestation.collateral_cache.endorser import CachedEndorser
 from agent.attestation.collateral_cache.items import (
     AmdChain,
@@ -36,7 +36,7 @@ from agent.attestation.collateral_cache.items import (
     voucher_of,
 )
 from agent.attestation.collateral_cache.pacing import LONGEST_S, asked_s, backoff_s
-from agent.attestation.collateral_cache.shelf import Shelf
+from agent.attestation.collateral_cache.token_bucket import Allowance
 from agent.attestation.collateral_cache.vendor import Vendors
 from agent.attestation.document import CpuKind
 from agent.attestation.evidence import EvidenceError

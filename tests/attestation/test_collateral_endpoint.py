@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from agent.attestation.collateral import Entry, read_collateral
-from agent.attestation.collateral_cache.allowance import Allowance
+from agent.attestation.collateral_cache.connection_limit import Door
 from agent.attestation.collateral_cache.endpoint import (
     PATH,
     CollateralEndpoint,
     EndpointError,
 )
-from agent.attestation.collateral_cache.visitor import Door
+from agent.attestation.collateral_cache.token_bucket import Allowance
 from agent.attestation.snp import verify_report
 from agent.model.resources import Listen
 from tests.attestation.test_collateral_cache import (  # noqa: F401 - fixtures

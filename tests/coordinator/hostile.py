@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from agent.api.connection import HEAD_S
-from agent.trust.names import coordinator_uri
+from agent.pki.names import coordinator_uri
 from tests.api_bodies import LEADING_ELSEWHERE, READ_IN_TWO_WAYS, elsewhere, smuggling
 from tests.fakes.fleet import DOMAIN, RESET, Member, Pki, bytes_for
 

@@ -21,8 +21,8 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent.trust.authority import Authority, AuthorityError, new_key, pem_of
-from agent.trust.names import coordinator_uri, host_uri, peer_uri
+from agent.pki.authority import Authority, AuthorityError, new_key, pem_of
+from agent.pki.names import coordinator_uri, host_uri, peer_uri
 from tests.coordinator.ledger import Ledger
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from agent.trust.inspection import certificate_uri
-from agent.trust.names import coordinator_uri, host_uri, observer_uri
+from agent.pki.inspection import certificate_uri
+from agent.pki.names import coordinator_uri, host_uri, observer_uri
 from tests.coordinator.world import Coordinator, join, world
 from tests.fakes.daemon_process import Daemon, place
 from tests.fakes.fake_vms import settings

@@ -20,9 +20,9 @@ import aiohttp
 import msgspec
 
 from agent.model.event import Event
+from agent.pki.authority import Authority
+from agent.pki.names import host_uri
 from agent.store.chain import verify_chain
-from agent.trust.authority import Authority
-from agent.trust.names import host_uri
 from tests.coordinator.ledger import Ledger
 from tests.coordinator.service import issue, prepare
 from tests.fakes.daemon_process import CHECKOUT, Answer, Daemon, free_ports, place

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.enclaves.argv import build_argv
-from agent.enclaves.layout import LAYOUTS, VIRTIO_PCI
+from agent.enclaves.pci_layout import LAYOUTS, VIRTIO_PCI
 from agent.enclaves.spec import (
     Disk,
     Forward,

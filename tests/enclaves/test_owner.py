@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.enclaves.owner import Owner
+from agent.enclaves.actor import Owner
 
 
 class Diary:

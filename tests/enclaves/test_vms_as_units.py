@@ -20,8 +20,8 @@ from agent.enclaves import unit_start
 from agent.enclaves.devices import devices_of
 from agent.enclaves.spec import PlainTee, SevSnpTee, VmAccel
 from agent.enclaves.supervisor import StartRequest, SupervisorError
+from agent.enclaves.supervisor_systemd import SystemdSupervisor, properties
 from agent.enclaves.unit_stop import stop
-from agent.enclaves.units import SystemdSupervisor, properties
 from agent.host.process import Process, argv_of, identify
 from agent.model.ids import Bdf
 from tests.fakes.qmp_server import QmpServer, serving

@@ -13,8 +13,8 @@ from agent.api.listeners import Listener, local_listener, rpc_socket, tcp_listen
 from agent.api.roles import Role
 from agent.api.server import ApiServer, Rpc
 from agent.api.surface import Surface
+from agent.pki.keeper import Trust
 from agent.store.port import Answer
-from agent.trust.keeper import Trust
 from tests.fakes.engine import FakeEngine
 from tests.fakes.fleet import HOST, NotedProblems, Pki
 

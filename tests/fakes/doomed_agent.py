@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.enclaves.detached import DetachedSupervisor
 from agent.enclaves.network_user import UserNetwork
 from agent.enclaves.port import LaunchOrder
 from agent.enclaves.spec import UserNic
 from agent.enclaves.supervisor import StartRequest
+from agent.enclaves.supervisor_detached import DetachedSupervisor
 from agent.model.enclave import Enclave, ProcessIdentity
 from agent.model.ids import EnclaveId
 from tests.fakes.vms import CHECKOUT, SUBNET, new_fleet

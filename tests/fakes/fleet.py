@@ -13,8 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.config import TlsConfig
-from agent.trust.authority import Authority, new_key, pem_of
-from agent.trust.names import coordinator_uri, host_uri, observer_uri
+from agent.pki.authority import Authority, new_key, pem_of
+from agent.pki.names import coordinator_uri, host_uri, observer_uri
 
 DOMAIN = "fleet.test"
 HOST = "tests"  # the host id of the daemons of tests
@@ -122,7 +122,7 @@ async def bytes_for(
 
 
 class NotedProblems:
-    """Implements `agent.trust.keeper.Problems`."""
+    """Implements `agent.pki.keeper.Problems`."""
 
     def __init__(self) -> None:
         self.codes: dict[str, str] = {}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.host.clock import ManualClock
-from agent.inventory.preparation.bench import Bench
+from agent.inventory.preparation.device_ops import Bench
 from agent.inventory.preparation.modes import ModeTool
+from agent.inventory.preparation.preparer import Workshop
 from agent.inventory.preparation.records import Place, count_launch, mark_used
-from agent.inventory.preparation.workshop import Workshop
 from agent.model.event import Event
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import Claim, ClaimKind

@@ -26,7 +26,7 @@ from agent.enclaves.devices import open_tap
 from agent.enclaves.links import Links
 from agent.host.commands import run_command
 from agent.host.units import LendError, borrow
-from agent.inventory.preparation.bench import Bench
+from agent.inventory.preparation.device_ops import Bench
 from agent.inventory.preparation.modes import ModeTool
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf

@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 from agent.config import Accel
-from agent.enclaves.detached import DetachedSupervisor
 from agent.enclaves.fleet import Fleet
 from agent.enclaves.network_user import UserNetwork
 from agent.enclaves.port import LaunchOrder, VmView
+from agent.enclaves.supervisor_detached import DetachedSupervisor
 from agent.host.process import find_by_option
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import EnclaveId

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.host.clock import ManualClock
-from agent.host.pulse import Pulse
+from agent.host.liveness import Pulse
 
 
 def test_a_loop_that_does_not_come_back_is_late_until_it_does() -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agent.host.contact import Answer, Ending, NoAnswerError, client_context
-from agent.host.visit import Visit
+from agent.host.guest_http import Visit
 from tests.fakes.tls_guest import Script, TlsGuest, hang, identity, reply
 
 LONG_S = 20.0

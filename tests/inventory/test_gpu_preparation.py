@@ -22,8 +22,8 @@ from agent.inventory.preparation.errors import (
 from agent.inventory.preparation.functions import look
 from agent.inventory.preparation.modes import ModeTool, parse_modes
 from agent.inventory.preparation.places import places_of
+from agent.inventory.preparation.preparer import Workshop
 from agent.inventory.preparation.records import Place, unowned_dirty, word
-from agent.inventory.preparation.workshop import Workshop
 from agent.model.gpu import HOST, CcMode, Gpu, GpuHealth, GpuState, HealthAction
 from agent.model.ids import Bdf
 from agent.model.pci import GroupMember, PciKind

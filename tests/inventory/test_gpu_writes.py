@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.host.attributes import AttributeStuckError, AttributeWriteError, write_attribute
-from agent.inventory.preparation.bench import Bench
+from agent.inventory.preparation.device_ops import Bench
 from agent.inventory.preparation.errors import ModeError, StuckError, UnqualifiedError
 from agent.inventory.preparation.modes import ModeTool
 from agent.model.gpu import CcMode, CcModes

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.attestation.collateral_cache.answer import Answer, Kept, Life
+from agent.attestation.collateral_cache.disk_cache import Shelf
 from agent.attestation.collateral_cache.items import (
     Item,
     Service,
@@ -27,14 +28,13 @@ from agent.attestation.collateral_cache.items import (
     voucher_of,
 )
 from agent.attestation.collateral_cache.pacing import asked_s, backoff_s
-from agent.attestation.collateral_cache.shelf import Shelf
 from agent.attestation.collateral_cache.vendor import VendorError, Vendors
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.port import NotYetError
 from agent.errors import describe
 from agent.host.clock import Clock
 from agent.host.files import StorageError
-from agent.host.shared import SharedTasks
+from agent.host.singleflight import SharedTasks
 from agent.host.threads import finish_in_thread
 from agent.model.clock import Instant
 

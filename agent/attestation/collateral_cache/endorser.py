@@ -16,8 +16,8 @@ from agent.attestation.collateral import Endorsements, PcsResponse
 from agent.attestation.collateral_cache.answer import Answer, Kept
 from agent.attestation.collateral_cache.bundle import pcs_response
 from agent.attestation.collateral_cache.cache import CollateralCache
+from agent.attestation.collateral_cache.disk_cache import Shelf
 from agent.attestation.collateral_cache.items import AmdChain, AmdCrl, Item, Vcek
-from agent.attestation.collateral_cache.shelf import Shelf
 from agent.attestation.document import CpuKind
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.port import NotYetError

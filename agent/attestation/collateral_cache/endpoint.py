@@ -17,15 +17,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from agent.attestation.collateral_cache.allowance import Allowance
 from agent.attestation.collateral_cache.bundle import (
     Collaterals,
     snp_collaterals,
     tdx_collaterals,
 )
 from agent.attestation.collateral_cache.cache import CollateralNotYetError
+from agent.attestation.collateral_cache.connection_limit import Door, Visitor
 from agent.attestation.collateral_cache.endorser import CachedEndorser
-from agent.attestation.collateral_cache.visitor import Door, Visitor
+from agent.attestation.collateral_cache.token_bucket import Allowance
 from agent.attestation.document import MAX_EVIDENCE_BYTES, CpuKind
 from agent.attestation.evidence import EvidenceError
 from agent.errors import AgentError

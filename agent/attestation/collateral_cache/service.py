@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.attestation.collateral_cache.cache import CollateralCache
+from agent.attestation.collateral_cache.disk_cache import Shelf
 from agent.attestation.collateral_cache.endorser import CachedEndorser
 from agent.attestation.collateral_cache.items import Service
-from agent.attestation.collateral_cache.shelf import Shelf
 from agent.attestation.collateral_cache.vendor import Vendors
 from agent.attestation.roots import Trust
 from agent.config import AttestationConfig

@@ -13,7 +13,7 @@ import msgspec
 from agent.capacity.supply import HostSupply
 from agent.enclaves.port import VmPhase
 from agent.errors import AgentError, describe
-from agent.host.pulse import Pulse
+from agent.host.liveness import Pulse
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave
 from agent.model.ids import DeploymentName, EnclaveId

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from agent.config import TlsConfig
 from agent.host.files import FileAbsentError, make_private_directory, read_bounded, write_atomic
-from agent.trust.authority import new_key, pem_of
-from agent.trust.facts import TrustError
-from agent.trust.inspection import certificate_uri
-from agent.trust.names import host_uri
+from agent.pki.authority import new_key, pem_of
+from agent.pki.facts import TrustError
+from agent.pki.inspection import certificate_uri
+from agent.pki.names import host_uri
 
 _MAX_BYTES = 1 << 20
 _SPKI = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.cli import cli
 from agent.config import TlsConfig
-from agent.trust import clerk
-from agent.trust.authority import Authority, AuthorityError, new_key
-from agent.trust.clerk import ClerkError
-from agent.trust.facts import Facts, TrustError
-from agent.trust.inspection import certificate_uri, inspect
-from agent.trust.keeper import Trust
-from agent.trust.material import make_material
-from agent.trust.names import host_uri, peer_uri
+from agent.pki import x509_client
+from agent.pki.authority import Authority, AuthorityError, new_key
+from agent.pki.facts import Facts, TrustError
+from agent.pki.inspection import certificate_uri, inspect
+from agent.pki.keeper import Trust
+from agent.pki.names import host_uri, peer_uri
+from agent.pki.tls_contexts import make_material
+from agent.pki.x509_client import ClerkError
 from tests.fakes.fleet import DOMAIN, HOST, NotedProblems, Pki
 
 
@@ -107,7 +107,7 @@ async def test_a_process_that_could_not_read_is_no_fault_of_the_files(pki: Pki) 
     async def read(tls: TlsConfig, host_id: str) -> Facts:
         if failures:
             raise failures.pop()
-        return await clerk.inspect(tls, host_id)
+        return await x509_client.inspect(tls, host_id)
 
     trust = Trust(pki.tls(), HOST, problems, read=read)
     await trust.look()
@@ -120,7 +120,7 @@ async def test_a_process_that_could_not_read_is_no_fault_of_the_files(pki: Pki) 
 async def test_what_the_process_dies_of_is_told(pki: Pki, tmp_path: Path) -> None:
     tls = msgspec.structs.replace(pki.tls(), key=tmp_path / "no/such" / ("k" * 300))
     with pytest.raises(ClerkError, match="process that reads certificates failed"):
-        await clerk.request_certificate(tls, HOST)
+        await x509_client.request_certificate(tls, HOST)
 
 
 async def test_what_is_as_before_is_not_read_again(pki: Pki) -> None:

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agent.api.crowd import Crowd
+from agent.api.eviction import Crowd
 from agent.api.tls import accept_tls
-from agent.trust.peer import Peer, peer_of
+from agent.pki.peer import Peer, peer_of
 
 _log = logging.getLogger(__name__)
 # A record is a type, a version and the length of what follows (RFC 8446, section 5.1).

@@ -1,6 +1,6 @@
 """The process that does what needs the library for certificates: one order, one answer, the end.
 
-python -m agent.trust.child    the order on stdin, the answer on stdout; see `agent.trust.clerk`
+python -m agent.pki.x509_worker    the order on stdin, the answer on stdout; see `x509_client`
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import assert_never
 import msgspec
 
 from agent.errors import AgentError, describe
-from agent.trust.clerk import Answer, Inspect, Install, Orders, Refusal, Request
-from agent.trust.facts import TrustError
-from agent.trust.inspection import inspect
-from agent.trust.request import install, request_certificate
+from agent.pki.facts import TrustError
+from agent.pki.inspection import inspect
+from agent.pki.request import install, request_certificate
+from agent.pki.x509_client import Answer, Inspect, Install, Orders, Refusal, Request
 
 
 def carry_out(order: Orders) -> Answer:

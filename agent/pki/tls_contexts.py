@@ -6,9 +6,9 @@ import ssl
 from dataclasses import dataclass
 
 from agent.config import TlsConfig
-from agent.trust.facts import Facts, TrustError
-from agent.trust.names import coordinator_uri
-from agent.trust.peer import NamedPeer
+from agent.pki.facts import Facts, TrustError
+from agent.pki.names import coordinator_uri
+from agent.pki.peer import NamedPeer
 
 
 @dataclass(frozen=True, slots=True)

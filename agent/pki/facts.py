@@ -10,7 +10,7 @@ import datetime as dt
 import msgspec
 
 from agent.errors import AgentError
-from agent.trust.peer import Peer
+from agent.pki.peer import Peer
 
 BLIND = "the list of revoked certificates has expired"
 

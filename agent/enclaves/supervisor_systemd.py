@@ -28,8 +28,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agent.enclaves import unit_start
-from agent.enclaves.detached import clean_environment, open_output
 from agent.enclaves.supervisor import StartRequest, SupervisorError
+from agent.enclaves.supervisor_detached import clean_environment, open_output
 from agent.host.commands import tool_environment
 from agent.host.process import Process, identify
 from agent.host.threads import finish_in_thread

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from agent.host.peer_key import issuer_of
-from agent.trust.names import peer_uri
+from agent.pki.names import peer_uri
 
 
 @dataclass(frozen=True, slots=True)

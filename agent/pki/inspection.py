@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 from agent.config import TlsConfig
 from agent.host.files import StorageError, read_bounded
 from agent.host.peer_key import UnreadableKeyError, issuer_of
-from agent.trust.facts import Facts, TrustError
-from agent.trust.names import host_uri, uri_of
+from agent.pki.facts import Facts, TrustError
+from agent.pki.names import host_uri, uri_of
 
 _MAX_BYTES = 8 << 20
 _CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)

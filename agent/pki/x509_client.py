@@ -14,9 +14,9 @@ import msgspec
 from agent.config import TlsConfig
 from agent.errors import AgentError
 from agent.host.commands import CommandError, run_command
-from agent.trust.facts import Facts, TrustError
+from agent.pki.facts import Facts, TrustError
 
-CHILD = (sys.executable, "-m", "agent.trust.child")
+CHILD = (sys.executable, "-m", "agent.pki.x509_worker")
 _TIMEOUT_S = 30.0
 
 
@@ -116,7 +116,7 @@ async def request_certificate(tls: TlsConfig, host_id: str) -> str:
 async def install(
     tls: TlsConfig, host_id: str, certificate_pem: str, ca_pem: str, crl_pem: str | None
 ) -> None:
-    """See `agent.trust.request.install`. Raises as `inspect` does."""
+    """See `agent.pki.request.install`. Raises as `inspect` does."""
     await _do(
         Install(
             files=Files.of(tls),

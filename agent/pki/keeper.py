@@ -17,9 +17,9 @@ from typing import Protocol
 from agent.config import TlsConfig
 from agent.errors import describe
 from agent.host.wake import Wake
-from agent.trust.clerk import ClerkError, inspect
-from agent.trust.facts import Facts, TrustError
-from agent.trust.material import Material, make_material
+from agent.pki.facts import Facts, TrustError
+from agent.pki.tls_contexts import Material, make_material
+from agent.pki.x509_client import ClerkError, inspect
 
 log = logging.getLogger(__name__)
 

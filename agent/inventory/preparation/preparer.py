@@ -19,13 +19,12 @@ from contextlib import AbstractAsyncContextManager
 from agent.errors import AgentError, describe
 from agent.host.clock import Clock
 from agent.host.wake import Wake
-from agent.inventory.preparation.bench import Bench
+from agent.inventory.preparation.device_ops import Bench
 from agent.inventory.preparation.errors import (
     GpuQuarantinedError,
     StuckError,
     UnqualifiedError,
 )
-from agent.inventory.preparation.keeper import Keeper
 from agent.inventory.preparation.modes import DeviceModes, ModeTool
 from agent.inventory.preparation.records import (
     Place,
@@ -36,6 +35,7 @@ from agent.inventory.preparation.records import (
     prove_owner,
     recover,
 )
+from agent.inventory.preparation.requalifier import Keeper
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.preparation import GpuCondition
