@@ -24,7 +24,7 @@ from agent.api.problems import HttpError, reply_to, starting
 from agent.api.query import read_query
 from agent.api.reply import Reply, with_headers
 from agent.api.roles import Permission, Role, may
-from agent.api.route import Call, Route
+from agent.api.route import Call, HttpRoute
 from agent.api.routes import ROUTES
 from agent.api.surface import Surface
 from agent.store.port import StoreDamagedError
@@ -64,7 +64,7 @@ def _outermost(surface: Surface) -> Middleware:
                 reply = reply_to(error)
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else "other"
-        surface.tally.count_request(request.method if resource else "other", path, reply.status)
+        surface.counters.count_request(request.method if resource else "other", path, reply.status)
         return _response(reply)
 
     return outermost
@@ -78,7 +78,7 @@ def _serving(request: web.Request) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-def _endpoint(route: Route, surface: Surface, role: Role) -> _Served:
+def _endpoint(route: HttpRoute, surface: Surface, role: Role) -> _Served:
     allowed = may(role, route.permission)
 
     async def serve(request: web.Request) -> web.StreamResponse:
@@ -88,7 +88,7 @@ def _endpoint(route: Route, surface: Surface, role: Role) -> _Served:
         if route.changes:
             _refuse_unready(surface.engine.snapshot)
         result = await _perform(route, surface, role, request, query)
-        surface.tally.count_request(route.method, route.path, result.status)
+        surface.counters.count_request(route.method, route.path, result.status)
         return _response(result) if isinstance(result, Reply) else result
 
     return serve
@@ -102,7 +102,7 @@ def _refuse_unready(snapshot: Snapshot) -> None:
 
 
 async def _perform(
-    route: Route, surface: Surface, role: Role, request: web.Request, query: dict[str, object]
+    route: HttpRoute, surface: Surface, role: Role, request: web.Request, query: dict[str, object]
 ) -> Reply | web.StreamResponse:
     reads = route.method == "GET"
     data = b"" if reads else await read_body(request)
@@ -142,7 +142,7 @@ async def _perform(
     return await surface.idempotency.once(which, data, execute, recall)
 
 
-def _strict(route: Route) -> bool:
+def _strict(route: HttpRoute) -> bool:
     """Scrapers and load balancers may decorate what is public; elsewhere a typo is told."""
     return route.permission is not Permission.STATUS
 

@@ -7,7 +7,7 @@ from collections import Counter
 from agent.updates.snapshot.snapshot import Snapshot
 
 
-class Tally:
+class Counters:
     """Counts. Nothing here is durable: a counter that begins again is what scrapers expect."""
 
     def __init__(self) -> None:

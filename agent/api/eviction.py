@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Crowd(Generic[T]):
+class EvictingQueue(Generic[T]):
     """At most `limit` members, at most `per_address` of one address."""
 
     def __init__(self, limit: int, per_address: int) -> None:

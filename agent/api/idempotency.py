@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from agent.api.problems import HttpError
 from agent.api.reply import JSON, PROBLEM, Reply
-from agent.store.port import Answer, StoreError
+from agent.store.port import KeptAnswer, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,9 +62,11 @@ class Mark(NamedTuple):
 class Answers(Protocol):
     """Where answers are kept: durable, forgotten after 7 days."""
 
-    async def get(self, caller: str, method: str, path: str, key: str) -> Answer | None: ...
+    async def get(self, caller: str, method: str, path: str, key: str) -> KeptAnswer | None: ...
 
-    async def put(self, caller: str, method: str, path: str, key: str, answer: Answer) -> None: ...
+    async def put(
+        self, caller: str, method: str, path: str, key: str, answer: KeptAnswer
+    ) -> None: ...
 
 
 def parse_key(text: str) -> str:
@@ -124,11 +126,11 @@ class Idempotency:
                 return _again(kept, mark.body)
             reply = await recall(mark) or await execute()
             if reply.status < 500:
-                kept = Answer(body_digest=mark.body, status=reply.status, body=reply.body)
+                kept = KeptAnswer(body_digest=mark.body, status=reply.status, body=reply.body)
                 await self._keep(which, kept)
             return reply
 
-    async def _keep(self, which: RequestId, answer: Answer) -> None:
+    async def _keep(self, which: RequestId, answer: KeptAnswer) -> None:
         """It is done and durable: that its answer cannot be kept must not make it look undone."""
         try:
             await self._answers.put(*which, answer)
@@ -148,7 +150,7 @@ class Idempotency:
                 del self._turns[which]
 
 
-def _again(kept: Answer, digest: str) -> Reply:
+def _again(kept: KeptAnswer, digest: str) -> Reply:
     if not hmac.compare_digest(kept.body_digest, digest):
         raise _reused()
     media = PROBLEM if kept.status >= 400 else JSON

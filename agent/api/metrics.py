@@ -165,15 +165,15 @@ def _add(gauge: GaugeMetricFamily, labels: list[str], value: Any) -> None:
 
 def _api(surface: Surface) -> Iterator[Metric]:
     updates = _counter("updates", "Updates that ended, by how.", "deployment", "status")
-    for (name, status), count in sorted(surface.tally.updates.items()):
+    for (name, status), count in sorted(surface.counters.updates.items()):
         updates.add_metric([name, status], count)
     yield updates
     requests = _counter("http_requests", "Requests answered.", "method", "path", "status")
-    for (method, path, code), count in sorted(surface.tally.requests.items()):
+    for (method, path, code), count in sorted(surface.counters.requests.items()):
         requests.add_metric([method, path, str(code)], count)
     yield requests
     refused = _counter("rpc_refused", "Connections dropped before any HTTP.", "reason")
-    for reason, count in sorted(surface.tally.refused.items()):
+    for reason, count in sorted(surface.counters.refused.items()):
         refused.add_metric([reason], count)
     yield refused
     streams = _gauge("event_streams", "Followers of events at the moment.")

@@ -10,7 +10,7 @@ import msgspec
 
 from agent.api.reply import PROBLEM
 from agent.api.roles import Permission
-from agent.api.route import Answer, Query, Route
+from agent.api.route import DocumentedAnswer, HttpRoute, Query
 from agent.api.routes import ROUTES
 from agent.wire.answers import ProblemDetails
 from agent.wire.text import BDF_PATTERN, DEPLOYMENT_PATTERN
@@ -62,7 +62,7 @@ def _schema(kind: Any, by_kind: list[tuple[Any, dict[str, Any]]]) -> dict[str, A
     return next(schema for known, schema in by_kind if known is kind or known == kind)
 
 
-def _operation(route: Route, by_kind: list[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+def _operation(route: HttpRoute, by_kind: list[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.summary,
@@ -85,7 +85,7 @@ def _operation(route: Route, by_kind: list[tuple[Any, dict[str, Any]]]) -> dict[
     return operation
 
 
-def _takes_epoch(route: Route) -> bool:
+def _takes_epoch(route: HttpRoute) -> bool:
     """Whether a coordinator may change something with it."""
     return route.changes and route.permission is Permission.CHANGE
 
@@ -139,14 +139,14 @@ def _query_parameter(query: Query) -> dict[str, Any]:
     }
 
 
-def _responses(route: Route, by_kind: list[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+def _responses(route: HttpRoute, by_kind: list[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
     found = {str(answer.status): _answer(answer, by_kind) for answer in route.answers}
     for status in _problem_statuses(route):
         found.setdefault(str(status), _problem(status, by_kind))
     return dict(sorted(found.items()))
 
 
-def _problem_statuses(route: Route) -> set[int]:
+def _problem_statuses(route: HttpRoute) -> set[int]:
     """Those of the pipeline, besides those of the route's own."""
     statuses = {400, 403, 405, 500, *route.problems}
     if route.permission is Permission.STATUS:
@@ -160,7 +160,7 @@ def _problem_statuses(route: Route) -> set[int]:
     return statuses
 
 
-def _answer(answer: Answer, by_kind: list[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+def _answer(answer: DocumentedAnswer, by_kind: list[tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
     told: dict[str, Any] = {"description": answer.description}
     if answer.media:
         schema = {"type": "string"} if answer.kind is None else _schema(answer.kind, by_kind)

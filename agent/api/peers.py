@@ -19,7 +19,7 @@ from agent.pki.names import coordinator_uri, observer_uri
 from agent.pki.peer import Peer
 
 if TYPE_CHECKING:
-    from agent.pki.keeper import Trust
+    from agent.pki.keeper import FleetCertificates
 
 _log = logging.getLogger(__name__)
 MAX_OPEN = 512
@@ -34,7 +34,7 @@ class Peers:
 
     def __init__(
         self,
-        trust: Trust,
+        trust: FleetCertificates,
         connect: NewConnection,
         *,
         max_open: int = MAX_OPEN,

@@ -44,7 +44,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DocumentedAnswer:
     """One documented answer: its JSON type, or another media type."""
 
     status: int
@@ -55,7 +55,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class HttpRoute:
     """One method of one path. `problems`: the statuses besides those that every such route has.
 
     `body_needs`: the forms of a body, each as the members that it has and those that it may not.
@@ -70,7 +70,7 @@ class Route:
     summary: str
     permission: Permission
     handler: Handler
-    answers: tuple[Answer, ...]
+    answers: tuple[DocumentedAnswer, ...]
     query: tuple[Query, ...] = ()
     body: Any = None
     body_required: bool = False

@@ -7,7 +7,7 @@ from typing import Any
 from agent.api import changes, gpus, images, leases, reads
 from agent.api.query import AFTER, FOLLOW, LIMIT, NONCE, TAIL
 from agent.api.roles import Permission
-from agent.api.route import Answer, Handler, Route
+from agent.api.route import DocumentedAnswer, Handler, HttpRoute
 from agent.wire import answers as a
 from agent.wire import gpu_views as g
 from agent.wire import host_views as h
@@ -22,15 +22,17 @@ _PLAN_NEEDS = (_OF_A_DEPLOYMENT, (("demand",), ("deployment", "tag", "variables"
 _LEASE_NEEDS = (_OF_A_DEPLOYMENT, (("demand",), ("deployment", "tag")))
 
 
-def _get(path: str, name: str, summary: str, handler: Handler, kind: Any, **more: Any) -> Route:
-    return Route(
+def _get(
+    path: str, name: str, summary: str, handler: Handler, kind: Any, **more: Any
+) -> HttpRoute:
+    return HttpRoute(
         method="GET",
         path=path,
         name=name,
         summary=summary,
         permission=more.pop("permission", Permission.READ),
         handler=handler,
-        answers=more.pop("answers", (Answer(200, summary, kind),)),
+        answers=more.pop("answers", (DocumentedAnswer(200, summary, kind),)),
         **more,
     )
 
@@ -41,10 +43,10 @@ def _do(
     name: str,
     summary: str,
     handler: Handler,
-    *answers: Answer,
+    *answers: DocumentedAnswer,
     **more: Any,
-) -> Route:
-    return Route(
+) -> HttpRoute:
+    return HttpRoute(
         method=method,
         path=path,
         name=name,
@@ -56,41 +58,49 @@ def _do(
     )
 
 
-def _public(path: str, name: str, summary: str, handler: Handler, *answers: Answer) -> Route:
+def _public(
+    path: str, name: str, summary: str, handler: Handler, *answers: DocumentedAnswer
+) -> HttpRoute:
     return _get(path, name, summary, handler, None, permission=Permission.STATUS, answers=answers)
 
 
-_UPDATE = Answer(202, "The update that was admitted.", v.UpdateView)
-_DEPLOYMENT = Answer(202, "The deployment as it is now.", a.DeploymentAnswer)
-_WELL = Answer(200, "It is.", h.HealthView)
-_UNWELL = Answer(503, "It is not; the reasons say why.", h.HealthView)
-_LEASE = Answer(201, "The lease.", a.Lease)
+_UPDATE = DocumentedAnswer(202, "The update that was admitted.", v.UpdateView)
+_DEPLOYMENT = DocumentedAnswer(202, "The deployment as it is now.", a.DeploymentAnswer)
+_WELL = DocumentedAnswer(200, "It is.", h.HealthView)
+_UNWELL = DocumentedAnswer(503, "It is not; the reasons say why.", h.HealthView)
+_LEASE = DocumentedAnswer(201, "The lease.", a.Lease)
 _TEXT = "text/plain"
 
 
-def _begin(path: str, name: str, summary: str, handler: Handler, **more: Any) -> Route:
+def _begin(path: str, name: str, summary: str, handler: Handler, **more: Any) -> HttpRoute:
     """What begins an update."""
     more |= {"problems": (404, 409), "recall": changes.recalling(changes.admitted)}
     return _do("POST", path, name, summary, handler, _UPDATE, **more)
 
 
-ROUTES: tuple[Route, ...] = (
+ROUTES: tuple[HttpRoute, ...] = (
     _public("/healthz", "healthz", "Whether the agent lives.", reads.healthz, _WELL, _UNWELL),
     _public("/readyz", "readyz", "Whether the agent is ready.", reads.readyz, _WELL, _UNWELL),
-    _public("/status", "status", "All of it.", reads.status, Answer(200, "All.", h.StatusView)),
+    _public(
+        "/status",
+        "status",
+        "All of it.",
+        reads.status,
+        DocumentedAnswer(200, "All.", h.StatusView),
+    ),
     _public(
         "/metrics",
         "metrics",
         "Numbers for a scraper.",
         reads.metrics,
-        Answer(200, "Prometheus text.", media=_TEXT),
+        DocumentedAnswer(200, "Prometheus text.", media=_TEXT),
     ),
     _public(
         "/openapi.json",
         "openapi",
         "This description.",
         reads.openapi,
-        Answer(200, "OpenAPI 3.1.", dict[str, Any]),
+        DocumentedAnswer(200, "OpenAPI 3.1.", dict[str, Any]),
     ),
     _get(
         "/v1/inventory",
@@ -106,7 +116,7 @@ ROUTES: tuple[Route, ...] = (
         "release_gpu",
         "Lift a quarantine, or forget a GPU that is absent.",
         gpus.release,
-        Answer(200, "The GPU.", g.GpuView),
+        DocumentedAnswer(200, "The GPU.", g.GpuView),
         problems=(404, 409),
     ),
     _get("/v1/capacity", "capacity", "What is free of what.", reads.capacity, h.CapacityView),
@@ -116,7 +126,7 @@ ROUTES: tuple[Route, ...] = (
         "plan",
         "What an update would be. Changes nothing.",
         reads.plan,
-        Answer(200, "The decision.", v.DecisionView),
+        DocumentedAnswer(200, "The decision.", v.DecisionView),
         permission=Permission.READ,
         body=r.PlanRequest,
         body_required=True,
@@ -143,7 +153,7 @@ ROUTES: tuple[Route, ...] = (
         "delete_lease",
         "Give capacity back.",
         leases.give_back,
-        Answer(204, "It is given back.", media=""),
+        DocumentedAnswer(204, "It is given back.", media=""),
         problems=(404, 410),
     ),
     _get("/v1/deployments", "deployments", "All, by name.", reads.deployments, a.Deployments),
@@ -154,7 +164,7 @@ ROUTES: tuple[Route, ...] = (
         "deploy",
         "Create a deployment and start it.",
         changes.deploy,
-        Answer(202, "The deployment and its first update.", a.Deployed),
+        DocumentedAnswer(202, "The deployment and its first update.", a.Deployed),
         body=r.DeployRequest,
         body_required=True,
         problems=(404, 409),
@@ -176,7 +186,7 @@ ROUTES: tuple[Route, ...] = (
         "set_secrets",
         "Record new values; restarts nothing.",
         changes.set_secrets,
-        Answer(200, "The names that are stale now.", a.StaleSecrets),
+        DocumentedAnswer(200, "The names that are stale now.", a.StaleSecrets),
         body=r.ValueChanges,
         body_required=True,
         problems=(404, 409),
@@ -213,7 +223,7 @@ ROUTES: tuple[Route, ...] = (
         reads.console,
         None,
         permission=Permission.DEBUG,
-        answers=(Answer(200, "The newest of it.", media=_TEXT),),
+        answers=(DocumentedAnswer(200, "The newest of it.", media=_TEXT),),
         query=(TAIL,),
         problems=(404,),
     ),
@@ -233,7 +243,7 @@ ROUTES: tuple[Route, ...] = (
         "prune_images",
         "Remove images that nothing needs.",
         images.prune,
-        Answer(200, "What was removed.", a.Images),
+        DocumentedAnswer(200, "What was removed.", a.Images),
         body=r.PruneRequest,
         body_required=True,
     ),
@@ -243,7 +253,9 @@ ROUTES: tuple[Route, ...] = (
         "Every transition and action, in order.",
         reads.events,
         None,
-        answers=(Answer(200, "A page, or a stream.", a.Events, also=("text/event-stream",)),),
+        answers=(
+            DocumentedAnswer(200, "A page, or a stream.", a.Events, also=("text/event-stream",)),
+        ),
         query=(AFTER, FOLLOW, LIMIT),
         problems=(410, 503),
     ),
@@ -253,7 +265,7 @@ ROUTES: tuple[Route, ...] = (
         "drain",
         "No new admissions.",
         changes.drain,
-        Answer(200, "It drains.", a.Draining),
+        DocumentedAnswer(200, "It drains.", a.Draining),
     ),
     _do(
         "POST",
@@ -261,7 +273,7 @@ ROUTES: tuple[Route, ...] = (
         "undrain",
         "Admit again.",
         changes.undrain,
-        Answer(200, "It admits.", a.Draining),
+        DocumentedAnswer(200, "It admits.", a.Draining),
     ),
     _do(
         "POST",
@@ -269,7 +281,7 @@ ROUTES: tuple[Route, ...] = (
         "reset_coordinator_epoch",
         "Forget the highest epoch of a coordinator that was seen.",
         changes.reset_epoch,
-        Answer(200, "What was forgotten.", a.EpochReset),
+        DocumentedAnswer(200, "What was forgotten.", a.EpochReset),
         permission=Permission.HOST,
     ),
 )

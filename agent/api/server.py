@@ -17,12 +17,12 @@ from agent.api.listeners import Listener, remove
 from agent.api.peers import Peers
 from agent.api.roles import Role
 from agent.api.surface import Surface
-from agent.api.tls_accept import Gate
-from agent.host.restart_on_error import endure
+from agent.api.tls_accept import TlsAcceptor
+from agent.host.restart_on_error import restart_on_error
 from agent.pki.peer import Peer
 
 if TYPE_CHECKING:
-    from agent.pki.keeper import Trust
+    from agent.pki.keeper import FleetCertificates
 
 _SHUTDOWN_S = 3.0
 _HEAR_OUT_S = 0.05
@@ -35,7 +35,7 @@ class Rpc:
     """The TLS listener: a bound socket, and the certificates that say who may connect."""
 
     sock: socket.socket
-    trust: Trust
+    trust: FleetCertificates
 
 
 class ApiServer:
@@ -53,7 +53,7 @@ class ApiServer:
 
     async def start(self) -> None:
         """Begin to serve on every listener. On failure nothing is left serving."""
-        self._tasks.append(asyncio.create_task(self._tally(), name="api-tally"))
+        self._tasks.append(asyncio.create_task(self._counters(), name="api-tally"))
         try:
             for listener in self._listeners:
                 await self._serve(listener)
@@ -107,17 +107,19 @@ class ApiServer:
             return PeerConnection(servers[role], peer=peer, lost=lost, loop=loop, **_HANDLER)
 
         peers = Peers(rpc.trust, connect)
-        tally = self._surface.tally
+        counters = self._surface.counters
 
         async def gate() -> None:
             seen = rpc.trust.changed.count
             while rpc.trust.material is None:
                 seen = await rpc.trust.changed.beyond(seen)
             rpc.sock.listen(_BACKLOG)
-            await Gate(rpc.sock, rpc.trust.server_context, peers.enter, tally.refused).run()
+            await TlsAcceptor(
+                rpc.sock, rpc.trust.server_context, peers.enter, counters.refused
+            ).run()
 
         for work in (gate, peers.keep):
-            self._tasks.append(asyncio.create_task(endure("rpc", work)))
+            self._tasks.append(asyncio.create_task(restart_on_error("rpc", work)))
 
     async def _server(self, role: Role) -> web.Server:
         runner = web.AppRunner(
@@ -130,10 +132,10 @@ class ApiServer:
         assert runner.server is not None
         return runner.server
 
-    async def _tally(self) -> None:
+    async def _counters(self) -> None:
         """Count what ends, as it is published."""
-        engine, tally = self._surface.engine, self._surface.tally
+        engine, counters = self._surface.engine, self._surface.counters
         seen = engine.changed.count
         while True:
-            tally.observe(engine.snapshot)
+            counters.observe(engine.snapshot)
             seen = await engine.changed.beyond(seen)

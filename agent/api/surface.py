@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from agent.api.counters import Tally
+from agent.api.counters import Counters
 from agent.api.idempotency import Answers, Idempotency
 from agent.api.page import StatusPage
 from agent.api.streams import Streams
@@ -45,13 +45,13 @@ class Surface:
     idempotency: Idempotency = field(init=False)
     page: StatusPage = field(init=False)
     streams: Streams = field(init=False)
-    tally: Tally = field(init=False)
+    counters: Counters = field(init=False)
 
     def __post_init__(self) -> None:
         self.idempotency = Idempotency(self.answers, self.body_key)
         self.page = StatusPage(self.engine, self._coordinator_now)
         self.streams = Streams()
-        self.tally = Tally()
+        self.counters = Counters()
 
     def _coordinator_now(self) -> CoordinatorView:
         """It may be given only once the listeners serve."""

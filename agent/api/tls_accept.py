@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agent.api.eviction import Crowd
+from agent.api.eviction import EvictingQueue
 from agent.api.tls import accept_tls
 from agent.pki.peer import Peer, peer_of
 
@@ -41,7 +41,7 @@ class Limits:
     handshakes_per_address: int = 8
 
 
-class Gate:
+class TlsAcceptor:
     """Accepts until cancelled. `enter` gives a peer its protocol, or None to send it away."""
 
     def __init__(
@@ -58,8 +58,12 @@ class Gate:
         self._refused = refused
         self._limits = limits or Limits()
         of = self._limits
-        self._silent: Crowd[asyncio.Task[None]] = Crowd(of.silent, of.silent_per_address)
-        self._shaking: Crowd[asyncio.Task[None]] = Crowd(of.handshakes, of.handshakes_per_address)
+        self._silent: EvictingQueue[asyncio.Task[None]] = EvictingQueue(
+            of.silent, of.silent_per_address
+        )
+        self._shaking: EvictingQueue[asyncio.Task[None]] = EvictingQueue(
+            of.handshakes, of.handshakes_per_address
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -119,17 +123,17 @@ class Gate:
 
 
 @contextlib.contextmanager
-def _within(crowd: Crowd[asyncio.Task[None]], address: str) -> Any:
+def _within(queue: EvictingQueue[asyncio.Task[None]], address: str) -> Any:
     """In the crowd, until the end of the block or until put out for another."""
     task = asyncio.current_task()
     assert task is not None
-    out = crowd.enter(address, task)
+    out = queue.enter(address, task)
     if out is not None:
         out.cancel()
     try:
         yield
     finally:
-        crowd.leave(address, task)
+        queue.leave(address, task)
 
 
 async def _hello(sock: socket.socket) -> str | None:

@@ -23,7 +23,7 @@ from agent.attestation.document_v2 import DUMMY, FORMATS, read_v2
 from agent.attestation.document_v3 import FORMAT, read_v3
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected
-from agent.attestation.policy import Policy, check_claims, check_devices, decide
+from agent.attestation.policy import EvidencePolicy, check_claims, check_devices, decide
 from agent.attestation.policy_document import check_freshness, check_tls_key
 from agent.attestation.port import Check, Verdict
 from agent.attestation.roots import Trust
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class EvidenceQuestion:
     """What was asked, over which key it was answered, and what the answer is held against."""
 
     nonce: bytes
@@ -68,8 +68,8 @@ def read_document(body: bytes, nonce: bytes) -> Document:
 
 def appraise(
     document: Document,
-    question: Question,
-    policy: Policy,
+    question: EvidenceQuestion,
+    policy: EvidencePolicy,
     trust: Trust,
     endorsements: Endorsements | None = None,
 ) -> Verdict:
@@ -98,7 +98,7 @@ def refusal(error: EvidenceError) -> Check:
 
 
 def _claims(
-    document: Document, question: Question, trust: Trust, given: Endorsements | None
+    document: Document, question: EvidenceQuestion, trust: Trust, given: Endorsements | None
 ) -> Claims:
     match document.cpu:
         case CpuKind.SNP:
@@ -123,7 +123,9 @@ def _claims(
             assert_never(document.cpu)
 
 
-def _devices(document: Document, question: Question, trust: Trust) -> tuple[GpuClaims, ...]:
+def _devices(
+    document: Document, question: EvidenceQuestion, trust: Trust
+) -> tuple[GpuClaims, ...]:
     """The evidence of each is over the nonce itself; report data binds the list of them."""
     from agent.attestation.gpu.items import verify_items
 

@@ -31,7 +31,7 @@ class DerError(ValueError):
     """Not the DER that was expected; the text says what stands where."""
 
 
-class Element(NamedTuple):
+class DerElement(NamedTuple):
     """One element: its tag, its content, and all of its bytes."""
 
     tag: int
@@ -51,7 +51,7 @@ class Fields:
         """Whether something is left."""
         return self._at < len(self._content)
 
-    def take(self, tag: int, what: str) -> Element:
+    def take(self, tag: int, what: str) -> DerElement:
         """The next element, which must be of this tag. Raises DerError with `what`."""
         content, at = self._content, self._at
         if at >= len(content):
@@ -65,7 +65,7 @@ class Fields:
         """Whether the next element is of this tag."""
         return self.left and self._content[self._at] == tag
 
-    def optional(self, tag: int, what: str) -> Element | None:
+    def optional(self, tag: int, what: str) -> DerElement | None:
         """As `take`, or None if the next element is another one, or there is none."""
         return self.take(tag, what) if self.holds(tag) else None
 
@@ -75,7 +75,7 @@ class Fields:
             raise DerError(f"{what} has {len(self._content) - self._at} bytes too many")
 
 
-def sole(data: bytes, tag: int, what: str) -> Element:
+def sole(data: bytes, tag: int, what: str) -> DerElement:
     """The one element that is all of `data`. Raises DerError."""
     fields = Fields(data)
     element = fields.take(tag, what)
@@ -116,7 +116,7 @@ def octets(content: bytes, what: str) -> bytes:
     return content[1:]
 
 
-def text(element: Element, what: str) -> str:
+def text(element: DerElement, what: str) -> str:
     """Characters of a UTF8String, PrintableString or IA5String. Raises DerError."""
     try:
         if element.tag in _TEXTS:
@@ -142,7 +142,7 @@ def moment(fields: Fields, what: str) -> dt.datetime:
         raise DerError(f"{what} is not a time") from error
 
 
-def _element(data: bytes, at: int) -> tuple[Element, int]:
+def _element(data: bytes, at: int) -> tuple[DerElement, int]:
     """The element that begins there, and where it is over."""
     if at + 2 > len(data):
         raise DerError("the data ends inside an element")
@@ -158,4 +158,4 @@ def _element(data: bytes, at: int) -> tuple[Element, int]:
     if inside + size > len(data):
         raise DerError("the data ends inside an element")
     after = inside + size
-    return Element(tag, data[inside:after], data[at:after]), after
+    return DerElement(tag, data[inside:after], data[at:after]), after

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from agent.attestation.document import MAX_DOCUMENT_BYTES, PATH
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.port import NotYetError
-from agent.host.contact import Answer, Ending, NoAnswerError, client_context
+from agent.host.contact import Ending, HttpAnswer, NoAnswerError, client_context
 from agent.model.enclave import Endpoint
 
 _FRAME_BYTES = 64 * 1024  # headers and TLS records beside the body
@@ -28,7 +28,7 @@ class Fetched:
     spki_sha256: str
 
 
-class Fetcher:
+class EvidenceFetcher:
     """Asks guests for their evidence, one fresh connection a question."""
 
     def __init__(self, *, timeout_s: float = 20.0, context: ssl.SSLContext | None = None) -> None:
@@ -41,24 +41,26 @@ class Fetcher:
         Raises NotYetError, or EvidenceError `evidence_unavailable` (an answer that is neither a
         document nor a 503), `document_too_large`, or `tls_key_changed` (two keys in one visit).
         """
-        from agent.host.guest_http import Visit
+        from agent.host.guest_http import GuestHttp
 
         limit = MAX_DOCUMENT_BYTES
-        async with Visit(endpoint, self._context, max_bytes=limit + _FRAME_BYTES) as visit:
+        async with GuestHttp(
+            endpoint, self._context, max_bytes=limit + _FRAME_BYTES
+        ) as guest_http:
             try:
-                answer = await visit.get(
+                answer = await guest_http.get(
                     f"{PATH}?nonce={nonce.hex()}", timeout_s=self._timeout_s, max_bytes=limit
                 )
             except NoAnswerError as error:
                 raise NotYetError(f"the guest gave no evidence: {error}") from error
-            keys = tuple(visit.keys)
+            keys = tuple(guest_http.keys)
         body = _body(answer)
         if len(keys) != 1:
             raise EvidenceError("tls_key_changed", "the guest showed more than one TLS key")
         return Fetched(body, keys[0])
 
 
-def _body(answer: Answer) -> bytes:
+def _body(answer: HttpAnswer) -> bytes:
     if answer.status == _NOT_YET:
         raise NotYetError("the guest has no evidence yet (503)")
     if answer.status != 200:

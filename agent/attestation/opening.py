@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.attestation.policy import Policy
+from agent.attestation.policy import EvidencePolicy
 from agent.attestation.roots import Trust
 from agent.attestation.snp_tcb import Product
 from agent.attestation.verifier import Endorser, Verifier
@@ -24,7 +24,7 @@ def open_verifier(
     """
     roots = {simulated_root: Product.MILAN} if simulated_root else {}
     return Verifier(
-        policy=Policy(config=config, allow_simulated=bool(simulated_root)),
+        policy=EvidencePolicy(config=config, allow_simulated=bool(simulated_root)),
         trust=Trust(simulated=roots),
         clock=clock,
         endorser=endorser,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class EvidencePolicy:
     """What is asked of evidence. `allow_simulated`: never in a production configuration."""
 
     config: AttestationConfig
@@ -30,7 +30,7 @@ class Policy:
 
 
 def check_claims(
-    claims: Claims, policy: Policy, expected: Expected, now: dt.datetime
+    claims: Claims, policy: EvidencePolicy, expected: Expected, now: dt.datetime
 ) -> tuple[Check, ...]:
     """Every check of one piece of evidence, in the order of print."""
     root = check_root("genuine_root", policy, simulated=claims.simulated)
@@ -44,7 +44,7 @@ def check_claims(
 
 
 def check_devices(
-    claims: Sequence[GpuClaims], policy: Policy, nonce: bytes, gpus: int
+    claims: Sequence[GpuClaims], policy: EvidencePolicy, nonce: bytes, gpus: int
 ) -> tuple[Check, ...]:
     """Every check of the devices, of which `gpus` must be GPUs."""
     from agent.attestation.gpu.checks import device_checks
@@ -54,7 +54,7 @@ def check_devices(
     return (root, *device_checks(claims, nonce, gpus))
 
 
-def check_root(code: str, policy: Policy, *, simulated: bool) -> Check:
+def check_root(code: str, policy: EvidencePolicy, *, simulated: bool) -> Check:
     """That what vouches for claims is the vendor's."""
     if not simulated:
         return Check(code=code, passed=True, detail="its root is the vendor's")

@@ -39,7 +39,7 @@ _HARDWARE_ID = x509.ObjectIdentifier(f"{_AMD}.4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tcb:
+class SimulatedTcb:
     """Security patch levels of a Milan."""
 
     bootloader: int
@@ -52,7 +52,7 @@ class Tcb:
         return bytes((self.bootloader, self.tee, 0, 0, 0, 0, self.snp, self.microcode))
 
 
-TCB = Tcb(bootloader=4, tee=0, snp=24, microcode=219)  # recent on Milan
+TCB = SimulatedTcb(bootloader=4, tee=0, snp=24, microcode=219)  # recent on Milan
 
 
 class SimulatedChainError(AgentError):
@@ -190,7 +190,7 @@ def _authority(
     )
 
 
-def _amd_extensions(tcb: Tcb, chip_id: bytes) -> list[tuple[str, bytes]]:
+def _amd_extensions(tcb: SimulatedTcb, chip_id: bytes) -> list[tuple[str, bytes]]:
     """AMD, "Versioned Chip Endorsement Key Certificate and KDS Interface", table 11."""
     levels = {1: tcb.bootloader, 2: tcb.tee, 3: tcb.snp, 8: tcb.microcode}
     return [

@@ -63,7 +63,7 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class SignedBytes:
     """What certificates and revocation lists are: signed bytes, and the signature."""
 
     tbs: bytes
@@ -78,7 +78,7 @@ def parse_certificate(data: bytes, what: str) -> Certificate:
         raise EvidenceError("certificate_malformed", f"the {what}: {error}") from error
 
 
-def split_signed(data: bytes, max_bytes: int) -> Signed:
+def split_signed(data: bytes, max_bytes: int) -> SignedBytes:
     """The outermost frame. Raises DerError, also for another signature algorithm."""
     if len(data) > max_bytes:
         raise der.DerError(f"it is longer than {max_bytes} bytes")
@@ -87,7 +87,7 @@ def split_signed(data: bytes, max_bytes: int) -> Signed:
     require_algorithm(fields.take(der.SEQUENCE, "the signature's algorithm").raw)
     bits = fields.take(der.BIT_STRING, "the signature").content
     fields.end("the whole")
-    return Signed(tbs, der.octets(bits, "the signature"))
+    return SignedBytes(tbs, der.octets(bits, "the signature"))
 
 
 def require_algorithm(raw: bytes) -> None:
@@ -156,7 +156,7 @@ def chip_key(certificate: Certificate) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def is_signed_by(key: rsa.RSAPublicKey, signed: Signed | Certificate) -> bool:
+def is_signed_by(key: rsa.RSAPublicKey, signed: SignedBytes | Certificate) -> bool:
     """Whether the signature holds."""
     try:
         key.verify(signed.signature, signed.tbs, _PSS, _SHA384)

@@ -13,7 +13,7 @@ from agent.attestation import der
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.snp_certificate import (
     Certificate,
-    Signed,
+    SignedBytes,
     ca_key,
     is_signed_by,
     parse_extensions,
@@ -29,7 +29,7 @@ _UNDERSTOOD: frozenset[str] = frozenset()  # neither delta lists nor lists of so
 class Crl:
     """One list. `serials`: what is revoked of the issuer's."""
 
-    signed: Signed
+    signed: SignedBytes
     issuer: bytes
     this_update: dt.datetime
     next_update: dt.datetime

@@ -56,7 +56,7 @@ class PlatformInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Firmware:
+class FirmwareVersion:
     """A firmware version."""
 
     major: int
@@ -94,8 +94,8 @@ class SnpReport:
     stepping: int | None
     chip_id: bytes
     committed_tcb: bytes
-    current_firmware: Firmware
-    committed_firmware: Firmware
+    current_firmware: FirmwareVersion
+    committed_firmware: FirmwareVersion
     launch_tcb: bytes
     launch_mitigations: int | None
     current_mitigations: int | None
@@ -215,8 +215,8 @@ def _platform(bits: int) -> PlatformInfo:
     )
 
 
-def _firmware(raw: bytes, at: int) -> Firmware:
-    return Firmware(build=raw[at], minor=raw[at + 1], major=raw[at + 2])
+def _firmware(raw: bytes, at: int) -> FirmwareVersion:
+    return FirmwareVersion(build=raw[at], minor=raw[at + 1], major=raw[at + 2])
 
 
 def _vector(raw: bytes, at: int) -> int:

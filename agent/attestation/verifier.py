@@ -17,8 +17,8 @@ from agent.attestation.collateral import Endorsements, PcsResponse
 from agent.attestation.document import NONCE_BYTES, CpuKind, Document
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected, ExpectedSource, expected_of
-from agent.attestation.fetch import Fetched, Fetcher
-from agent.attestation.policy import Policy
+from agent.attestation.fetch import EvidenceFetcher, Fetched
+from agent.attestation.policy import EvidencePolicy
 from agent.attestation.port import Check, Evidence, NotYetError, Verdict
 from agent.attestation.roots import Trust
 from agent.host.clock import Clock
@@ -28,7 +28,7 @@ from agent.model.ids import EnclaveId
 from agent.model.release import Release
 
 if TYPE_CHECKING:
-    from agent.attestation.appraisal import Question
+    from agent.attestation.appraisal import EvidenceQuestion
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +82,17 @@ class Verifier:
     def __init__(
         self,
         *,
-        policy: Policy,
+        policy: EvidencePolicy,
         trust: Trust,
         clock: Clock,
-        fetcher: Fetcher | None = None,
+        fetcher: EvidenceFetcher | None = None,
         endorser: Endorser | None = None,
         expected: ExpectedSource = expected_of,
     ) -> None:
         self._policy = policy
         self._trust = trust
         self._clock = clock
-        self._fetcher = fetcher or Fetcher()
+        self._fetcher = fetcher or EvidenceFetcher()
         self._endorser = endorser or NoEndorser()
         self._expected = expected
         self._latest: dict[EnclaveId, tuple[str, Evidence]] = {}
@@ -194,10 +194,10 @@ class Verifier:
 
 def _read(
     fetched: Fetched, expected: Expected, nonce: bytes, clock: Clock
-) -> tuple[Document, Question]:
-    from agent.attestation.appraisal import Question, read_document
+) -> tuple[Document, EvidenceQuestion]:
+    from agent.attestation.appraisal import EvidenceQuestion, read_document
 
-    question = Question(
+    question = EvidenceQuestion(
         nonce=nonce,
         spki_sha256=fetched.spki_sha256,
         expected=expected,
@@ -208,8 +208,8 @@ def _read(
 
 def _appraise(
     document: Document,
-    question: Question,
-    policy: Policy,
+    question: EvidenceQuestion,
+    policy: EvidencePolicy,
     trust: Trust,
 ) -> Verdict:
     from agent.attestation.appraisal import appraise

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from agent.cli.session import Session
+from agent.cli.session import CliSession
 
 # verb → (module, attribute, first sentence of its help; none: not shown)
 VERBS: dict[str, tuple[str, str, str]] = {
@@ -96,7 +96,7 @@ def cli(ctx: click.Context, config: Path | None, socket: Path | None) -> None:
     Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused, 4 no such name, 5 agent not
     reachable, 6 timed out waiting.
     """
-    ctx.obj = Session(config=config, socket=socket)
+    ctx.obj = CliSession(config=config, socket=socket)
 
 
 def main() -> None:

@@ -198,7 +198,7 @@ def _numa(gpus: list[PciFunction], platform: HostInventory) -> Iterator[Line]:
 
 def _health(functions: tuple[PciFunction, ...], look: NvmlLook | None) -> Iterator[Line]:
     """One look: what takes several to be believed is shown as well, here a person reads it."""
-    from agent.inventory.findings import Evidence, find
+    from agent.inventory.findings import Sighting, find
     from agent.inventory.problems import MENDS
     from agent.model.gpu import Severity
 
@@ -206,7 +206,7 @@ def _health(functions: tuple[PciFunction, ...], look: NvmlLook | None) -> Iterat
     works = look is not None and look.trouble is None
     well = True
     for one in functions:
-        for finding in find(Evidence(one, seen.get(one.bdf), nvml_works=works)):
+        for finding in find(Sighting(one, seen.get(one.bdf), nvml_works=works)):
             if finding.severity is Severity.INFO:
                 continue
             well = False

@@ -18,7 +18,7 @@ _OVERRIDES = ("ENCLAVE_AGENT_RUN_DIR", "ENCLAVE_AGENT_LISTEN__SOCKET")
 
 
 @dataclass(slots=True)
-class Session:
+class CliSession:
     """One run of the command line."""
 
     config: Path | None
@@ -50,8 +50,8 @@ class Session:
         return config.listen.socket or config.run_dir / "agent.sock"
 
 
-def session() -> Session:
+def session() -> CliSession:
     """Of the command that runs."""
-    found = click.get_current_context().find_object(Session)
+    found = click.get_current_context().find_object(CliSession)
     assert found is not None
     return found

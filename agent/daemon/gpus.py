@@ -13,10 +13,10 @@ from agent.inventory.nvml.probe import NvmlProbe
 from agent.inventory.pci import PciReader
 from agent.inventory.platform import PlatformProbe
 from agent.inventory.port import Gpus
-from agent.inventory.preparation.device_ops import Bench
+from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.modes import ModeTool
 from agent.inventory.preparation.places import places_of
-from agent.inventory.preparation.preparer import Workshop
+from agent.inventory.preparation.preparer import Preparer
 from agent.inventory.watch import InventoryWatch
 from agent.model.gpu import Gpu
 from agent.model.ids import Bdf, EnclaveId
@@ -53,9 +53,9 @@ def gpus_of(
     )
 
 
-def workshop_of(
+def preparer_of(
     config: Config, clock: Clock, store: Store, gpus: Gpus, *, confidential: bool
-) -> Workshop:
+) -> Preparer:
     """Who prepares GPUs. Without confidential computing their mode is nobody's concern."""
 
     def devices() -> tuple[Gpu, ...]:
@@ -65,10 +65,10 @@ def workshop_of(
     async def quarantine(bdf: Bdf, reason: str) -> None:
         await gpus.quarantine(bdf, reason, "agent")
 
-    return Workshop(
+    return Preparer(
         store,
         clock,
-        Bench(config.host.sysfs_root),
+        DeviceOps(config.host.sysfs_root),
         ModeTool(config.host.gpu_tools) if confidential else None,
         present=lambda: places_of(devices()),
         place_of=lambda bdf: places_of(devices()).get(bdf),

@@ -14,36 +14,36 @@ from agent.api.gpus import inventory_view
 from agent.api.page import free_and_total
 from agent.api.views import decision_view, update_view
 from agent.config import Config
-from agent.daemon.parts import House
-from agent.host.restart_on_error import endure
+from agent.daemon.parts import Assembly
+from agent.host.restart_on_error import restart_on_error
 from agent.model.ids import HostId
 from agent.model.resources import Listen
-from agent.updates.snapshot.publisher import Board
+from agent.updates.snapshot.publisher import SnapshotPublisher
 from agent.updates.snapshot.snapshot import Snapshot
 from agent.wire.gpu_views import InventoryView
 from agent.wire.host_views import CoordinatorView
 from agent.wire.report import ReportedDeployment, ReportedState
 
 if TYPE_CHECKING:
-    from agent.pki.keeper import Trust
+    from agent.pki.keeper import FleetCertificates
 
 
 async def keep_trust(
-    config: Config, host_id: HostId, board: Board, stack: AsyncExitStack
-) -> Trust | None:
+    config: Config, host_id: HostId, publisher: SnapshotPublisher, stack: AsyncExitStack
+) -> FleetCertificates | None:
     """The certificates as they are now, kept as they change until the stack is left."""
     if config.listen.tls is None:
         return None
-    from agent.pki.keeper import Trust
+    from agent.pki.keeper import FleetCertificates
 
-    trust = Trust(config.listen.tls, host_id, board)
+    trust = FleetCertificates(config.listen.tls, host_id, publisher)
     await trust.look()
-    _beside(stack, asyncio.create_task(endure("certificates", trust.keep)))
+    _beside(stack, asyncio.create_task(restart_on_error("certificates", trust.keep)))
     return trust
 
 
 def link(
-    config: Config, house: House, trust: Trust | None, stack: AsyncExitStack
+    config: Config, assembly: Assembly, trust: FleetCertificates | None, stack: AsyncExitStack
 ) -> Callable[[], CoordinatorView] | None:
     """Begin to speak with the coordinator, until the stack is left; how it stands is returned."""
     if trust is None or config.coordinator.url is None:
@@ -55,12 +55,12 @@ def link(
     from agent.link.report import Reports, reported_host
     from agent.link.session import Session
 
-    board, parts = house.room.board, house.room.parts
+    publisher, parts = assembly.runtime.publisher, assembly.runtime.parts
     outbox, prefetch = Outbox(parts.store), Prefetch(parts.releases)
     reports = Reports(
-        lambda: board.snapshot,
+        lambda: publisher.snapshot,
         state_of,
-        lambda: inventory_of(board.snapshot),
+        lambda: inventory_of(publisher.snapshot),
         outbox,
         Numbers(parts.store),
     )
@@ -70,26 +70,26 @@ def link(
         trust=trust,
         store=parts.store,
         clock=parts.clock,
-        changed=board.changed,
+        changed=publisher.changed,
         reports=reports,
         outbox=outbox,
         prefetch=prefetch,
-        problems=board,
+        problems=publisher,
         rpc_url=lambda address: _rpc_url(config.listen.rpc, address),
     )
     enrolment = Enrolment(
         config.coordinator.url,
         config.coordinator.enrol_token_file,
         trust=trust,
-        problems=board,
-        host=lambda: reported_host(board.snapshot, _rpc_url(config.listen.rpc, None)),
+        problems=publisher,
+        host=lambda: reported_host(publisher.snapshot, _rpc_url(config.listen.rpc, None)),
     )
     for what, work in (
         ("session", session.run),
         ("prefetch", prefetch.keep),
         ("enrolment", enrolment.keep),
     ):
-        _beside(stack, asyncio.create_task(endure(what, work), name=what))
+        _beside(stack, asyncio.create_task(restart_on_error(what, work), name=what))
     return lambda: session.view
 
 

@@ -13,7 +13,7 @@ from agent.attestation.port import Attestation
 from agent.attestation.unattested import Unattested
 from agent.config import Config, NetworkConfig, NetworkMode, SupervisorKind, Tee, TrafficMode
 from agent.daemon.choices import CannotStartError, Choices, choose
-from agent.daemon.gpus import gpus_of, workshop_of
+from agent.daemon.gpus import gpus_of, preparer_of
 from agent.daemon.host_supply import SupplyReader
 from agent.daemon.preflight import HostPreflight, host_look
 from agent.enclaves.fleet import Fleet
@@ -27,7 +27,7 @@ from agent.enclaves.supervisor_detached import DetachedSupervisor
 from agent.enclaves.supervisor_systemd import SystemdSupervisor
 from agent.host.clock import RealClock
 from agent.host.commands import RunCommand, run_command
-from agent.host.credentials import Credentials, why_none
+from agent.host.credentials import CredentialCipher, why_none
 from agent.host.files import in_memory
 from agent.host.threads import finish_in_thread
 from agent.host.units import beside_us, host_is_stopping, in_units
@@ -46,12 +46,12 @@ from agent.store.port import Store
 from agent.traffic.haproxy import HaproxyTraffic
 from agent.traffic.nftables import NftablesTraffic
 from agent.traffic.userspace import UserspaceTraffic
-from agent.updates.engine.dependencies import Parts
-from agent.updates.engine.engine import EngineRoom
+from agent.updates.engine.dependencies import EngineDependencies
+from agent.updates.engine.engine import EngineRuntime
 from agent.updates.engine.preflight import no_preflight
 from agent.updates.planner.types import Policy
 from agent.updates.secrets.at_rest import AtRest
-from agent.updates.secrets.values import Vault
+from agent.updates.secrets.values import SecretValues
 from agent.updates.snapshot.snapshot import HostFacts, Resolved
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class Assembly:
     """Everything that was built, for `run` to start and close in order."""
 
-    room: EngineRoom
+    runtime: EngineRuntime
     fleet: Fleet
     releases: ReleaseStore
     collateral: CollateralService | None
@@ -71,7 +71,7 @@ class House:
 
 def build(
     config: Config, choices: Choices, clock: RealClock, store: Store, host_id: HostId
-) -> House:
+) -> Assembly:
     """Join the parts. Nothing is started and nothing on the host is touched."""
     releases = open_releases(
         config.releases, state_dir=config.state_dir, firmware_dir=config.qemu.firmware_dir
@@ -104,7 +104,7 @@ def build(
     )
     confidential = tee in (Tee.SEV_SNP, Tee.TDX)
     sizes = config.host.gpu_group_sizes
-    parts = Parts(
+    parts = EngineDependencies(
         store=store,
         clock=clock,
         releases=releases,
@@ -112,13 +112,13 @@ def build(
         probes=prober,
         traffic=traffic_of(config, choices),
         attestation=_attestation(config, choices, clock, chain, collateral),
-        vault=Vault(
+        secret_values=SecretValues(
             secrets_dir(config),
             config.state_dir / "secret-digest.key",
             at_rest_of(config, in_units=units),
         ),
         gpus=gpus,
-        preparation=workshop_of(config, clock, store, gpus, confidential=confidential),
+        preparation=preparer_of(config, clock, store, gpus, confidential=confidential),
         supply=SupplyReader(
             probe,
             config.reserve,
@@ -146,8 +146,11 @@ def build(
         image_age_s=config.releases.cache_max_age_days * 86400,
     )
     facts = _host_facts(config, choices, clock, host_id)
-    return House(
-        room=EngineRoom(parts, facts), fleet=enclaves, releases=releases, collateral=collateral
+    return Assembly(
+        runtime=EngineRuntime(parts, facts),
+        fleet=enclaves,
+        releases=releases,
+        collateral=collateral,
     )
 
 
@@ -224,7 +227,7 @@ def at_rest_of(config: Config, *, in_units: bool) -> AtRest:
     if config.secrets.at_rest != "systemd_creds":
         return AtRest(directory)
     run = beside_us() if in_units else run_command
-    return AtRest(directory, Credentials(run), why_none)
+    return AtRest(directory, CredentialCipher(run), why_none)
 
 
 def policy(config: Config) -> Policy:

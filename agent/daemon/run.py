@@ -31,7 +31,7 @@ from agent.daemon.answers import StoredAnswers
 from agent.daemon.choices import Choices, choose
 from agent.daemon.link import keep_trust, link
 from agent.daemon.logs import set_up
-from agent.daemon.parts import House, build, make_simulated_chain
+from agent.daemon.parts import Assembly, build, make_simulated_chain
 from agent.daemon.store_keeper import StoreKeeper
 from agent.errors import AgentError, describe
 from agent.host.clock import RealClock
@@ -42,7 +42,7 @@ from agent.host.files import (
     write_atomic,
 )
 from agent.host.identity import derive_host_id
-from agent.host.liveness import Pulse
+from agent.host.liveness import Liveness
 from agent.host.notify import Notifier
 from agent.model.ids import HostId
 from agent.model.resources import Listen
@@ -56,14 +56,14 @@ log = logging.getLogger(__name__)
 
 
 _BEAT_S = 10.0
-Join = Callable[[Config, Choices, RealClock, Store, HostId], House]
+Join = Callable[[Config, Choices, RealClock, Store, HostId], Assembly]
 
 
 @dataclass(frozen=True, slots=True)
 class _Serving:
     """What runs. Without a keeper the store is damaged, and nothing of it is decided on."""
 
-    house: House
+    assembly: Assembly
     keeper: StoreKeeper | None
 
 
@@ -109,9 +109,9 @@ async def _run(config: Config, join: Join) -> None:
         _settle_memory()
         log.info("ready")
         async with asyncio.TaskGroup() as tasks:
-            loops = [tasks.create_task(_beat(notifier, serving.house.room.pulse))]
+            loops = [tasks.create_task(_beat(notifier, serving.assembly.runtime.liveness))]
             if serving.keeper is not None:
-                loops.append(tasks.create_task(_show_accel(serving.house)))
+                loops.append(tasks.create_task(_show_accel(serving.assembly)))
                 loops.append(tasks.create_task(serving.keeper.run()))
             await stop.wait()
             for loop_task in loops:
@@ -130,11 +130,11 @@ def _settle_memory() -> None:
     gc.collect()
 
 
-async def _beat(notifier: Notifier, pulse: Pulse) -> None:
+async def _beat(notifier: Notifier, liveness: Liveness) -> None:
     """Tell the service manager that the loops progress, and nothing while one does not."""
     told: tuple[str, ...] = ()
     while True:
-        late = pulse.late()
+        late = liveness.late()
         if late != told:
             log.log(
                 logging.ERROR if late else logging.INFO,
@@ -147,14 +147,14 @@ async def _beat(notifier: Notifier, pulse: Pulse) -> None:
         await asyncio.sleep(notifier.watchdog_interval_s or _BEAT_S)
 
 
-async def _show_accel(house: House) -> None:
+async def _show_accel(assembly: Assembly) -> None:
     """READY never waits for the proof that KVM runs a guest; readers see when it is known."""
-    seen = house.fleet.changed.count
-    while house.fleet.accel_verdict is None:
-        seen = await house.fleet.changed.beyond(seen)
-    verdict = house.fleet.accel_verdict
+    seen = assembly.fleet.changed.count
+    while assembly.fleet.accel_verdict is None:
+        seen = await assembly.fleet.changed.beyond(seen)
+    verdict = assembly.fleet.accel_verdict
     became = Resolved(value=verdict.value, reason=verdict.reason)
-    house.room.board.show_host(accel=became)
+    assembly.runtime.publisher.show_host(accel=became)
     log.info("chosen", extra={"what": "accel", "value": became.value, "why": became.reason})
 
 
@@ -178,38 +178,40 @@ async def _serving(config: Config, join: Join) -> AsyncIterator[_Serving]:
             log.warning("no enclave is confidential: %s", SIMULATED)
             await make_simulated_chain(config, clock)
         host_id = _host_id(config)
-        house = join(config, choices, clock, store, host_id)
-        stack.push_async_callback(house.releases.close)
-        parts = house.room.parts
+        assembly = join(config, choices, clock, store, host_id)
+        stack.push_async_callback(assembly.releases.close)
+        parts = assembly.runtime.parts
         for part in (parts.gpus, parts.traffic, parts.enclaves, parts.probes):
             stack.push_async_callback(part.close)
-        engine = UpdateEngine(house.room, revert_after_switch=config.update.revert_after_switch)
+        engine = UpdateEngine(
+            assembly.runtime, revert_after_switch=config.update.revert_after_switch
+        )
         given = inherited(os.environ)
-        trust = await keep_trust(config, host_id, house.room.board, stack)
+        trust = await keep_trust(config, host_id, assembly.runtime.publisher, stack)
         surface = Surface(
             engine=engine,
             answers=StoredAnswers(parts.store),
             body_key=_body_key(config.state_dir),
-            alive=house.room.pulse.late,
+            alive=assembly.runtime.liveness.late,
         )
         rpc = Rpc(_rpc_socket(config, given), trust) if trust and config.listen.rpc else None
         server = ApiServer(surface, _listeners(config, given), rpc)
         keeper = None
         if isinstance(store, SqliteStore):
-            keeper = StoreKeeper(store, house.room.board, config.store.backup_interval_s)
+            keeper = StoreKeeper(store, assembly.runtime.publisher, config.store.backup_interval_s)
             stack.push_async_callback(keeper.close)
-        stack.push_async_callback(house.room.close)
+        stack.push_async_callback(assembly.runtime.close)
         stack.push_async_callback(server.close)
-        if house.collateral is not None:
-            stack.push_async_callback(house.collateral.close)
-            await house.collateral.start()
+        if assembly.collateral is not None:
+            stack.push_async_callback(assembly.collateral.close)
+            await assembly.collateral.start()
         await server.start()
         if isinstance(store, DamagedStore):
-            await _stand_by(house, store)
+            await _stand_by(assembly, store)
         else:
-            await house.room.start()
-            surface.coordinator = link(config, house, trust, stack) or surface.coordinator
-        yield _Serving(house, keeper)
+            await assembly.runtime.start()
+            surface.coordinator = link(config, assembly, trust, stack) or surface.coordinator
+        yield _Serving(assembly, keeper)
 
 
 async def _open_store(config: Config, clock: RealClock) -> SqliteStore | DamagedStore:
@@ -221,16 +223,16 @@ async def _open_store(config: Config, clock: RealClock) -> SqliteStore | Damaged
         return DamagedStore(error)
 
 
-async def _stand_by(house: House, store: DamagedStore) -> None:
+async def _stand_by(assembly: Assembly, store: DamagedStore) -> None:
     """Serve what needs no store, and touch nothing: every VM and every route stays as it is.
 
     No VM is adopted, because without rows each would be one too many; a data plane that has a
     process of its own is kept alive, with the routes that it has recorded itself.
     """
-    room = house.room
-    room.board.show_store_damaged(store.said)
+    runtime = assembly.runtime
+    runtime.publisher.show_store_damaged(store.said)
     try:
-        await room.parts.traffic.start()
+        await runtime.parts.traffic.start()
     except AgentError as error:
         log.warning("data plane not adopted", extra={"error": describe(error)})
 

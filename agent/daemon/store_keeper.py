@@ -16,7 +16,7 @@ from agent.store.backup import back_up
 from agent.store.integrity import check_file
 from agent.store.port import StoreDamagedError, StoreError
 from agent.store.sqlite import SqliteStore
-from agent.updates.snapshot.publisher import Board
+from agent.updates.snapshot.publisher import SnapshotPublisher
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +26,11 @@ _PROBLEM = "backup"
 class StoreKeeper:
     """One a store. `run` is a task's; `close` ends it with a last backup."""
 
-    def __init__(self, store: SqliteStore, board: Board, interval_s: float) -> None:
+    def __init__(
+        self, store: SqliteStore, publisher: SnapshotPublisher, interval_s: float
+    ) -> None:
         self._store = store
-        self._board = board
+        self._publisher = publisher
         self._interval_s = interval_s
         self._backed_up: int | None = None  # the commits that the newest backup has
 
@@ -42,7 +44,7 @@ class StoreKeeper:
         damage = self._store.damage
         assert damage is not None
         log.error("store damaged, left as it is", extra={"error": describe(damage)})
-        self._board.show_store_damaged(describe(damage))
+        self._publisher.show_store_damaged(describe(damage))
 
     async def close(self) -> None:
         """Once nobody writes any more: have what is recorded in the newest backup."""
@@ -57,7 +59,7 @@ class StoreKeeper:
         except StoreDamagedError as error:
             self._store.found_damaged(error)
         except StoreError as error:
-            if self._board.raise_problem(
+            if self._publisher.raise_problem(
                 _PROBLEM,
                 code=error.code,
                 severity="warning",
@@ -67,4 +69,4 @@ class StoreKeeper:
                 log.warning("no backup of the store", extra={"error": describe(error)})
         else:
             self._backed_up = commits
-            self._board.clear_problem(_PROBLEM)
+            self._publisher.clear_problem(_PROBLEM)

@@ -73,7 +73,7 @@ class _Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialOutcome:
     """Of a trial."""
 
     works: bool
@@ -113,18 +113,18 @@ class AccelProof:
             return AccelVerdict(value=VmAccel.KVM, reason=reason, usable=False)
         return AccelVerdict(value=VmAccel.TCG, reason=f"no KVM: {trial.reason}")
 
-    async def _known_or_tried(self) -> Outcome:
+    async def _known_or_tried(self) -> TrialOutcome:
         if not os.access(self._device, os.R_OK | os.W_OK):
             why = "cannot be opened" if self._device.exists() else "does not exist"
-            return Outcome(works=False, reason=f"{self._device} {why}")
+            return TrialOutcome(works=False, reason=f"{self._device} {why}")
         binary = binary_identity(self._binary)
         if binary is None:
-            return Outcome(works=False, reason=f"there is no {self._binary}")
+            return TrialOutcome(works=False, reason=f"there is no {self._binary}")
         boot = boot_id()
         known = self._read_cache()
         this = (boot, self._user, binary)
         if known is not None and (known.boot_id, known.user, known.binary) == this:
-            return Outcome(works=known.works, reason=known.reason)
+            return TrialOutcome(works=known.works, reason=known.reason)
         output = self._run_dir / "accel-trial"
         trial = await Trial(self._binary, "kvm", "host", output, self._user).run()
         if trial.lasting:
@@ -171,7 +171,7 @@ class Trial:
         self._trial_s = trial_s
         self._starved_s = starved_s
 
-    async def run(self) -> Outcome:
+    async def run(self) -> TrialOutcome:
         """Run it; whatever happens, its process is killed before this returns or raises."""
         try:
             with _rom() as rom, contextlib.ExitStack() as held:
@@ -182,7 +182,7 @@ class Trial:
                 process.kill()
                 return await self._conclude(process, timely)
         except SupervisorError as error:
-            return Outcome(works=False, reason=describe(error))
+            return TrialOutcome(works=False, reason=describe(error))
         finally:
             self._output.unlink(missing_ok=True)
 
@@ -220,23 +220,23 @@ class Trial:
             else:
                 return True
 
-    async def _conclude(self, process: Process, timely: bool) -> Outcome:
+    async def _conclude(self, process: Process, timely: bool) -> TrialOutcome:
         try:
             async with asyncio.timeout(KILL_S):
                 await process.wait()
         except TimeoutError:
             pid = process.identity.pid
             reason = f"the trial guest hangs, and its process {pid} cannot be killed"
-            return Outcome(works=False, reason=reason, lasting=True)
+            return TrialOutcome(works=False, reason=reason, lasting=True)
         status = process.reap()
         if not timely:
             reason = "a trial guest did not get through in time"
-            return Outcome(works=False, reason=reason, lasting=True)
+            return TrialOutcome(works=False, reason=reason, lasting=True)
         if status != _EXIT_STATUS:
             words = self._output.read_text(errors="replace").strip().splitlines()
             told = "; ".join([status or "it is gone", *words[:1]])
-            return Outcome(works=False, reason=f"QEMU failed with a trial guest: {told}")
-        return Outcome(works=True, reason="a trial guest ran", lasting=True)
+            return TrialOutcome(works=False, reason=f"QEMU failed with a trial guest: {told}")
+        return TrialOutcome(works=True, reason="a trial guest ran", lasting=True)
 
 
 def _restrain(pid: int, cpu_s: int) -> None:

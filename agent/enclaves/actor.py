@@ -25,7 +25,7 @@ class _Order:
     undo: Work | None = None
 
 
-class Owner:
+class Actor:
     """Does orders. `look` is called, between orders, after every `nudge`."""
 
     def __init__(self, name: str, look: Callable[[], Awaitable[None]]) -> None:

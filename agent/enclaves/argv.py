@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from agent.enclaves import argv_tee
-from agent.enclaves.pci_layout import Layout, Place, layout_of
+from agent.enclaves.pci_layout import Layout, PciSlot, layout_of
 from agent.enclaves.spec import (
     Disk,
     FileSource,
@@ -159,7 +159,7 @@ def _disks(spec: VmSpec, layout: Layout) -> Iterator[str]:
         yield from _disk(node, disk, place, fd_set)
 
 
-def _disk(node: str, disk: Disk, place: Place, fd_set: int) -> Iterator[str]:
+def _disk(node: str, disk: Disk, place: PciSlot, fd_set: int) -> Iterator[str]:
     """An inherited file goes through a descriptor set: QEMU never opens its name again."""
     match disk.source:
         case InheritedFile(fd):

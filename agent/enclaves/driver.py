@@ -23,9 +23,9 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from agent.enclaves.actor import Owner
+from agent.enclaves.actor import Actor
 from agent.enclaves.console import ConsoleLog
-from agent.enclaves.launcher import Launcher, LockHeldError, unit_name
+from agent.enclaves.launcher import EnclaveLockHeldError, Launcher, unit_name
 from agent.enclaves.monitor import MonitorError
 from agent.enclaves.network import Network, NetworkError
 from agent.enclaves.port import (
@@ -36,7 +36,7 @@ from agent.enclaves.port import (
     VmPhase,
     VmView,
 )
-from agent.enclaves.publisher import Window
+from agent.enclaves.publisher import ViewPublisher
 from agent.enclaves.rundir import RunDir
 from agent.enclaves.shutdown import end_vm
 from agent.enclaves.supervisor import Supervisor
@@ -60,7 +60,7 @@ LOCK_AGAIN_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
+class DriverResources:
     """What the drivers of a host share. `processor` plays what VMs have simulated."""
 
     launcher: Launcher
@@ -77,32 +77,32 @@ class Driver:
         enclave_id: EnclaveId,
         run: RunDir,
         console: ConsoleLog,
-        workshop: Workshop,
+        resources: DriverResources,
         changed: Callable[[], None],
     ) -> None:
         self._id = enclave_id
         self._run = run
         self._console = console
-        self._shop = workshop
+        self._resources = resources
         self._vm: Vm | None = None
-        self._window = Window(enclave_id, run, changed)
-        self._owner = Owner(f"enclave {enclave_id}", self._look)
+        self._publisher = ViewPublisher(enclave_id, run, changed)
+        self._actor = Actor(f"enclave {enclave_id}", self._look)
 
     @property
     def view(self) -> VmView:
-        return self._window.view
+        return self._publisher.view
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing left to own."""
-        return self._window.phase is VmPhase.ABSENT and self._vm is None and self._owner.free
+        return self._publisher.phase is VmPhase.ABSENT and self._vm is None and self._actor.free
 
     async def launch(self, enclave: Enclave, order: LaunchOrder) -> ProcessIdentity:
         """Have this launch running. Raises EnclaveError, with nothing left of it.
 
         When the caller is cancelled the launch is undone, before anything that is ordered later.
         """
-        identity: ProcessIdentity = await self._owner.ask(
+        identity: ProcessIdentity = await self._actor.ask(
             lambda: self._launch(enclave, order), undo=self._abandon
         )
         return identity
@@ -112,18 +112,18 @@ class Driver:
 
         It goes on when the caller is cancelled.
         """
-        await self._owner.ask(lambda: self._stop(grace_s))
+        await self._actor.ask(lambda: self._stop(grace_s))
 
     async def adopt(self, row: Enclave | None, likely: ProcessIdentity | None) -> None:
         """See what is there of an earlier run of the agent. Without a row it is removed.
 
         `likely` is a process that may be its VM; it is verified.
         """
-        await self._owner.ask(lambda: self._adopt(row, likely))
+        await self._actor.ask(lambda: self._adopt(row, likely))
 
     async def close(self) -> None:
         """Let go of it. Its VM runs on; orders that are not done end as cancelled."""
-        await self._owner.close()
+        await self._actor.close()
         if self._vm is not None:
             await self._vm.close()
 
@@ -136,12 +136,12 @@ class Driver:
         """Something happened to the VM: if it ended by itself, say so once its console is safe."""
         vm = self._vm
         watched = (VmPhase.STARTING, VmPhase.RUNNING, VmPhase.STUCK)
-        if vm is None or self._window.phase not in watched:
+        if vm is None or self._publisher.phase not in watched:
             return
         if vm.end is not None and not vm.gone.is_set():
             await vm.drain_console()
         if vm.end is not None or vm.gone.is_set():
-            self._window.show_exited(vm)
+            self._publisher.show_exited(vm)
 
     # --- launch ------------------------------------------------------------------------------
 
@@ -150,11 +150,11 @@ class Driver:
             assert self._vm is not None
             return self._vm.identity
         await self._make_room(enclave.launch_uuid)
-        self._window.show_starting(enclave.launch_uuid)
+        self._publisher.show_starting(enclave.launch_uuid)
         try:
             return await self._bring_up(enclave, order)
-        except LockHeldError as error:
-            self._window.show_stuck(describe(error))
+        except EnclaveLockHeldError as error:
+            self._publisher.show_stuck(describe(error))
             raise
         except (AgentError, OSError) as error:
             raise await self._failed(error) from error
@@ -164,12 +164,12 @@ class Driver:
         return (
             vm is not None
             and vm.launch_uuid == launch_uuid
-            and (self._window.phase is VmPhase.RUNNING)
+            and (self._publisher.phase is VmPhase.RUNNING)
         )
 
     async def _make_room(self, launch_uuid: str) -> None:
         """Have nothing in the way; raises EnclaveError if what is there must be stopped first."""
-        view = self._window.view
+        view = self._publisher.view
         if view.phase is VmPhase.EXITED and view.launch_uuid != launch_uuid:
             await self._end(grace_s=0)
             await self._clear()
@@ -179,12 +179,12 @@ class Driver:
 
     async def _bring_up(self, enclave: Enclave, order: LaunchOrder) -> ProcessIdentity:
         vm = self._watch(enclave.launch_uuid, await self._process(enclave, order))
-        self._window.show(VmPhase.STARTING, vm)
+        self._publisher.show(VmPhase.STARTING, vm)
         try:
             await vm.wait_up(up_deadline_s(enclave))
         except MonitorError:
             if vm.gone.is_set():
-                detail = self._window.qemu_exit(vm.exit_status)
+                detail = self._publisher.qemu_exit(vm.exit_status)
                 raise EnclaveError("qemu_exited", detail) from None
             raise
         await self._settle(vm)
@@ -192,8 +192,8 @@ class Driver:
 
     async def _process(self, enclave: Enclave, order: LaunchOrder) -> Process:
         try:
-            identity = await self._shop.launcher.start(enclave, order, self._run)
-        except LockHeldError:
+            identity = await self._resources.launcher.start(enclave, order, self._run)
+        except EnclaveLockHeldError:
             # By a VM that nobody told us of: it is ours if it is this launch, else in the way.
             record = self._run.record()
             if record is not None and record.launch_uuid != enclave.launch_uuid:
@@ -203,10 +203,10 @@ class Driver:
                 return found
             if self._run.is_locked():
                 raise
-            identity = await self._shop.launcher.start(enclave, order, self._run)
+            identity = await self._resources.launcher.start(enclave, order, self._run)
         process = Process.open(identity)
         if process is None:
-            raise EnclaveError("qemu_exited", self._window.qemu_exit(None))
+            raise EnclaveError("qemu_exited", self._publisher.qemu_exit(None))
         return process
 
     async def _failed(self, error: AgentError | OSError) -> EnclaveError:
@@ -234,7 +234,7 @@ class Driver:
             process,
             run=self._run,
             console=self._console,
-            changed=self._owner.nudge,
+            changed=self._actor.nudge,
             simulated=record is not None and record.simulated,
         )
         return self._vm
@@ -253,12 +253,12 @@ class Driver:
             vm = await self._find(record.launch_uuid, record.process)
         if vm is None:
             return
-        self._window.show(VmPhase.STOPPING, vm, Teardown.ASKED)
+        self._publisher.show(VmPhase.STOPPING, vm, Teardown.ASKED)
 
         async def kill() -> None:
-            await self._shop.supervisor.kill(unit_name(self._id), vm.process)
+            await self._resources.supervisor.kill(unit_name(self._id), vm.process)
 
-        if not await end_vm(vm, grace_s, kill, self._window.show_teardown):
+        if not await end_vm(vm, grace_s, kill, self._publisher.show_teardown):
             raise self._stuck(f"process {vm.identity.pid} was killed and is still there")
 
     async def _clear(self) -> None:
@@ -271,13 +271,13 @@ class Driver:
             self._vm = None
         try:
             with await self._locked():
-                self._window.show_teardown(Teardown.RELEASED)
-                await self._shop.network.detach(self._id)
+                self._publisher.show_teardown(Teardown.RELEASED)
+                await self._resources.network.detach(self._id)
                 self._run.remove()
         except (NetworkError, StorageError) as error:
-            self._window.show_remains(f"cannot be removed: {describe(error)}")
+            self._publisher.show_remains(f"cannot be removed: {describe(error)}")
             raise
-        self._window.show_absent()
+        self._publisher.show_absent()
 
     async def _locked(self) -> contextlib.AbstractContextManager[None]:
         """The enclave's lock, held. What another start just forked may have it for a moment."""
@@ -293,7 +293,7 @@ class Driver:
         return contextlib.nullcontext()
 
     def _stuck(self, detail: str) -> EnclaveError:
-        self._window.show_stuck(detail)
+        self._publisher.show_stuck(detail)
         return EnclaveError("enclave_stuck", f"enclave {self._id}: {detail}", self._tail())
 
     def _tail(self) -> str:
@@ -320,7 +320,7 @@ class Driver:
         elif vm is None and ours and ran and launch_uuid and not self._run.is_locked():
             # It ran, and ended while nobody looked. Without a process in the record it may never
             # have run: then there is nothing to tell, and a launch can be done again.
-            self._window.show_remains(self._window.qemu_exit(None), launch_uuid, ran)
+            self._publisher.show_remains(self._publisher.qemu_exit(None), launch_uuid, ran)
         else:
             await self._abandon()
 
@@ -331,7 +331,7 @@ class Driver:
 
     async def _resume(self, vm: Vm) -> None:
         """Go on with a VM of an earlier run; what happened to its guest meanwhile is seen."""
-        self._window.show(VmPhase.STARTING, vm)
+        self._publisher.show(VmPhase.STARTING, vm)
         with contextlib.suppress(MonitorError):  # goes on connecting; the guest may well serve
             await vm.wait_up(ADOPT_UP_S)
         await self._settle(vm)
@@ -339,10 +339,10 @@ class Driver:
     async def _settle(self, vm: Vm) -> None:
         """It is up, unless it ended already."""
         vm.start_harvest()
-        if vm.simulated and self._shop.processor is not None:
-            vm.start_processor(self._shop.processor)
+        if vm.simulated and self._resources.processor is not None:
+            vm.start_processor(self._resources.processor)
         if vm.end is None and not vm.gone.is_set():
-            self._window.show(VmPhase.RUNNING, vm)
+            self._publisher.show(VmPhase.RUNNING, vm)
         await self._look()
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from agent.config import Accel, Tee
 from agent.enclaves.accel import AccelProof, AccelVerdict
 from agent.enclaves.console import ConsoleLog
-from agent.enclaves.driver import Driver, Workshop
+from agent.enclaves.driver import Driver, DriverResources
 from agent.enclaves.hardware import Hardware
 from agent.enclaves.launcher import Launcher
 from agent.enclaves.network import Network
 from agent.enclaves.port import (
     ABSENT,
-    Foundling,
     LaunchCheck,
     LaunchOrder,
+    RestoredOrphan,
     SecureProcessor,
     VmView,
 )
@@ -90,7 +90,7 @@ class Fleet:
             ),
             check_launch=check_launch,
         )
-        self._workshop = Workshop(
+        self._workshop = DriverResources(
             launcher=launcher, network=network, supervisor=supervisor, processor=processor
         )
         self._drivers: dict[EnclaveId, Driver] = {}
@@ -108,7 +108,7 @@ class Fleet:
         self._begin_proof()
         await self._network.start()
 
-    def find_unrecorded(self, rows: Sequence[Enclave]) -> Sequence[Foundling]:
+    def find_unrecorded(self, rows: Sequence[Enclave]) -> Sequence[RestoredOrphan]:
         launches = {row.id: row.launch_uuid for row in rows}
         return [
             found
@@ -116,19 +116,19 @@ class Fleet:
             if found is not None and launches.get(found.enclave) != found.launch_uuid
         ]
 
-    def _found(self, enclave_id: EnclaveId) -> Foundling | None:
+    def _found(self, enclave_id: EnclaveId) -> RestoredOrphan | None:
         run = RunDir(self._run_dir, enclave_id)
         if not run.is_locked():
             return None
         record = run.record()
-        return Foundling(
+        return RestoredOrphan(
             enclave=enclave_id,
             launch_uuid=record.launch_uuid if record else None,
             process=record.process if record else None,
             address=record.address if record else None,
         )
 
-    async def adopt(self, rows: Sequence[Enclave], spare: Sequence[Foundling] = ()) -> None:
+    async def adopt(self, rows: Sequence[Enclave], spare: Sequence[RestoredOrphan] = ()) -> None:
         self._spared = {found.enclave: found.address for found in spare}
         known = {row.id: row for row in rows}
         homeless = [row for row in rows if not RunDir(self._run_dir, row.id).exists]
@@ -207,7 +207,7 @@ class Fleet:
                 RunDir(self._run_dir, enclave_id),
                 self._console(enclave_id),
                 self._workshop,
-                self.changed.ring,
+                self.changed.notify,
             )
             self._drivers[enclave_id] = driver
         return driver
@@ -239,7 +239,7 @@ class Fleet:
         verdict = await self._proof.resolve()
         log.info("acceleration", extra={"accel": str(verdict.value), "reason": verdict.reason})
         self.accel_verdict = verdict
-        self.changed.ring()
+        self.changed.notify()
         return verdict
 
     async def _verdict(self) -> AccelVerdict:

@@ -48,7 +48,7 @@ from agent.model.enclave import Enclave, ProcessIdentity
 from agent.model.ids import EnclaveId
 
 
-class LockHeldError(EnclaveError):
+class EnclaveLockHeldError(EnclaveError):
     """A process of this enclave exists, or may."""
 
     def __init__(self, enclave_id: EnclaveId) -> None:
@@ -105,7 +105,7 @@ class Launcher:
             run.create()
             lock = run.take_lock()
             if lock is None:
-                raise LockHeldError(enclave.id)
+                raise EnclaveLockHeldError(enclave.id)
             held.callback(os.close, lock)
             record = LaunchRecord(
                 launch_uuid=enclave.launch_uuid,

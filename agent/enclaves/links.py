@@ -27,7 +27,7 @@ class _Info(msgspec.Struct, frozen=True):
     info_data: _Data = _Data()
 
 
-class Link(msgspec.Struct, frozen=True):
+class NetLink(msgspec.Struct, frozen=True):
     """One link, as `ip -json -details link show` tells it."""
 
     ifname: str = ""
@@ -56,7 +56,7 @@ class Link(msgspec.Struct, frozen=True):
             return int(str(user)) if str(user).isdigit() else None
 
 
-class Route(msgspec.Struct, frozen=True):
+class KernelRoute(msgspec.Struct, frozen=True):
     """One IPv4 route of any table. `dst` is a network, an address, or `default`."""
 
     dst: str = "default"
@@ -82,14 +82,14 @@ class Links:
     def __init__(self, run: RunCommand = run_command) -> None:
         self._run = run
 
-    async def links(self) -> dict[str, Link]:
+    async def links(self) -> dict[str, NetLink]:
         """Every link of this network namespace, by name."""
-        rows = await self._read(["-details", "link", "show"], list[Link])
+        rows = await self._read(["-details", "link", "show"], list[NetLink])
         return {row.ifname: row for row in rows}
 
-    async def routes(self) -> list[Route]:
+    async def routes(self) -> list[KernelRoute]:
         """Every IPv4 route, those of the host's own addresses included."""
-        return await self._read(["-4", "route", "show", "table", "all"], list[Route])
+        return await self._read(["-4", "route", "show", "table", "all"], list[KernelRoute])
 
     async def ipv4_of(self, name: str) -> list[str]:
         """The link's IPv4 addresses, each with its prefix."""

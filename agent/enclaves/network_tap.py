@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Sequence
 from functools import cached_property
 
-from agent.enclaves.links import Link, Links, turn_ipv6_off
+from agent.enclaves.links import Links, NetLink, turn_ipv6_off
 from agent.enclaves.network import GuestAddress, NetworkError, mac_of, parse_subnet
 from agent.enclaves.spec import TapNic
 from agent.host.commands import CommandError, RunCommand, run_command
@@ -127,7 +127,7 @@ class TapNetwork:
             if bridge is not None and self._is_our_bridge(bridge):
                 await self._links.change([f"link delete dev {self._bridge}"])
 
-    async def _start(self, links: dict[str, Link]) -> None:
+    async def _start(self, links: dict[str, NetLink]) -> None:
         bridge = links.get(self._bridge)
         if bridge is not None and not self._is_our_bridge(bridge):
             raise self._foreign_bridge()
@@ -149,7 +149,7 @@ class TapNetwork:
     def _bridge_words(self) -> str:
         return f"address {self._mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
 
-    async def _set_up_bridge(self, links: dict[str, Link]) -> None:
+    async def _set_up_bridge(self, links: dict[str, NetLink]) -> None:
         turn_ipv6_off(self._bridge)
         ours = f"{self._gateway}/{self._subnet.prefixlen}"
         others = [a for a in await self._links.ipv4_of(self._bridge) if a != ours]
@@ -202,7 +202,7 @@ class TapNetwork:
         await self._links.change([f"fdb replace {mac} dev {name} master static"], tool="bridge")
         await self._links.change([f"link set dev {name} up"])
 
-    async def _remove_tap(self, tap: Link, links: dict[str, Link]) -> None:
+    async def _remove_tap(self, tap: NetLink, links: dict[str, NetLink]) -> None:
         """The neighbour entry first: what names it, the tap's alias, goes last.
 
         It may not be there, and `ip` ends at a line that fails: so it is made, then deleted.
@@ -218,26 +218,26 @@ class TapNetwork:
             ]
         await self._links.change(lines)
 
-    def _our_taps(self, links: dict[str, Link]) -> list[Link]:
+    def _our_taps(self, links: dict[str, NetLink]) -> list[NetLink]:
         return [
             link
             for name, link in sorted(links.items())
             if _TAP.fullmatch(name) and link.is_tap and self._is_marked(link)
         ]
 
-    def _is_our_bridge(self, link: Link) -> bool:
+    def _is_our_bridge(self, link: NetLink) -> bool:
         return link.is_bridge and link.address == self._mac
 
-    def _is_marked(self, tap: Link) -> bool:
+    def _is_marked(self, tap: NetLink) -> bool:
         return tap.ifalias is not None and tap.ifalias.startswith(f"{self._mark} ")
 
-    def _is_or_may_be_ours(self, link: Link) -> bool:
+    def _is_or_may_be_ours(self, link: NetLink) -> bool:
         return link.is_tap and (link.ifalias is None or self._is_marked(link))
 
-    def _serves(self, tap: Link, address: str) -> bool:
+    def _serves(self, tap: NetLink, address: str) -> bool:
         return tap.owner_uid is None and tap.ifalias == f"{self._mark} {address}"
 
-    def _address_of(self, tap: Link) -> str | None:
+    def _address_of(self, tap: NetLink) -> str | None:
         if not self._is_marked(tap):
             return None
         address = (tap.ifalias or "").rpartition(" ")[2]

@@ -13,7 +13,7 @@ from agent.enclaves.spec import SpecError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PciSlot:
     """An address on bus 0 (`SLOT.FUNCTION`, hex) and the serial that names a disk to the guest."""
 
     address: str
@@ -30,9 +30,9 @@ class Layout:
     switch_slot: int
     max_switches: int
     nic: str
-    root_disk: Place
-    config_disk: Place
-    external_config_disk: Place
+    root_disk: PciSlot
+    config_disk: PciSlot
+    external_config_disk: PciSlot
     first_data_slot: int
     last_data_slot: int
     model_serial: str
@@ -47,7 +47,7 @@ class Layout:
         """Addresses of the root ports for that many NVSwitches."""
         return _ports("NVSwitches", self.switch_slot, count, self.max_switches)
 
-    def data_disks(self, models: int, volumes: int) -> list[Place]:
+    def data_disks(self, models: int, volumes: int) -> list[PciSlot]:
         """Places of the models, then of the volumes; serials count each kind from 1."""
         room = self.last_data_slot - self.first_data_slot + 1
         if models + volumes > room:
@@ -55,7 +55,7 @@ class Layout:
         serials = [f"{self.model_serial}{n}" for n in range(1, models + 1)]
         serials += [f"{self.volume_serial}{n}" for n in range(1, volumes + 1)]
         return [
-            Place(f"{slot:02x}.0", serial)
+            PciSlot(f"{slot:02x}.0", serial)
             for slot, serial in enumerate(serials, self.first_data_slot)
         ]
 
@@ -73,9 +73,9 @@ VIRTIO_PCI = Layout(
     switch_slot=0x03,
     max_switches=4,
     nic="02.0",
-    root_disk=Place("04.0", "tinfoil-rootdisk"),
-    config_disk=Place("05.0", "tinfoil-config"),
-    external_config_disk=Place("06.0", "tinfoil-ext-config"),
+    root_disk=PciSlot("04.0", "tinfoil-rootdisk"),
+    config_disk=PciSlot("05.0", "tinfoil-config"),
+    external_config_disk=PciSlot("06.0", "tinfoil-ext-config"),
     first_data_slot=0x07,
     last_data_slot=0x1E,
     model_serial="tinfoil-modelwrap",

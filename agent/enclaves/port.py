@@ -71,7 +71,7 @@ class VmView(msgspec.Struct, frozen=True, kw_only=True):
 ABSENT = VmView(phase=VmPhase.ABSENT)
 
 
-class Foundling(msgspec.Struct, frozen=True, kw_only=True):
+class RestoredOrphan(msgspec.Struct, frozen=True, kw_only=True):
     """A VM that runs though no row knows this launch of it. `address` None: not known."""
 
     enclave: EnclaveId
@@ -123,11 +123,11 @@ class Enclaves(Protocol):
         """Ready the network (bridge or nothing) and begin the acceleration proof."""
         ...
 
-    def find_unrecorded(self, rows: Sequence[Enclave]) -> Sequence[Foundling]:
+    def find_unrecorded(self, rows: Sequence[Enclave]) -> Sequence[RestoredOrphan]:
         """The VMs that run although none of these rows knows their launch. For before `adopt`."""
         ...
 
-    async def adopt(self, rows: Sequence[Enclave], spare: Sequence[Foundling] = ()) -> None:
+    async def adopt(self, rows: Sequence[Enclave], spare: Sequence[RestoredOrphan] = ()) -> None:
         """Take over, by identity, the VMs of these rows that an earlier run of the agent started.
 
         A VM that runs although no row knows it is stopped and cleaned, unless it is spared: then

@@ -18,7 +18,7 @@ from agent.model.ids import EnclaveId
 log = logging.getLogger(__name__)
 
 
-class Window:
+class ViewPublisher:
     """Only the enclave's owner publishes; everybody reads `view`."""
 
     def __init__(self, enclave_id: EnclaveId, run: RunDir, changed: Callable[[], None]) -> None:

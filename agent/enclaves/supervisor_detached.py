@@ -42,7 +42,7 @@ class DetachedSupervisor:
         """`start`, in this very thread, which it blocks for some milliseconds."""
         forbid_core_dumps()
         try:
-            credentials = Credentials.of(request.user)
+            credentials = RunAs.of(request.user)
             if credentials.owner is not None:
                 for path in request.writable:
                     os.chown(path, *credentials.owner)
@@ -60,7 +60,7 @@ class DetachedSupervisor:
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class RunAs:
     """Whom a process runs as; all None for the agent's own user."""
 
     uid: int | None = None
@@ -73,7 +73,7 @@ class Credentials:
         return None if self.uid is None or self.gid is None else (self.uid, self.gid)
 
     @classmethod
-    def of(cls, user: str | None) -> Credentials:
+    def of(cls, user: str | None) -> RunAs:
         """Of the user of that name, with all its groups. Raises SupervisorError."""
         if user is None:
             return cls()
@@ -110,7 +110,7 @@ def clean_environment() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
 
 
-def _spawn(request: StartRequest, run_as: Credentials) -> subprocess.Popen[bytes]:
+def _spawn(request: StartRequest, run_as: RunAs) -> subprocess.Popen[bytes]:
     with open_output(request.output) as output:
         return subprocess.Popen(
             list(request.argv),

@@ -42,7 +42,7 @@ class CommandTimeoutError(CommandError):
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class CompletedCommand:
     """What a tool left. A negative status is the signal that ended it."""
 
     status: int
@@ -61,12 +61,12 @@ class RunCommand(Protocol):
 
     async def __call__(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished: ...
+    ) -> CompletedCommand: ...
 
 
 async def run_command(
     argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-) -> Finished:
+) -> CompletedCommand:
     """Run one tool in the C locale, in a session of its own, until it closed its output and ended.
 
     If it is given up (time, cancellation, more than 16 MiB printed), it and its process group are
@@ -97,7 +97,7 @@ async def run_command(
     if protocol.overflowed:
         raise CommandError(argv, f"printed more than {_MAX_OUTPUT_BYTES} bytes")
     status = cast("int", started.get_returncode())
-    return Finished(status, bytes(protocol.stdout), bytes(protocol.stderr))
+    return CompletedCommand(status, bytes(protocol.stdout), bytes(protocol.stderr))
 
 
 def tool_environment() -> dict[str, str]:

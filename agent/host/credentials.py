@@ -11,7 +11,7 @@ import asyncio
 import shutil
 
 from agent.errors import AgentError
-from agent.host.commands import CommandError, Finished, RunCommand
+from agent.host.commands import CommandError, CompletedCommand, RunCommand
 
 PROGRAM = "systemd-creds"
 _TIMEOUT_S = 60.0  # a TPM takes its time, and many may ask it at once
@@ -33,7 +33,7 @@ def why_none() -> str | None:
     return None
 
 
-class Credentials:
+class CredentialCipher:
     """Encrypts and decrypts. `run` reaches the host's key."""
 
     def __init__(self, run: RunCommand) -> None:
@@ -60,7 +60,7 @@ class Credentials:
         return done.stdout
 
 
-def _complaint(done: Finished) -> str:
+def _complaint(done: CompletedCommand) -> str:
     """Its last line; what comes before are remarks on the host's key."""
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"exit status {done.status}"

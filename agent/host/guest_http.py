@@ -19,7 +19,7 @@ from typing import Self, cast
 
 import httptools
 
-from agent.host.contact import Answer, Ending, NoAnswerError, tell
+from agent.host.contact import Ending, HttpAnswer, NoAnswerError, tell
 from agent.host.peer_key import UnreadableKeyError, spki_sha256
 from agent.model.enclave import Endpoint
 
@@ -28,7 +28,7 @@ _NOT_HTTP = "its answer is not HTTP"
 _CLOSED = "the connection was closed without an answer"
 
 
-class Visit:
+class GuestHttp:
     """One visit. Its connection is opened by the first request, and kept while answers are whole.
 
     `keys`: of the connections of this round in order, repeats left out (normally exactly one).
@@ -68,7 +68,7 @@ class Visit:
 
     async def get(
         self, path: str, *, timeout_s: float, max_bytes: int, body_wait_s: float | None = None
-    ) -> Answer:
+    ) -> HttpAnswer:
         """One GET, no redirects followed; at most `max_bytes` of the body.
 
         `body_wait_s`: how long to wait for the body once the status is known.
@@ -93,7 +93,7 @@ class Visit:
         if exchange.status is None:
             why = self.flooded or exchange.problem or tell(TimeoutError(), timeout_s)
             raise NoAnswerError(why)
-        return Answer(exchange.status, bytes(exchange.body), exchange.ending)
+        return HttpAnswer(exchange.status, bytes(exchange.body), exchange.ending)
 
     async def _connected(self, deadline: float) -> _Line:
         """The line as it is, if it may be used again, or a new one; its key is noted."""

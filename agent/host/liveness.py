@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from agent.host.clock import Clock
 
 
-class Pulse:
+class Liveness:
     """The promises of one process."""
 
     def __init__(self, clock: Clock) -> None:

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 _RESTART_AFTER_S = 1.0
 
 
-async def endure(what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def restart_on_error(what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Do `work` for ever. What it raises is logged, and it is begun again a second later."""
     while True:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 
-class SharedTasks:
+class Singleflight:
     """Tasks by key. A task is cancelled when its last waiter is, and then waited for."""
 
     def __init__(self) -> None:

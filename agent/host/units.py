@@ -20,7 +20,7 @@ from agent.errors import AgentError, describe
 from agent.host import fd_broker
 from agent.host.commands import (
     CommandError,
-    Finished,
+    CompletedCommand,
     RunCommand,
     run_command,
     tool_environment,
@@ -106,7 +106,7 @@ def _borrow(words: Sequence[str]) -> int:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise LendError(f"a transient unit cannot be asked: {error}") from error
         if done.returncode != 0:
-            raise LendError(Finished(done.returncode, done.stdout, done.stderr).complaint)
+            raise LendError(CompletedCommand(done.returncode, done.stdout, done.stderr).complaint)
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     return descriptors[0]
 
@@ -121,7 +121,7 @@ def beside_us(run: RunCommand = run_command) -> RunCommand:
 
     async def run_beside_us(
         argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         line = [*RUN, "--pipe", "--wait", *words, "--", *argv]
         return await run(line, stdin=stdin, timeout_s=timeout_s)
 
@@ -167,7 +167,7 @@ def in_units(
 
     async def run_in_unit(
         argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         unit = f"{name}-{secrets.token_hex(4)}"
         said = complaints / f"{unit}.stderr"
         words = [f"--unit={unit}.service", f"--description={description}"]

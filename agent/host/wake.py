@@ -16,7 +16,7 @@ class Wake:
     def count(self) -> int:
         return self._count
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake every waiter."""
         self._count += 1
         self._event.set()

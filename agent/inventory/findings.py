@@ -44,7 +44,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Sighting:
     """One look at one function. `nvml_works`: NVML answered, whether or not with this GPU."""
 
     function: PciFunction
@@ -53,13 +53,13 @@ class Evidence:
     use: GpuUse = UNUSED
 
 
-def find(evidence: Evidence) -> tuple[Finding, ...]:
+def find(evidence: Sighting) -> tuple[Finding, ...]:
     """Everything that this look shows. The bus tells nothing of what is being prepared."""
     by_pci = () if evidence.use.preparing else _by_pci(evidence)
     return (*by_pci, *(_by_nvml(evidence.nvml) if evidence.nvml else ()))
 
 
-def _by_pci(seen: Evidence) -> Iterator[Finding]:
+def _by_pci(seen: Sighting) -> Iterator[Finding]:
     function = seen.function
     if function.responds is False:
         yield Finding(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.inventory.findings import Evidence, Finding, corrected_errors, find, grown
+from agent.inventory.findings import Finding, Sighting, corrected_errors, find, grown
 from agent.model.clock import Instant
 from agent.model.gpu import GpuHealth, GpuReason, HealthAction, Severity, Sight
 from agent.model.pci import Aer
@@ -33,7 +33,7 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class FindingMark:
     """A finding of one moment. `last`: when it came last."""
 
     finding: Finding
@@ -47,12 +47,12 @@ class HealthRecord:
     """What is known of one GPU's health. Begin with an empty one."""
 
     levels: Mapping[str, Level] = field(default_factory=dict)
-    marks: Mapping[str, Mark] = field(default_factory=dict)
+    marks: Mapping[str, FindingMark] = field(default_factory=dict)
     aer: Aer = field(default_factory=Aer)
     ecc_corrected: int | None = None
 
 
-def look(record: HealthRecord, evidence: Evidence, now: Instant) -> HealthRecord:
+def look(record: HealthRecord, evidence: Sighting, now: Instant) -> HealthRecord:
     """After one look."""
     looked = set() if evidence.use.preparing else {Sight.PCI}
     if evidence.nvml is not None:
@@ -92,7 +92,7 @@ def _next(
     return replace(level, seen=0, missed=missed)
 
 
-def _kept(mark: Mark, now: Instant) -> bool:
+def _kept(mark: FindingMark, now: Instant) -> bool:
     passed = now.since(mark.last)
     if passed is None:
         return False  # the host was rebooted
@@ -109,9 +109,9 @@ def _mark(record: HealthRecord, findings: Iterable[Finding], now: Instant) -> He
     for finding in findings:
         known = marks.get(finding.code)
         if known is None:
-            marks[finding.code] = Mark(finding, now, now)
+            marks[finding.code] = FindingMark(finding, now, now)
         else:
-            marks[finding.code] = Mark(finding, known.since, now, known.count + 1)
+            marks[finding.code] = FindingMark(finding, known.since, now, known.count + 1)
     return replace(record, marks=marks)
 
 

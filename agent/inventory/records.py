@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.inventory.findings import Evidence, Finding
+from agent.inventory.findings import Finding, Sighting
 from agent.inventory.health import HealthRecord, after_reset, health_of, look, note
 from agent.inventory.identity import Recall
 from agent.inventory.nvml.values import NvmlLook
@@ -38,7 +38,7 @@ class HealthRecords:
             if of != key and not of.startswith("at:"):
                 record = HealthRecord()
             use = uses.get(bdf, UNUSED)
-            evidence = Evidence(function, seen.get(bdf), nvml_works=works, use=use)
+            evidence = Sighting(function, seen.get(bdf), nvml_works=works, use=use)
             records[bdf] = (key, look(record, evidence, now))
         self._records = records
 

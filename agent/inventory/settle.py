@@ -28,7 +28,7 @@ _TOLD = frozenset({GpuState.UNHEALTHY, GpuState.QUARANTINED})
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class HostLook:
     """What was seen of the machine and concluded of its health, at one moment."""
 
     functions: Mapping[Bdf, PciFunction]
@@ -37,7 +37,7 @@ class Look:
     now: Instant
 
 
-def settle(known: list[KnownGpu], look: Look) -> tuple[Recall, list[EventDraft]]:
+def settle(known: list[KnownGpu], look: HostLook) -> tuple[Recall, list[EventDraft]]:
     """Who is who, what is beyond repair, and which came, came back, moved or went."""
     seen = {one.bdf: one for one in look.nvml.gpus}
     found = recall(look.functions.values(), seen, known, look.now)

@@ -37,7 +37,7 @@ from agent.inventory.port import Chain, GpuConditionError, UnknownGpuError, unsi
 from agent.inventory.problems import problems_of, unkept, unseen
 from agent.inventory.quarantine import forget, lift_quarantine, set_quarantine
 from agent.inventory.records import HealthRecords
-from agent.inventory.settle import Look, beyond_repair, settle, turns
+from agent.inventory.settle import HostLook, beyond_repair, settle, turns
 from agent.model.event import EventDraft
 from agent.model.gpu import UNUSED, Gpu, GpuState, GpuUse, Quarantine
 from agent.model.ids import Bdf
@@ -116,7 +116,7 @@ class InventoryWatch:
 
     def look_soon(self) -> None:
         """Within a second."""
-        self._wanted.ring()
+        self._wanted.notify()
 
     def released(self) -> AbstractAsyncContextManager[None]:
         """Inside, no handle of ours holds any GPU."""
@@ -150,7 +150,7 @@ class InventoryWatch:
     def _hear(self, event: NvmlEvent) -> None:
         log.warning("gpu event", extra={"gpu": event.bdf, "what": event.kind, "data": event.data})
         if self._records.note(event.bdf, told(event), self._clock.now()):
-            self._wanted.ring()
+            self._wanted.notify()
 
     def _overhear(self, record: bytes) -> None:
         """A record of the kernel's log, of whatever it may be."""
@@ -158,7 +158,7 @@ class InventoryWatch:
         for bdf, finding in overheard(record, functions):
             log.warning("kernel message", extra={"gpu": bdf, "what": finding.detail})
             if self._records.note(bdf, finding, self._clock.now()):
-                self._wanted.ring()
+                self._wanted.notify()
 
     async def _look(self, *, with_nvml: bool) -> None:
         async with self._looking:
@@ -196,7 +196,7 @@ class InventoryWatch:
                 found = recall(seen.functions.values(), says, known, now)
                 then = {bdf: _preparing(uses.get(bdf, UNUSED)) for bdf in seen.at_work}
                 self._records.look(seen.functions, seen.nvml, found, {**uses, **then}, now)
-            look = Look(seen.functions, seen.nvml, self._records.health(), now)
+            look = HostLook(seen.functions, seen.nvml, self._records.health(), now)
             found, arrived = settle(known, look)
             gpus = merge(seen.functions, seen.nvml, found, uses, look.health)
             events = [*arrived, *turns(self._told, gpus)]
@@ -230,7 +230,7 @@ class InventoryWatch:
             observed_at=self._clock.now(),
             complete=seen.complete and not self._blind,
         )
-        self.changed.ring()
+        self.changed.notify()
 
     def _publish_blind(self, problems: tuple[InventoryProblem, ...]) -> None:
         """What was seen last stays to be read, and is not complete any more."""
@@ -241,7 +241,7 @@ class InventoryWatch:
         self._inventory = msgspec.structs.replace(
             last, complete=False, problems=(*others, *problems)
         )
-        self.changed.ring()
+        self.changed.notify()
 
     def was_reset(self, bdf: Bdf) -> None:
         """What a reset mends is mended; nobody is to reset it again for what it was before."""
@@ -249,7 +249,7 @@ class InventoryWatch:
         health = self._records.health().get(bdf)
         if self._inventory is not None and health is not None:
             self._inventory = self._inventory.with_health(bdf, health)
-        self._wanted.ring()
+        self._wanted.notify()
 
     async def quarantine(self, bdf: Bdf, reason: str, actor: str) -> Gpu:
         """Keep it out of use until it is released."""
@@ -298,7 +298,7 @@ def _driven(functions: Mapping[Bdf, PciFunction]) -> frozenset[Bdf]:
     )
 
 
-def _keep(tx: Transaction, look: Look, turned: list[EventDraft]) -> None:
+def _keep(tx: Transaction, look: HostLook, turned: list[EventDraft]) -> None:
     """On the rows as they are now: a quarantine may have come since they were read."""
     found, arrived = settle(tx.known_gpus(), look)
     for key in found.outdated:

@@ -26,10 +26,10 @@ from agent.host.files import StorageError, read_bounded
 from agent.link.client import CoordinatorClient
 from agent.link.session import backoff_s
 from agent.pki.facts import TrustError
-from agent.pki.keeper import Problems, Trust
+from agent.pki.keeper import FleetCertificates, Problems
 from agent.pki.names import coordinator_uri
 from agent.pki.peer import NamedPeer
-from agent.pki.tls_contexts import Material
+from agent.pki.tls_contexts import TlsContexts
 from agent.pki.x509_client import install, request_certificate
 from agent.wire.report import EnrolAnswer, EnrolRequest, RenewRequest, ReportedHost
 
@@ -48,7 +48,7 @@ class Enrolment:
         url: str,
         token_file: Path | None,
         *,
-        trust: Trust,
+        trust: FleetCertificates,
         problems: Problems,
         host: Callable[[], ReportedHost],
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
@@ -88,11 +88,11 @@ class Enrolment:
         elif self._now() >= self._renewal_at(material):
             await self._renew(material)
 
-    def _ended(self, material: Material) -> bool:
+    def _ended(self, material: TlsContexts) -> bool:
         """Who has no valid certificate cannot ask for another one with it."""
         return material.facts.ended(self._now())
 
-    def _renewal_at(self, material: Material) -> dt.datetime:
+    def _renewal_at(self, material: TlsContexts) -> dt.datetime:
         own = material.facts
         return own.since + (own.until - own.since) * self._share
 
@@ -119,7 +119,7 @@ class Enrolment:
         token_file.unlink(missing_ok=True)
         log.info("enrolled", extra={"host": self._trust.host_id})
 
-    async def _renew(self, material: Material) -> None:
+    async def _renew(self, material: TlsContexts) -> None:
         csr_pem = await request_certificate(self._trust.tls, self._trust.host_id)
         client = CoordinatorClient(self._url, material.client)
         try:

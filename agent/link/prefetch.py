@@ -26,26 +26,26 @@ class Prefetch:
         self._try_again_s = try_again_s
         self._wanted: tuple[WantedTag, ...] = ()
         self._here: set[WantedTag] = set()
-        self._bell = Wake()
+        self._wakeup = Wake()
 
     def want(self, tags: Sequence[WantedTag]) -> None:
         """These, and no others any more."""
         if tuple(tags) != self._wanted:
             self._wanted = tuple(tags)
             self._here &= set(tags)
-            self._bell.ring()
+            self._wakeup.notify()
 
     async def keep(self) -> None:
         """Fetch what is wanted, for ever."""
         while True:
-            seen = self._bell.count
+            seen = self._wakeup.count
             for tag in self._wanted:
                 if tag not in self._here and await self._fetch(tag):
                     self._here.add(tag)
-                if self._bell.count != seen:
+                if self._wakeup.count != seen:
                     break  # others are wanted now
             else:
-                await self._bell.beyond(seen, self._try_again_s)
+                await self._wakeup.beyond(seen, self._try_again_s)
 
     async def _fetch(self, wanted: WantedTag) -> bool:
         try:

@@ -24,7 +24,7 @@ from agent.link.prefetch import Prefetch
 from agent.link.report import Reports
 from agent.model.clock import Instant
 from agent.pki.facts import BLIND
-from agent.pki.keeper import Problems, Trust
+from agent.pki.keeper import FleetCertificates, Problems
 from agent.pki.names import coordinator_uri
 from agent.store.port import Store, StoreError
 from agent.updates.admission.audit import highest_epoch, see_epoch
@@ -57,7 +57,7 @@ class Session:
         url: str,
         interval_s: float,
         *,
-        trust: Trust,
+        trust: FleetCertificates,
         store: Store,
         clock: Clock,
         changed: Wake,

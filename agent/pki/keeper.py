@@ -18,8 +18,8 @@ from agent.config import TlsConfig
 from agent.errors import describe
 from agent.host.wake import Wake
 from agent.pki.facts import Facts, TrustError
-from agent.pki.tls_contexts import Material, make_material
-from agent.pki.x509_client import ClerkError, inspect
+from agent.pki.tls_contexts import TlsContexts, make_tls_contexts
+from agent.pki.x509_client import X509ClientError, inspect
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Problems(Protocol):
     def clear_problem(self, key: str) -> None: ...
 
 
-class Trust:
+class FleetCertificates:
     """The newest good material. `changed` is rung whenever it was read anew."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Trust:
         self.tls = tls
         self.host_id = host_id
         self.changed = Wake()
-        self.material: Material | None = None
+        self.material: TlsContexts | None = None
         self._problems = problems
         self._now = now
         self._inspect = read
@@ -83,13 +83,15 @@ class Trust:
         """Files that change while they are read are read once more at the next look."""
         try:
             facts = await self._inspect(self.tls, self.host_id)
-            material = await asyncio.to_thread(make_material, self.tls, facts)
+            material = await asyncio.to_thread(make_tls_contexts, self.tls, facts)
         except TrustError as error:
             if stamp == self._stamps():
                 self._stamp = stamp
                 self._tell_unusable(error)
             return
-        except ClerkError as error:  # no fault of the files: they are read again at the next look
+        except (
+            X509ClientError
+        ) as error:  # no fault of the files: they are read again at the next look
             self._tell_unusable(error)
             return
         if stamp != self._stamps():
@@ -98,13 +100,13 @@ class Trust:
         self.material = material
         self._problems.clear_problem(_UNUSABLE)
         log.info("certificates read", extra={"until": str(material.facts.until)})
-        self.changed.ring()
+        self.changed.notify()
 
     def _stamps(self) -> _Stamp:
         paths = (self.tls.certificate, self.tls.key, self.tls.ca, self.tls.crl)
         return tuple(None if path is None else _stamp(path) for path in paths)
 
-    def _tell_unusable(self, error: TrustError | ClerkError) -> None:
+    def _tell_unusable(self, error: TrustError | X509ClientError) -> None:
         kept = "what was read before stays in force" if self.material else "RPC is off until then"
         news = self._problems.raise_problem(
             _UNUSABLE,
@@ -116,7 +118,7 @@ class Trust:
         if news:
             log.warning("certificates cannot be used: %s", describe(error))
 
-    def _tell_ends(self, material: Material) -> None:
+    def _tell_ends(self, material: TlsContexts) -> None:
         """Days ahead, so that somebody can act; an end that has come is an error."""
         facts = material.facts
         span = (facts.since, facts.until)

@@ -12,7 +12,7 @@ from agent.pki.peer import NamedPeer
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TlsContexts:
     """All of it. `server` verifies any peer of the fleet, `client` none but the coordinator."""
 
     server: ssl.SSLContext
@@ -20,10 +20,10 @@ class Material:
     facts: Facts
 
 
-def make_material(tls: TlsConfig, facts: Facts) -> Material:
+def make_tls_contexts(tls: TlsConfig, facts: Facts) -> TlsContexts:
     """Of the files of which these are the facts. Raises TrustError."""
     coordinator = NamedPeer.of(coordinator_uri(tls.trust_domain))
-    return Material(
+    return TlsContexts(
         server=_context(tls, ssl.PROTOCOL_TLS_SERVER, ssl.SSLObject),
         client=_context(tls, ssl.PROTOCOL_TLS_CLIENT, coordinator),
         facts=facts,

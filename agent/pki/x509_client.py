@@ -20,7 +20,7 @@ CHILD = (sys.executable, "-m", "agent.pki.x509_worker")
 _TIMEOUT_S = 30.0
 
 
-class ClerkError(AgentError):
+class X509ClientError(AgentError):
     """The process failed. The files may be good: trying again may help."""
 
     @property
@@ -91,7 +91,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 Orders = Inspect | Request | Install
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class X509Reply(msgspec.Struct, frozen=True, kw_only=True):
     """What came of an order: one of them."""
 
     facts: Facts | None = None
@@ -128,14 +128,14 @@ async def install(
     )
 
 
-async def _do(order: Orders) -> Answer:
+async def _do(order: Orders) -> X509Reply:
     try:
         done = await run_command(CHILD, stdin=msgspec.json.encode(order), timeout_s=_TIMEOUT_S)
         if done.status != 0:
-            raise ClerkError(f"the process that reads certificates failed: {done.complaint}")
-        answer = msgspec.json.decode(done.stdout, type=Answer)
+            raise X509ClientError(f"the process that reads certificates failed: {done.complaint}")
+        answer = msgspec.json.decode(done.stdout, type=X509Reply)
     except (CommandError, msgspec.DecodeError) as error:
-        raise ClerkError("the process that reads certificates failed") from error
+        raise X509ClientError("the process that reads certificates failed") from error
     if answer.refusal is not None:
         raise TrustError(answer.refusal.setting, answer.refusal.reason)
     return answer

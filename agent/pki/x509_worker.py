@@ -14,25 +14,25 @@ from agent.errors import AgentError, describe
 from agent.pki.facts import TrustError
 from agent.pki.inspection import inspect
 from agent.pki.request import install, request_certificate
-from agent.pki.x509_client import Answer, Inspect, Install, Orders, Refusal, Request
+from agent.pki.x509_client import Inspect, Install, Orders, Refusal, Request, X509Reply
 
 
-def carry_out(order: Orders) -> Answer:
+def carry_out(order: Orders) -> X509Reply:
     """What a TrustError says is an answer; what else is raised ends the process."""
     tls, host_id = order.files.config, order.host_id
     try:
         match order:
             case Inspect():
-                return Answer(facts=inspect(tls, host_id))
+                return X509Reply(facts=inspect(tls, host_id))
             case Request():
-                return Answer(pem=request_certificate(tls, host_id))
+                return X509Reply(pem=request_certificate(tls, host_id))
             case Install():
                 install(tls, host_id, order.certificate_pem, order.ca_pem, order.crl_pem)
-                return Answer()
+                return X509Reply()
             case _:
                 assert_never(order)
     except TrustError as error:
-        return Answer(refusal=Refusal(setting=error.setting, reason=error.reason))
+        return X509Reply(refusal=Refusal(setting=error.setting, reason=error.reason))
 
 
 def main() -> None:

@@ -12,15 +12,15 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from agent.probes.round import Knock, RoundResult
+from agent.probes.round import ConnectAttempt, RoundResult
 
 _SHORT_S = 0.4
 _AT_ONCE = 5
 
-BeginRound = Callable[[Knock], Coroutine[Any, Any, RoundResult]]
+BeginRound = Callable[[ConnectAttempt], Coroutine[Any, Any, RoundResult]]
 
 
-class Knocking:
+class HedgedConnect:
     """One series of knocks. `pause_s` is asked before each wait; `silent` told of each failure."""
 
     def __init__(
@@ -56,16 +56,16 @@ class Knocking:
     def _begin(self) -> None:
         patient = not any(self._under_way.values())
         reach_s = self._patience_s if patient else min(self._patience_s, _SHORT_S)
-        self._under_way[asyncio.create_task(self._knock(reach_s))] = patient
+        self._under_way[asyncio.create_task(self._attempt(reach_s))] = patient
 
-    async def _knock(self, reach_s: float) -> RoundResult:
+    async def _attempt(self, reach_s: float) -> RoundResult:
         me = asyncio.current_task()
 
         def reached() -> None:
             if me is not None and not self._answered.done():
                 self._answered.set_result(me)
 
-        return await self._begin_round(Knock(reach_s=reach_s, reached=reached))
+        return await self._begin_round(ConnectAttempt(reach_s=reach_s, reached=reached))
 
     async def _pass_time(self) -> None:
         """Until it is time for the next knock, or one was answered."""
@@ -76,12 +76,12 @@ class Knocking:
                 return
             news: set[asyncio.Future[Any]] = {self._answered, *self._under_way}
             await asyncio.wait(news, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            for knock in [knock for knock in self._under_way if knock.done()]:
+            for attempt in [attempt for attempt in self._under_way if attempt.done()]:
                 if not self._answered.done():
-                    del self._under_way[knock]
-                    self._silent(knock.result())
+                    del self._under_way[attempt]
+                    self._silent(attempt.result())
 
     async def _end_all(self) -> None:
-        for knock in self._under_way:
-            knock.cancel()
+        for attempt in self._under_way:
+            attempt.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)

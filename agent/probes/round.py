@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from agent.host.contact import Answer, Ending, NoAnswerError, open_tcp
+from agent.host.contact import Ending, HttpAnswer, NoAnswerError, open_tcp
 from agent.model.clock import Instant
 from agent.probes.answers import (
     MAX_BODY_BYTES,
@@ -29,10 +29,10 @@ from agent.probes.answers import (
     read_document,
 )
 from agent.probes.port import ProbeTarget, TcpCheck
-from agent.probes.verdict import Observation
+from agent.probes.verdict import ProbeResult
 
 if TYPE_CHECKING:
-    from agent.host.guest_http import Visit
+    from agent.host.guest_http import GuestHttp
 
 BOOT_PROBE = "boot-stages"
 CONTAINERS_PROBE = "containers"
@@ -55,7 +55,7 @@ class RoundResult:
 
     at: Instant
     answered: bool = False
-    observations: tuple[Observation, ...] = ()
+    observations: tuple[ProbeResult, ...] = ()
     keys: tuple[str, ...] = ()
     boot: BootReading | None = None
     containers: dict[str, Any] | None = None
@@ -63,7 +63,7 @@ class RoundResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Knock:
+class ConnectAttempt:
     """See RoundOrder."""
 
     reach_s: float
@@ -84,7 +84,7 @@ class RoundOrder:
     now: Callable[[], Instant]
     with_metrics: bool = False
     booted: bool = False
-    knock: Knock | None = None
+    attempt: ConnectAttempt | None = None
 
 
 def workload_probe(target: ProbeTarget) -> str:
@@ -104,20 +104,20 @@ def probe_names(target: ProbeTarget) -> tuple[str, ...]:
 
 
 async def run_round(
-    target: ProbeTarget, order: RoundOrder, visit: Visit | None = None
+    target: ProbeTarget, order: RoundOrder, guest_http: GuestHttp | None = None
 ) -> RoundResult:
     """Ask everything once, in this visit or in one of its own.
 
     Raises nothing that a guest could cause.
     """
-    if visit is None:
-        async with open_visit(target, order.context) as own:
+    if guest_http is None:
+        async with open_guest_http(target, order.context) as own:
             return await run_round(target, order, own)
     answered = asyncio.Event()
     tcp = asyncio.create_task(_check_all_tcp(target, order, answered))
     try:
-        https = await _Interview(target, order, answered).run(visit)
-        if order.knock and not https.answered:
+        https = await _Interview(target, order, answered).run(guest_http)
+        if order.attempt and not https.answered:
             return https
         accepted = await tcp
         return replace(
@@ -131,11 +131,11 @@ async def run_round(
             await asyncio.gather(tcp, return_exceptions=True)
 
 
-def open_visit(target: ProbeTarget, context: ssl.SSLContext) -> Visit:
+def open_guest_http(target: ProbeTarget, context: ssl.SSLContext) -> GuestHttp:
     """For one round or more. The client's library is loaded by the first."""
-    from agent.host.guest_http import Visit
+    from agent.host.guest_http import GuestHttp
 
-    return Visit(target.https, context)
+    return GuestHttp(target.https, context)
 
 
 class _Interview:
@@ -148,14 +148,14 @@ class _Interview:
         self._unreachable: NoAnswerError | None = None
         self._ends_at = asyncio.get_running_loop().time() + 2 * order.timeout_s
 
-    async def run(self, visit: Visit) -> RoundResult:
-        visit.begin_round()
-        boot = await self._read_boot(visit)
+    async def run(self, guest_http: GuestHttp) -> RoundResult:
+        guest_http.begin_round()
+        boot = await self._read_boot(guest_http)
         containers = judge_containers(
-            await self._read(visit, "containers"), self._target.container_names
+            await self._read(guest_http, "containers"), self._target.container_names
         )
-        metrics = await self._read(visit, "metrics") if self._order.with_metrics else None
-        workload = await self._ask_workload(visit)
+        metrics = await self._read(guest_http, "metrics") if self._order.with_metrics else None
+        workload = await self._ask_workload(guest_http)
         return RoundResult(
             at=self._order.now(),
             answered=self._answered.is_set(),
@@ -164,21 +164,21 @@ class _Interview:
                 _observe(CONTAINERS_PROBE, containers.problem, "container_unhealthy"),
                 workload,
             ),
-            keys=tuple(visit.keys),
+            keys=tuple(guest_http.keys),
             boot=boot,
             containers=containers.document,
             metrics=metrics.document if metrics and metrics.problem is None else None,
         )
 
-    async def _read_boot(self, visit: Visit) -> BootReading | None:
+    async def _read_boot(self, guest_http: GuestHttp) -> BootReading | None:
         """None if there is no need to ask."""
         if self._order.booted and not self._order.with_metrics:
             return None
-        return judge_boot_stages(await self._read(visit, "boot-stages"))
+        return judge_boot_stages(await self._read(guest_http, "boot-stages"))
 
-    async def _read(self, visit: Visit, name: str) -> Reading:
+    async def _read(self, guest_http: GuestHttp, name: str) -> Reading:
         try:
-            answer = await self._get(visit, _WELL_KNOWN + name, MAX_BODY_BYTES)
+            answer = await self._get(guest_http, _WELL_KNOWN + name, MAX_BODY_BYTES)
         except NoAnswerError as error:
             return Reading(None, f"{_WELL_KNOWN}{name}: {error}")
         if answer.status == 200 and answer.ending is not Ending.COMPLETE:
@@ -187,10 +187,10 @@ class _Interview:
         problem = reading.problem and f"{_WELL_KNOWN}{name}: {reading.problem}"
         return Reading(reading.document, problem)
 
-    async def _ask_workload(self, visit: Visit) -> Observation:
+    async def _ask_workload(self, guest_http: GuestHttp) -> ProbeResult:
         path, name = self._target.health_path, workload_probe(self._target)
         try:
-            answer = await self._get(visit, path, MAX_KEPT_BYTES, body_wait_s=_BODY_WAIT_S)
+            answer = await self._get(guest_http, path, MAX_KEPT_BYTES, body_wait_s=_BODY_WAIT_S)
         except NoAnswerError as error:
             return _observe(name, f"{path}: {error}", error.code)
         problem = judge_workload(path, answer.status, answer.body)
@@ -198,45 +198,45 @@ class _Interview:
         return _observe(name, problem and f"{path}: {problem}", passing=passing)
 
     async def _get(
-        self, visit: Visit, path: str, max_bytes: int, body_wait_s: float | None = None
-    ) -> Answer:
+        self, guest_http: GuestHttp, path: str, max_bytes: int, body_wait_s: float | None = None
+    ) -> HttpAnswer:
         """After a guest that cannot be reached, or floods, the rest of the round is not tried."""
         if self._unreachable is not None:
             raise self._unreachable
-        knock, limit = self._order.knock, self._order.timeout_s
-        if knock and not self._answered.is_set():
-            limit = min(limit, knock.reach_s)
+        attempt, limit = self._order.attempt, self._order.timeout_s
+        if attempt and not self._answered.is_set():
+            limit = min(limit, attempt.reach_s)
         left = self._ends_at - asyncio.get_running_loop().time()
         if left <= 0:
             raise NoAnswerError("no time was left in the round")
         try:
-            answer = await visit.get(
+            answer = await guest_http.get(
                 path,
                 timeout_s=min(left, limit),
                 max_bytes=max_bytes,
                 body_wait_s=body_wait_s,
             )
         except NoAnswerError as error:
-            if visit.flooded or not visit.keys:
+            if guest_http.flooded or not guest_http.keys:
                 self._unreachable = error
             raise
-        if knock and not self._answered.is_set():
-            knock.reached()
+        if attempt and not self._answered.is_set():
+            attempt.reached()
         self._answered.set()
         return answer
 
 
 async def _check_all_tcp(
     target: ProbeTarget, order: RoundOrder, answered: asyncio.Event
-) -> list[tuple[Instant, Observation]]:
+) -> list[tuple[Instant, ProbeResult]]:
     """All TCP checks, a few at once, each with the moment of its accepting or failing."""
-    if order.knock:
+    if order.attempt:
         await answered.wait()
     if len(target.tcp) == 1:
         return [await _check_tcp(target.tcp[0], order)]
     slots = asyncio.Semaphore(_TCP_AT_ONCE)
 
-    async def check(one: TcpCheck) -> tuple[Instant, Observation]:
+    async def check(one: TcpCheck) -> tuple[Instant, ProbeResult]:
         async with slots:
             return await _check_tcp(one, order)
 
@@ -245,7 +245,7 @@ async def _check_all_tcp(
     return [task.result() for task in tasks]
 
 
-async def _check_tcp(check: TcpCheck, order: RoundOrder) -> tuple[Instant, Observation]:
+async def _check_tcp(check: TcpCheck, order: RoundOrder) -> tuple[Instant, ProbeResult]:
     name = tcp_probe(check)
     try:
         async with open_tcp(check.endpoint, timeout_s=order.timeout_s) as connection:
@@ -266,7 +266,7 @@ def is_relayed(check: TcpCheck) -> bool:
     return ip_address(check.endpoint.address).is_loopback
 
 
-def _observe_boot(boot: BootReading | None) -> Observation:
+def _observe_boot(boot: BootReading | None) -> ProbeResult:
     if boot is None:
         return _observe(BOOT_PROBE, None)
     code = "boot_stage_failed" if boot.failed else "probe_failed"
@@ -280,7 +280,7 @@ def _observe(
     *,
     passing: str = "ok",
     decisive: bool = False,
-) -> Observation:
+) -> ProbeResult:
     if problem is None:
-        return Observation(probe, True, passing)
-    return Observation(probe, False, problem, code, decisive)
+        return ProbeResult(probe, True, passing)
+    return ProbeResult(probe, False, problem, code, decisive)

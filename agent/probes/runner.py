@@ -75,7 +75,7 @@ class Prober:
 
     def _tell(self, enclave_id: EnclaveId) -> None:
         self._news.add(enclave_id)
-        self.changed.ring()
+        self.changed.notify()
 
     async def close(self) -> None:
         """Stop all, and wait until every connection is closed."""

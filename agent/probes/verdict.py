@@ -28,7 +28,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class ProbeResult:
     """One result of one probe. `answer` is printable and short; `code` is for a failure."""
 
     probe: str
@@ -47,7 +47,7 @@ class ProbeState:
     failing: int = 0
     verdict: bool | None = None
     passing_since: Instant | None = None
-    last: Observation | None = None
+    last: ProbeResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def retarget(health: Health, names: Iterable[str]) -> Health:
 
 def fold(
     health: Health,
-    observations: Iterable[Observation],
+    observations: Iterable[ProbeResult],
     keys: Iterable[str],
     now: Instant,
     thresholds: Thresholds,
@@ -122,10 +122,10 @@ def views(health: Health, thresholds: Thresholds) -> tuple[ProbeView, ...]:
     )
 
 
-def _judge_key(first: str, key: str) -> Observation:
+def _judge_key(first: str, key: str) -> ProbeResult:
     if key == first:
-        return Observation(KEY_PROBE, True, f"sha256:{key}")
-    return Observation(
+        return ProbeResult(KEY_PROBE, True, f"sha256:{key}")
+    return ProbeResult(
         KEY_PROBE,
         False,
         f"TLS showed key sha256:{key}, but this launch began with sha256:{first}",
@@ -135,7 +135,7 @@ def _judge_key(first: str, key: str) -> Observation:
 
 
 def _step(
-    state: ProbeState, result: Observation, now: Instant, thresholds: Thresholds
+    state: ProbeState, result: ProbeResult, now: Instant, thresholds: Thresholds
 ) -> ProbeState:
     if result.passed:
         passing = state.passing + 1

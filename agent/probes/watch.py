@@ -20,13 +20,13 @@ from agent.config import ProbesConfig
 from agent.host.clock import Clock
 from agent.model.ids import EnclaveId
 from agent.probes import pace
-from agent.probes.hedged_connect import Knocking
+from agent.probes.hedged_connect import HedgedConnect
 from agent.probes.port import HealthView, ProbeTarget
 from agent.probes.round import (
-    Knock,
+    ConnectAttempt,
     RoundOrder,
     RoundResult,
-    open_visit,
+    open_guest_http,
     probe_names,
     run_round,
 )
@@ -77,9 +77,9 @@ class Watch:
         self._take(await self._first_round())
         rounds = 1
         while True:
-            rounds = await self._visit(rounds)
+            rounds = await self._guest_http(rounds)
 
-    async def _visit(self, rounds: int) -> int:
+    async def _guest_http(self, rounds: int) -> int:
         """A round over a new connection, and further ones over it while all is well.
 
         Most of what a round costs is its handshake. Whatever is not as it should be is looked at
@@ -87,14 +87,14 @@ class Watch:
         were; returns how many there are.
         """
         https = self._target.https
-        async with open_visit(self._target, self._around.context) as visit:
+        async with open_guest_http(self._target, self._around.context) as guest_http:
             while True:
                 await asyncio.sleep(self._pause_s())
                 if self._target.https != https:
                     return rounds
                 order = self._order(with_metrics=rounds % _METRICS_EVERY == 0)
                 async with self._around.slots:
-                    result = await run_round(self._target, order, visit)
+                    result = await run_round(self._target, order, guest_http)
                 self._take(result)
                 rounds += 1
                 if rounds % _VISIT == 0 or not self._well(result):
@@ -104,24 +104,26 @@ class Watch:
         return self._health.healthy is True and all(one.passed for one in result.observations)
 
     async def _first_round(self) -> RoundResult:
-        def begin_round(knock: Knock) -> Coroutine[Any, Any, RoundResult]:
-            return run_round(self._target, self._order(knock=knock))
+        def begin_round(attempt: ConnectAttempt) -> Coroutine[Any, Any, RoundResult]:
+            return run_round(self._target, self._order(attempt=attempt))
 
-        return await Knocking(
+        return await HedgedConnect(
             begin_round,
             patience_s=self._around.config.timeout_s,
             pause_s=self._until_first_healthy_s,
             silent=self._take_silence,
         ).run()
 
-    def _order(self, *, with_metrics: bool = True, knock: Knock | None = None) -> RoundOrder:
+    def _order(
+        self, *, with_metrics: bool = True, attempt: ConnectAttempt | None = None
+    ) -> RoundOrder:
         return RoundOrder(
             context=self._around.context,
             timeout_s=self._around.config.timeout_s,
             now=self._around.clock.now,
             with_metrics=with_metrics,
             booted=self.view.boot_complete,
-            knock=knock,
+            attempt=attempt,
         )
 
     def _take_silence(self, result: RoundResult) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeVar
 
-from agent.host.singleflight import SharedTasks
+from agent.host.singleflight import Singleflight
 from agent.model.release import Artifact, Release
 from agent.releases.blocking import run
 from agent.releases.cache import Cache, Kept
@@ -35,7 +35,7 @@ MAX_RESUMES = 5
 T = TypeVar("T")
 
 
-class Outcome(Enum):
+class TransferEnd(Enum):
     """How a transfer ended, if not by an error."""
 
     WHOLE = auto()
@@ -58,7 +58,7 @@ class Fetcher:
         self._source = source
         self._cache = cache
         self._executor = executor
-        self._shared = SharedTasks()
+        self._singleflight = Singleflight()
         self._changing = asyncio.Lock()
         self._downloads: dict[str, int] = {}
         self._pins: Counter[str] = Counter()
@@ -69,7 +69,7 @@ class Fetcher:
         """Have all of them here, verified. They stay at least until this returns."""
         with self._pinned([item.key for item in wanted]):
             for item in wanted:
-                await self._shared.run(item.key, functools.partial(self._bring, item))
+                await self._singleflight.run(item.key, functools.partial(self._bring, item))
 
     async def keep_manifest(self, data: bytes, signature: bytes | None = None) -> None:
         """Keep a manifest, so that its digest resolves without the source; with its signature."""
@@ -146,7 +146,7 @@ class Fetcher:
         with self._downloading(wanted.key, found.size or 0):
             await self._make_room()
             try:
-                if await self._transfer(source, found, wanted) is Outcome.RESUMED_IN_VAIN:
+                if await self._transfer(source, found, wanted) is TransferEnd.RESUMED_IN_VAIN:
                     # What an earlier download left was wrong: once more, from nothing.
                     await self._transfer(source, found, wanted)
             except ReleaseError as error:
@@ -167,7 +167,7 @@ class Fetcher:
                 lambda _: self._cache.make_room(downloads, self._keep(pins, protected)),
             )
 
-    async def _transfer(self, source: Source, found: Found, wanted: Wanted) -> Outcome:
+    async def _transfer(self, source: Source, found: Found, wanted: Wanted) -> TransferEnd:
         """Download and verify; while a broken connection brought something, go on.
 
         ReleaseError if what came whole, in one version, is not the artifact.
@@ -192,8 +192,8 @@ class Fetcher:
                 if not resumed:
                     raise
                 await run(self._executor, lambda _: partial.restart(None))
-                return Outcome.RESUMED_IN_VAIN
-        return Outcome.WHOLE
+                return TransferEnd.RESUMED_IN_VAIN
+        return TransferEnd.WHOLE
 
     def _keep(self, pins: frozenset[str], protected: frozenset[str]) -> frozenset[str] | None:
         """Keys that must stay; None (all of them) if a protected manifest is not known here."""

@@ -21,7 +21,7 @@ from agent.model.preparation import GpuCondition
 from agent.model.revision import Deployment, Revision
 from agent.model.update import Update
 from agent.store.migrations import MIGRATIONS, steps_taken
-from agent.store.port import Answer, StoreDamagedError, StoreError
+from agent.store.port import KeptAnswer, StoreDamagedError, StoreError
 from agent.store.rows import decode
 from agent.store.sqlite_errors import translated
 
@@ -33,7 +33,7 @@ _ROWS: dict[str, type[msgspec.Struct]] = {
     "enclaves": Enclave,
     "leases": Lease,
     "events": Event,
-    "answers": Answer,
+    "answers": KeptAnswer,
     "known_gpus": KnownGpu,
     "gpu_conditions": GpuCondition,
 }

@@ -20,7 +20,7 @@ from agent.model.lease import Claim, ClaimKind, Lease, Sample
 from agent.model.preparation import GpuCondition
 from agent.model.revision import Deployment, Revision
 from agent.model.update import Update
-from agent.store.port import Answer, ClaimTakenError, Reader, StoreError, Transaction
+from agent.store.port import ClaimTakenError, KeptAnswer, Reader, StoreError, Transaction
 from agent.store.retention import (
     EVENTS_KEPT,
     SAMPLES_KEPT,
@@ -150,11 +150,11 @@ class _MemoryReader:
     def checkpoint(self) -> tuple[int, str]:
         return self._state.checkpoint
 
-    def answer(self, caller: str, method: str, path: str, key: str) -> Answer | None:
+    def answer(self, caller: str, method: str, path: str, key: str) -> KeptAnswer | None:
         kept = self._state.answers.get((caller, method, path, key))
         if kept is None or kept[0] < answers_expired_before(self._now().wall):
             return None
-        return decode(kept[1], Answer)
+        return decode(kept[1], KeptAnswer)
 
     def meta(self, key: str) -> str | None:
         return self._state.meta.get(key)
@@ -272,7 +272,9 @@ class _MemoryTransaction(_MemoryReader):
             pruned = decode(self._state.events.pop(sequence), Event)
             self._state.checkpoint = (sequence, pruned.hash)
 
-    def put_answer(self, caller: str, method: str, path: str, key: str, answer: Answer) -> None:
+    def put_answer(
+        self, caller: str, method: str, path: str, key: str, answer: KeptAnswer
+    ) -> None:
         wall = self._now().wall
         expired = answers_expired_before(wall)
         for place, (kept_at, _) in list(self._state.answers.items()):

@@ -71,7 +71,7 @@ class ClaimTakenError(StoreError):
         self.holder = holder
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A kept answer of an idempotent request."""
 
     body_digest: str
@@ -154,7 +154,7 @@ class Reader(Protocol):
         """(sequence, hash) of the last pruned event, (0, 64 zeros) when nothing was pruned."""
         ...
 
-    def answer(self, caller: str, method: str, path: str, key: str) -> Answer | None:
+    def answer(self, caller: str, method: str, path: str, key: str) -> KeptAnswer | None:
         """A kept answer of an idempotent request, if it has not expired."""
         ...
 
@@ -228,7 +228,7 @@ class Transaction(Reader, Protocol):
         ...
 
     def put_answer(
-        self, caller: str, method: str, path: str, key: str, answer: Answer
+        self, caller: str, method: str, path: str, key: str, answer: KeptAnswer
     ) -> None: ...
 
     def set_meta(self, key: str, value: str) -> None: ...

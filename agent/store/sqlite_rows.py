@@ -17,7 +17,7 @@ from agent.model.lease import Claim, ClaimKind, Lease, Sample
 from agent.model.preparation import GpuCondition
 from agent.model.revision import Deployment, Revision
 from agent.model.update import Update
-from agent.store.port import Answer, ClaimTakenError, StoreError
+from agent.store.port import ClaimTakenError, KeptAnswer, StoreError
 from agent.store.retention import (
     SAMPLES_KEPT,
     UPDATES_KEPT,
@@ -129,7 +129,7 @@ class SqliteReader:
         row = self._connection.execute("SELECT sequence, hash FROM pruned").fetchone()
         return (row[0], row[1]) if row else (0, GENESIS)
 
-    def answer(self, caller: str, method: str, path: str, key: str) -> Answer | None:
+    def answer(self, caller: str, method: str, path: str, key: str) -> KeptAnswer | None:
         row = self._connection.execute(
             "SELECT body, kept_at FROM answers"
             " WHERE caller = ? AND method = ? AND path = ? AND key = ?",
@@ -137,7 +137,7 @@ class SqliteReader:
         ).fetchone()
         if row is None or row[1] < answers_expired_before(self._now().wall):
             return None
-        return decode(row[0], Answer)
+        return decode(row[0], KeptAnswer)
 
     def meta(self, key: str) -> str | None:
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -293,7 +293,9 @@ class SqliteTransaction(SqliteReader):
         self._do("DELETE FROM pruned")
         self._do("INSERT INTO pruned (sequence, hash) VALUES (?, ?)", last, pruned.hash)
 
-    def put_answer(self, caller: str, method: str, path: str, key: str, answer: Answer) -> None:
+    def put_answer(
+        self, caller: str, method: str, path: str, key: str, answer: KeptAnswer
+    ) -> None:
         wall = self._now().wall
         self._do("DELETE FROM answers WHERE kept_at < ?", answers_expired_before(wall))
         sql = """INSERT INTO answers (caller, method, path, key, kept_at, body)

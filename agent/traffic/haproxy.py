@@ -35,9 +35,9 @@ from agent.traffic.haproxy_host import check_directory
 from agent.traffic.haproxy_process import HaproxyProcess
 from agent.traffic.haproxy_processes import HaproxyProcesses
 from agent.traffic.haproxy_record import Orders, Record
-from agent.traffic.haproxy_runtime import Ask, ask
+from agent.traffic.haproxy_runtime import RuntimeCommands, ask
 from agent.traffic.haproxy_taken import check_taken
-from agent.traffic.haproxy_view import View
+from agent.traffic.haproxy_view import HaproxyView
 from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError
 
 _RESTART_PAUSE_S = 1.0
@@ -57,7 +57,7 @@ class HaproxyTraffic:
         state_file: Path,
         *,
         run_command: RunCommand = run_command,
-        ask: Ask = ask,
+        ask: RuntimeCommands = ask,
     ) -> None:
         self._run_dir = run_dir
         self._record = Record(state_file)
@@ -146,11 +146,11 @@ class HaproxyTraffic:
             await self._processes.end()
             self._record.forget()
 
-    async def _base(self, view: View) -> Orders:
+    async def _base(self, view: HaproxyView) -> Orders:
         """What is in force, and of what somebody broke there, what was recorded."""
         return view.known if view.intact else {**await self._record.load(), **view.known}
 
-    async def _switch(self, view: View, order: RouteOrder, wanted: Orders) -> None:
+    async def _switch(self, view: HaproxyView, order: RouteOrder, wanted: Orders) -> None:
         """One map change; all that it needs is prepared before.
 
         The edition that it replaces is cleaned up by the next switch.
@@ -183,7 +183,7 @@ class HaproxyTraffic:
                 await asyncio.sleep(_RESTART_PAUSE_S)
 
 
-def _preparations(view: View, order: RouteOrder, edition: int, members: Path) -> list[str]:
+def _preparations(view: HaproxyView, order: RouteOrder, edition: int, members: Path) -> list[str]:
     commands = [f"del map {members} {key}" for key in view.garbage]
     servers = {server_name(one) for binding in order.bindings for one in binding.endpoints}
     for name in sorted(servers - view.statistics.servers):

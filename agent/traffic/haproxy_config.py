@@ -35,7 +35,7 @@ Layout = Mapping[Listen, Mapping[DeploymentName, str | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class HaproxyFiles:
     """Where a process has its files and as whom it runs; `user` None: as whoever starts it."""
 
     directory: Path
@@ -133,7 +133,7 @@ def _parse_binding(text: str) -> Binding:
     )
 
 
-def render(place: Place, orders: Sequence[RouteOrder]) -> dict[str, str]:
+def render(place: HaproxyFiles, orders: Sequence[RouteOrder]) -> dict[str, str]:
     """The files of a process that begins with these orders, by name."""
     layout = layout_of(orders)
     members: dict[str, str] = {}
@@ -169,7 +169,7 @@ def _map(entries: Mapping[str, str]) -> str:
     return "".join(f"{key} {value}\n" for key, value in entries.items())
 
 
-def _global(place: Place) -> str:
+def _global(place: HaproxyFiles) -> str:
     jail = f"  user {place.user}\n  chroot {place.directory}\n" if place.user else ""
     return (
         "global\n"
@@ -189,7 +189,9 @@ def _global(place: Place) -> str:
     )
 
 
-def _frontend(place: Place, listen: Listen, tenants: Mapping[DeploymentName, str | None]) -> str:
+def _frontend(
+    place: HaproxyFiles, listen: Listen, tenants: Mapping[DeploymentName, str | None]
+) -> str:
     """A deployment that is alone is sent everything, TLS or not; else the name decides."""
     name = frontend_name(listen)
     routes, members = place.directory / ROUTES, place.directory / MEMBERS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent.errors import describe
 from agent.host.commands import CommandError, RunCommand, run_command
-from agent.traffic.haproxy_config import Place
+from agent.traffic.haproxy_config import HaproxyFiles
 from agent.traffic.port import TrafficError
 
 _OLDEST = (2, 6)
@@ -55,14 +55,14 @@ def check_directory(directory: Path) -> None:
         )
 
 
-def place_in(directory: Path) -> Place:
+def place_in(directory: Path) -> HaproxyFiles:
     """Root's process gives its rights up; another's has none to give up."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MAX_CONNECTIONS
     if hard != resource.RLIM_INFINITY:
         most = max(1, min(most, (hard - 100) // 2))
     user = _unprivileged_user() if os.geteuid() == 0 else None
-    return Place(directory=directory, max_connections=most, user=user)
+    return HaproxyFiles(directory=directory, max_connections=most, user=user)
 
 
 def _unprivileged_user() -> str | None:

@@ -18,9 +18,9 @@ from agent.host.commands import CommandError, RunCommand
 from agent.host.files import StorageError, make_private_directory, storage_errors
 from agent.host.process import Process, find_by_option, identify
 from agent.host.threads import finish_in_thread
-from agent.traffic.haproxy_config import MEMBERS, ROUTES, Place, render
-from agent.traffic.haproxy_runtime import Ask, complaint
-from agent.traffic.haproxy_view import Statistics, View, parse_statistics, read
+from agent.traffic.haproxy_config import MEMBERS, ROUTES, HaproxyFiles, render
+from agent.traffic.haproxy_runtime import RuntimeCommands, complaint
+from agent.traffic.haproxy_view import HaproxyView, Statistics, parse_statistics, read
 from agent.traffic.port import RouteOrder, TrafficError
 
 _START_S = 15.0
@@ -32,7 +32,7 @@ _STATISTICS = "show stat -1 5 -1"  # of listeners (1) and servers (4)
 class HaproxyProcess:
     """Speaks of the process of one directory, whether it runs or not."""
 
-    def __init__(self, place: Place, ask: Ask) -> None:
+    def __init__(self, place: HaproxyFiles, ask: RuntimeCommands) -> None:
         self.place = place
         self._ask = ask
         self._retired = place.directory / "retired"
@@ -100,7 +100,7 @@ class HaproxyProcess:
                 return int(value)
         raise TrafficError("what answers on HAProxy's socket is not HAProxy")
 
-    async def view(self) -> View:
+    async def view(self) -> HaproxyView:
         """Raises OSError if it does not run."""
         maps = [f"show map {self.place.directory / name}" for name in (ROUTES, MEMBERS)]
         routes, members, statistics = await self._ask(self.place.socket, [*maps, _STATISTICS])
@@ -184,7 +184,7 @@ def processes_in(directory: Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
-def _write(place: Place, orders: Sequence[RouteOrder]) -> None:
+def _write(place: HaproxyFiles, orders: Sequence[RouteOrder]) -> None:
     """Not to last: a process that has read them needs them no more."""
     make_private_directory(place.directory.parent)
     with storage_errors("write", place.directory):

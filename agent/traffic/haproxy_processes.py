@@ -21,9 +21,9 @@ from agent.traffic.haproxy_config import check
 from agent.traffic.haproxy_host import find_binary, place_in
 from agent.traffic.haproxy_process import HaproxyProcess, processes_in
 from agent.traffic.haproxy_record import Orders, Record
-from agent.traffic.haproxy_runtime import Ask
+from agent.traffic.haproxy_runtime import RuntimeCommands
 from agent.traffic.haproxy_taken import check_taken
-from agent.traffic.haproxy_view import View
+from agent.traffic.haproxy_view import HaproxyView
 from agent.traffic.port import RouteOrder, TrafficError
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ _log = logging.getLogger(__name__)
 class HaproxyProcesses:
     """One caller at a time."""
 
-    def __init__(self, directory: Path, record: Record, run: RunCommand, ask: Ask) -> None:
+    def __init__(
+        self, directory: Path, record: Record, run: RunCommand, ask: RuntimeCommands
+    ) -> None:
         self._directory = directory
         self._record = record
         self._run = run
@@ -52,7 +54,7 @@ class HaproxyProcesses:
     def all(self) -> list[HaproxyProcess]:
         return [*filter(None, [self._current]), *self._retired]
 
-    async def look(self) -> View:
+    async def look(self) -> HaproxyView:
         """What is in force. A process that ended is replaced by one with what was recorded."""
         with self.recovering():
             if self._current is not None:
@@ -145,7 +147,7 @@ class HaproxyProcesses:
             await asyncio.gather(*waiting, return_exceptions=True)
             process.close()
 
-    async def _settled(self, process: HaproxyProcess) -> View:
+    async def _settled(self, process: HaproxyProcess) -> HaproxyView:
         """With listeners in the states that follow from the routes. Raises OSError if it ended."""
         view = await process.view()
         if corrections := view.corrections():

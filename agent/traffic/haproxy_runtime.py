@@ -15,7 +15,7 @@ _LIMIT = 16 << 20
 _ANSWER_S = 10.0
 
 
-class Ask(Protocol):
+class RuntimeCommands(Protocol):
     """Gives commands, one after the other; returns an answer for each.
 
     Raises OSError if there is no process, TrafficError if it does not answer as one.

@@ -28,23 +28,23 @@ _SESSION = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class ClientSession:
     """A client by its address, and HAProxy's descriptor for it."""
 
     source: str
     fd: int
 
 
-def sessions_of(server: str, listing: str) -> list[Session]:
+def sessions_of(server: str, listing: str) -> list[ClientSession]:
     """Those of `show sess` that go to this server."""
     return [
-        Session(found["source"], int(found["fd"]))
+        ClientSession(found["source"], int(found["fd"]))
         for found in map(_SESSION.search, listing.splitlines())
         if found and found["backend"] == BACKEND and found["server"] == server
     ]
 
 
-def reset(pid: int, sessions: Iterable[Session]) -> None:
+def reset(pid: int, sessions: Iterable[ClientSession]) -> None:
     """Disconnect them, as far as the kernel lets us. A descriptor that has changed is let be."""
     libc = ctypes.CDLL(None, use_errno=True)
     with contextlib.suppress(ProcessLookupError), _descriptor(os.pidfd_open(pid)) as pidfd:

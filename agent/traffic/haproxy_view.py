@@ -38,7 +38,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class HaproxyView:
     """One look. `intact`: the maps and listeners are exactly those of `known`."""
 
     intact: bool
@@ -93,7 +93,7 @@ class View:
         }
 
 
-def read(routes: str, members: str, statistics: str) -> View:
+def read(routes: str, members: str, statistics: str) -> HaproxyView:
     """From `show map` of both maps and `show stat`."""
     found = parse_statistics(statistics)
     present = dict(_entries(members))
@@ -112,7 +112,7 @@ def read(routes: str, members: str, statistics: str) -> View:
             intact = False
     names = {frontend_name(listen) for listen in layout_of(known.values())}
     listening = {name for name, state in found.frontends.items() if state in (_OPEN, _PAUSED)}
-    return View(
+    return HaproxyView(
         intact=intact and names == listening,
         known=known,
         editions=editions,

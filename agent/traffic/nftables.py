@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.errors import describe
-from agent.host.commands import CommandError, Finished, RunCommand, run_command
+from agent.host.commands import CommandError, CompletedCommand, RunCommand, run_command
 from agent.host.files import StorageError
 from agent.host.threads import finish_in_thread
 from agent.model.enclave import Endpoint
@@ -22,8 +22,8 @@ from agent.model.ids import DeploymentName, parse_deployment_name
 from agent.model.resources import Listen
 from agent.traffic import conntrack, resetting
 from agent.traffic.census import Census
-from agent.traffic.nftables_rules import Base, Element, Key, change, elements_of, endpoint_key
-from agent.traffic.nftables_view import View, read
+from agent.traffic.nftables_rules import Base, Key, SetElement, change, elements_of, endpoint_key
+from agent.traffic.nftables_view import NftablesView, read
 from agent.traffic.occupied import occupied
 from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError
 from agent.traffic.sysctls import Sysctls
@@ -70,8 +70,10 @@ class NftablesTraffic:
         self._census = Census(run_command)
         self._lock = asyncio.Lock()
         self._resetting = asyncio.Lock()
-        self._last: View | None = None  # what the kernel held when we last looked or wrote
-        self._parsed: tuple[bytes, View] | None = None  # a listing, and what was read in it
+        self._last: NftablesView | None = None  # what the kernel held when we last looked or wrote
+        self._parsed: tuple[bytes, NftablesView] | None = (
+            None  # a listing, and what was read in it
+        )
 
     async def start(self) -> None:
         """Turn on forwarding; bring an older table's rules up to date around its elements."""
@@ -174,7 +176,7 @@ class NftablesTraffic:
             if refused := self.refusal(binding.listen):
                 raise TrafficError(refused)
 
-    async def _put(self, view: View, order: RouteOrder) -> None:
+    async def _put(self, view: NftablesView, order: RouteOrder) -> None:
         before = view.known.get(order.deployment)
         if before is not None and before.generation > order.generation:
             raise StaleGenerationError(
@@ -190,7 +192,7 @@ class NftablesTraffic:
         if text := change(self._base.table, old, new):
             await self._write(text)
         rest = {key: value for key, value in view.elements.items() if key not in old}
-        self._last = View(
+        self._last = NftablesView(
             intact=True,
             elements={**rest, **new},
             known={**view.known, order.deployment: order},
@@ -198,19 +200,19 @@ class NftablesTraffic:
 
     async def _rewrite(self, orders: Sequence[RouteOrder]) -> None:
         """The whole table anew, with these orders, in one transaction."""
-        elements: dict[Key, Element] = {}
+        elements: dict[Key, SetElement] = {}
         for order in orders:
             elements.update(elements_of(order))
         await self._write(self._base.text() + change(self._base.table, {}, elements))
         known = {order.deployment: order for order in orders}
-        self._last = View(intact=True, elements=elements, known=known)
+        self._last = NftablesView(intact=True, elements=elements, known=known)
 
-    async def _look(self) -> View:
+    async def _look(self) -> NftablesView:
         listing = await self._nft(["nft", "-j", "list", "table", "inet", self._base.table])
         if listing.status != 0:
             if "No such file or directory" not in listing.stderr.decode(errors="replace"):
                 raise TrafficError(f"nft does not list our table: {listing.complaint}")
-            view = View()
+            view = NftablesView()
         else:
             if self._parsed is None or self._parsed[0] != listing.stdout:
                 self._parsed = (listing.stdout, read(listing.stdout, self._base))
@@ -229,7 +231,7 @@ class NftablesTraffic:
         if result.status != 0:
             raise _RefusedTransactionError(f"nft refused the transaction: {result.complaint}")
 
-    async def _nft(self, argv: list[str], stdin: bytes = b"") -> Finished:
+    async def _nft(self, argv: list[str], stdin: bytes = b"") -> CompletedCommand:
         try:
             return await self._run(argv, stdin=stdin)
         except CommandError as error:
@@ -261,7 +263,7 @@ class _RefusedTransactionError(TrafficError):
     """The kernel does not hold what we took for granted, or cannot do what we ask."""
 
 
-def _check_taken(view: View, order: RouteOrder) -> None:
+def _check_taken(view: NftablesView, order: RouteOrder) -> None:
     """A listener belongs to one deployment, and to no process of the host."""
     held = {
         binding.listen: other.deployment

@@ -167,7 +167,7 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class Element:
+class SetElement:
     """What a set or map holds under a key: data (for a map) and comment, as text."""
 
     value: str | None = None
@@ -175,36 +175,38 @@ class Element:
 
 
 Key = tuple[str, str]  # set or map, key as text
-Elements = Mapping[Key, Element]
+Elements = Mapping[Key, SetElement]
 MAPS = frozenset(_MAPS)
 
 
-def elements_of(order: RouteOrder) -> dict[Key, Element]:
+def elements_of(order: RouteOrder) -> dict[Key, SetElement]:
     """Everything that puts one order in force."""
-    found: dict[Key, Element] = {}
+    found: dict[Key, SetElement] = {}
     for index, binding in enumerate(order.bindings):
         listen = binding.listen
         name = "wildcard_listeners" if listen.is_wildcard else "listeners"
         if (name, listen_key(listen)) in found:
             raise TrafficError(f"{listen} is named twice in the order of {order.deployment}")
-        found[name, listen_key(listen)] = Element(comment=f"{order.deployment} {index}")
+        found[name, listen_key(listen)] = SetElement(comment=f"{order.deployment} {index}")
         found.update(_targets(listen, binding.endpoints))
     for piece, text in enumerate(_pieces(order.domain)):
         identity = f"{order.deployment} {order.generation} {piece}"
-        found["orders", _digest_key(identity)] = Element(comment=f"{identity} {text}")
+        found["orders", _digest_key(identity)] = SetElement(comment=f"{identity} {text}")
     return found
 
 
-def _targets(listen: Listen, endpoints: tuple[Endpoint, ...]) -> dict[Key, Element]:
+def _targets(listen: Listen, endpoints: tuple[Endpoint, ...]) -> dict[Key, SetElement]:
     key = listen_key(listen)
     if len(endpoints) == 1:
         name = "wildcard" if listen.is_wildcard else "exact"
-        return {(name, key): Element(value=endpoint_key(endpoints[0]))}
+        return {(name, key): SetElement(value=endpoint_key(endpoints[0]))}
     if len(endpoints) > SPREAD:
         raise TrafficError(f"{listen} has {len(endpoints)} endpoints; {SPREAD} are the most")
     name = "spread_wildcard" if listen.is_wildcard else "spread"
     return {
-        (name, f"{index} . {key}"): Element(value=endpoint_key(endpoints[index % len(endpoints)]))
+        (name, f"{index} . {key}"): SetElement(
+            value=endpoint_key(endpoints[index % len(endpoints)])
+        )
         for index in range(SPREAD if endpoints else 0)
     }
 
@@ -236,7 +238,7 @@ def _digest_key(text: str) -> str:
 def change(table: str, old: Elements, new: Elements) -> str:
     """Statements from the old elements to the new ones; empty if there is no difference."""
     lines = [
-        _statement("delete", table, key, Element())
+        _statement("delete", table, key, SetElement())
         for key, element in old.items()
         if new.get(key) != element
     ]
@@ -248,7 +250,7 @@ def change(table: str, old: Elements, new: Elements) -> str:
     return "".join(lines)
 
 
-def _statement(verb: str, table: str, key: Key, element: Element) -> str:
+def _statement(verb: str, table: str, key: Key, element: SetElement) -> str:
     name, text = key
     comment = f' comment "{element.comment}"' if element.comment is not None else ""
     value = f" : {element.value}" if element.value is not None else ""

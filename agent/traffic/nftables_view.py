@@ -17,18 +17,18 @@ from typing import Any
 from agent.model.enclave import Endpoint
 from agent.model.ids import DeploymentName
 from agent.model.resources import Listen
-from agent.traffic.nftables_rules import MAPS, SPREAD, Base, Element, Key, elements_of
+from agent.traffic.nftables_rules import MAPS, SPREAD, Base, Key, SetElement, elements_of
 from agent.traffic.port import Binding, RouteOrder
 
 _ANY = "0.0.0.0"  # noqa: S104 - the wildcard's listen address, not a socket's
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class NftablesView:
     """One listing. `known` are the orders as far as they can be told, also of a broken table."""
 
     intact: bool = False
-    elements: Mapping[Key, Element] = field(default_factory=dict)
+    elements: Mapping[Key, SetElement] = field(default_factory=dict)
     known: Mapping[DeploymentName, RouteOrder] = field(default_factory=dict)
     resetting: bool = False
 
@@ -43,7 +43,7 @@ class View:
         comment = element.comment if element is not None else None
         return comment.split(" ")[0] if comment else None
 
-    def owned_by(self, deployment: DeploymentName) -> dict[Key, Element]:
+    def owned_by(self, deployment: DeploymentName) -> dict[Key, SetElement]:
         return {
             key: element for key, element in self.elements.items() if self.owner(key) == deployment
         }
@@ -52,21 +52,21 @@ class View:
         return [order for name, order in self.known.items() if name != deployment]
 
 
-def read(listing: bytes, base: Base) -> View:
+def read(listing: bytes, base: Base) -> NftablesView:
     """Parse `nft -j list table`."""
     items: list[dict[str, Any]] = json.loads(listing)["nftables"]
-    elements: dict[Key, Element] = {}
+    elements: dict[Key, SetElement] = {}
     for item in items:
         body = item.get("set") or item.get("map")
         if body is not None:
             elements.update(_elements(body))
     resetting = any(name == "resetting" for name, _ in elements)
     kept = {key: value for key, value in elements.items() if key[0] != "resetting"}
-    view = View(elements=kept, known=_orders(kept), resetting=resetting)
-    whole: dict[Key, Element] = {}
+    view = NftablesView(elements=kept, known=_orders(kept), resetting=resetting)
+    whole: dict[Key, SetElement] = {}
     for order in view.known.values():
         whole.update(elements_of(order))
-    return View(
+    return NftablesView(
         intact=whole == kept and _rules_hold(items, base),
         elements=kept,
         known=view.known,
@@ -86,7 +86,7 @@ def _rules_hold(items: list[dict[str, Any]], base: Base) -> bool:
     )
 
 
-def _elements(body: Mapping[str, Any]) -> Iterator[tuple[Key, Element]]:
+def _elements(body: Mapping[str, Any]) -> Iterator[tuple[Key, SetElement]]:
     name = str(body["name"])
     for entry in body.get("elem", ()):
         left, right = entry if isinstance(entry, list) else (entry, None)
@@ -95,7 +95,7 @@ def _elements(body: Mapping[str, Any]) -> Iterator[tuple[Key, Element]]:
             comment = left["elem"].get("comment")
             left = left["elem"]["val"]
         value = _text(right) if right is not None else None
-        yield (name, _text(left)), Element(value=value, comment=comment)
+        yield (name, _text(left)), SetElement(value=value, comment=comment)
 
 
 def _text(value: Any) -> str:
@@ -106,7 +106,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _orders(elements: Mapping[Key, Element]) -> dict[DeploymentName, RouteOrder]:
+def _orders(elements: Mapping[Key, SetElement]) -> dict[DeploymentName, RouteOrder]:
     pieces: dict[str, dict[int, tuple[int, str]]] = {}
     bindings: dict[str, list[tuple[int, Binding]]] = {}
     for (name, key), element in elements.items():
@@ -131,7 +131,7 @@ def _place(numbered: tuple[int, Binding]) -> int:
     return numbered[0]
 
 
-def _binding(key: str, elements: Mapping[Key, Element]) -> Binding:
+def _binding(key: str, elements: Mapping[Key, SetElement]) -> Binding:
     wildcard = " . " not in key
     single = elements.get(("wildcard" if wildcard else "exact", key))
     spread = "spread_wildcard" if wildcard else "spread"

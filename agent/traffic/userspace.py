@@ -22,7 +22,7 @@ from agent.model.ids import DeploymentName
 from agent.model.resources import Listen
 from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError
 from agent.traffic.proxy import messages
-from agent.traffic.proxy.messages import Answer, Request
+from agent.traffic.proxy.messages import ProxyReply, Request
 
 _ANSWER_S = 15.0
 _START_S = 15.0
@@ -98,7 +98,7 @@ class UserspaceTraffic:
             await self._hang_up()
             self._state_file.unlink(missing_ok=True)
 
-    async def _end(self, proxy: Answer) -> None:
+    async def _end(self, proxy: ProxyReply) -> None:
         """Ask it to end, and wait until it has. Raises TrafficError, ConnectionError."""
         found = identify(proxy.pid or 0)
         process = Process.open(found) if found is not None else None
@@ -113,7 +113,7 @@ class UserspaceTraffic:
         finally:
             process.close()
 
-    async def _call(self, request: Request) -> Answer:
+    async def _call(self, request: Request) -> ProxyReply:
         """Ask, starting a proxy if there is none. Every request may be asked twice."""
         async with self._lock:
             try:
@@ -128,7 +128,7 @@ class UserspaceTraffic:
             raise (StaleGenerationError if answer.stale else TrafficError)(answer.error)
         return answer
 
-    async def _ask_anew(self, request: Request) -> Answer:
+    async def _ask_anew(self, request: Request) -> ProxyReply:
         """Over the connection that there is, or a new one if that has ended. Raises OSError."""
         if self._streams is not None:
             with contextlib.suppress(ConnectionError):
@@ -139,7 +139,7 @@ class UserspaceTraffic:
     async def _connect(self) -> _Streams:
         return await asyncio.open_unix_connection(self._socket, limit=messages.LINE_LIMIT)
 
-    async def _ask(self, request: Request) -> Answer:
+    async def _ask(self, request: Request) -> ProxyReply:
         """Give an interrupted conversation up: its answer would pass for the next one's."""
         assert self._streams is not None
         reader, writer = self._streams
@@ -151,7 +151,7 @@ class UserspaceTraffic:
                 line = await reader.readline()
             if not line.endswith(b"\n"):
                 raise ConnectionResetError("the traffic proxy hung up")
-            answer = msgspec.json.decode(line, type=Answer)
+            answer = msgspec.json.decode(line, type=ProxyReply)
             whole = True
         except TimeoutError as error:
             raise TrafficError(f"the traffic proxy did not answer in {_ANSWER_S:g} s") from error

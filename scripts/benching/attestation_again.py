@@ -14,7 +14,7 @@ import time
 
 import msgspec
 
-from agent.attestation.policy import Policy
+from agent.attestation.policy import EvidencePolicy
 from agent.attestation.roots import Trust
 from agent.attestation.snp_tcb import Product
 from agent.attestation.verifier import Verifier
@@ -53,7 +53,7 @@ async def measure_again() -> Figure:
 async def _round_cpu_s(told: Told) -> float:
     """CPU of one round over all of them; the first, which loads the libraries, is left out."""
     gate = Verifier(
-        policy=Policy(config=AttestationConfig(), allow_simulated=True),
+        policy=EvidencePolicy(config=AttestationConfig(), allow_simulated=True),
         trust=Trust(simulated={told.root: Product.MILAN}),
         clock=Clock(),
     )

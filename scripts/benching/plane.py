@@ -18,12 +18,12 @@ from agent.traffic.port import Binding, RouteOrder
 from agent.traffic.userspace import UserspaceTraffic
 from scripts.benching.daemon import BenchError, sweep
 from scripts.benching.figures import Bound, Figure, Table, median
+from scripts.benching.namespaces import Spot, yard
 from scripts.benching.native import BULK, CONNECTS, TURNS
 from scripts.benching.options import Options
 from scripts.benching.place import Place
 from scripts.benching.processes import pids_with, rss_mib, usage
 from scripts.benching.show import Show
-from scripts.benching.yard import Spot, yard
 
 PORTS = (BULK, TURNS, CONNECTS)
 _ROLES = {"bulk": (BULK, 0.5), "turns": (TURNS, 0.3), "connects": (CONNECTS, 0.7)}

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.daemon.parts import House, build
+from agent.daemon.parts import Assembly, build
 from agent.daemon.run import main
 
 TICK_S = 0.002
@@ -60,7 +60,7 @@ async def _alone(out: Path) -> None:
 def _watched(out: Path) -> Any:
     probes = []
 
-    def join(*parts: Any) -> House:
+    def join(*parts: Any) -> Assembly:
         probes.append(LagProbe(out))
         return build(*parts)
 

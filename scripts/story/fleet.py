@@ -30,7 +30,7 @@ _PID_FILE = STATE / FLEET / "coordinator.pid"
 
 
 @dataclass(frozen=True)
-class Yard:
+class HostNetwork:
     """Where a host is: its namespace (None: this one), and how the two ends see each other."""
 
     namespace: str | None
@@ -47,7 +47,7 @@ class Host:
     """One of the fleet."""
 
     place: Place
-    yard: Yard
+    network: HostNetwork
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class Host:
 
     @property
     def agent(self) -> AgentProcess:
-        return AgentProcess(self.place, self.yard.enter)
+        return AgentProcess(self.place, self.network.enter)
 
     def join(self, coordinator: Coordinator, *, vcpus: int, reserve_vcpus: int) -> None:
         """Configure it for the fleet. All it has of it is the authority and a one-time token."""
@@ -65,7 +65,7 @@ class Host:
         token.write_text(os.urandom(16).hex())
         until = time.time() + _TOKEN_LIVES_S
         coordinator.ledger.add_token(token.read_text(), self.name, until)
-        port = _RPC_PORT if self.yard.namespace else free_ports(1)[0]
+        port = _RPC_PORT if self.network.namespace else free_ports(1)[0]
         tls = {
             "certificate": str(home / "host.pem"),
             "key": str(home / "host.key"),
@@ -76,9 +76,9 @@ class Host:
         self.place.write_config(
             vcpus=vcpus,
             reserve_vcpus=reserve_vcpus,
-            listen={"rpc": f"{self.yard.theirs}:{port}", "tls": tls},
+            listen={"rpc": f"{self.network.theirs}:{port}", "tls": tls},
             coordinator={
-                "url": f"https://{self.yard.ours}:{coordinator.port}",
+                "url": f"https://{self.network.ours}:{coordinator.port}",
                 "interval_s": 2,
                 "enrol_token_file": str(token),
             },
@@ -91,13 +91,15 @@ def places() -> list[Place]:
 
 def make_hosts(teller: Teller) -> list[Host]:
     """All of them; `leave_fleet` takes back what is made here."""
-    hosts = [Host(place, yard) for place, yard in zip(places(), _yards(teller), strict=True)]
+    hosts = [Host(place, network) for place, network in zip(places(), _yards(teller), strict=True)]
     for host in hosts:
         host.place.state.mkdir(parents=True, exist_ok=True)
-        if host.yard.namespace:
-            _record(host.place).write_text(host.yard.namespace)
-        where = f"network namespace {host.yard.namespace}" if host.yard.namespace else "loopback"
-        teller.line(f"{host.name}: {where}, seen at {host.yard.theirs}")
+        if host.network.namespace:
+            _record(host.place).write_text(host.network.namespace)
+        where = (
+            f"network namespace {host.network.namespace}" if host.network.namespace else "loopback"
+        )
+        teller.line(f"{host.name}: {where}, seen at {host.network.theirs}")
     return hosts
 
 
@@ -137,7 +139,7 @@ async def _leave_host(place: Place, namespace: str, teller: Teller) -> None:
         await stop_all(AgentProcess(place), teller)
         await restore(place, teller)
     elif _there(namespace):
-        await stop_all(AgentProcess(place, Yard(namespace, "", "").enter), teller)
+        await stop_all(AgentProcess(place, HostNetwork(namespace, "", "").enter), teller)
     shutil.rmtree(place.run, ignore_errors=True)
 
 
@@ -161,9 +163,9 @@ def _there(namespace: str) -> bool:
     return Path("/run/netns", namespace).exists()
 
 
-def _yards(teller: Teller) -> list[Yard]:
+def _yards(teller: Teller) -> list[HostNetwork]:
     """Tried, not guessed from being root."""
-    here = [Yard(None, "127.0.0.1", "127.0.0.1") for _ in HOSTS]
+    here = [HostNetwork(None, "127.0.0.1", "127.0.0.1") for _ in HOSTS]
     if os.geteuid() != 0:
         return here
     try:
@@ -175,7 +177,7 @@ def _yards(teller: Teller) -> list[Yard]:
         return here
 
 
-def _dig(number: int, name: str) -> Yard:
+def _dig(number: int, name: str) -> HostNetwork:
     """A namespace, and a link to it that goes with it."""
     link = f"{places()[number].bridge}v"
     ours, theirs = (f"10.214.78.{4 * number + end}" for end in (1, 2))
@@ -186,7 +188,7 @@ def _dig(number: int, name: str) -> Yard:
     _ip("-n", name, "link", "set", "lo", "up")
     _ip("-n", name, "address", "add", f"{theirs}/30", "dev", "eth0")
     _ip("-n", name, "link", "set", "eth0", "up")
-    return Yard(name, ours, theirs)
+    return HostNetwork(name, ours, theirs)
 
 
 def _ip(*words: str) -> None:

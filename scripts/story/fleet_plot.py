@@ -102,7 +102,7 @@ class FleetPlot:
     async def deploy(self) -> None:
         self._head("The coordinator deploys hello v1.0.0 on both")
         for host in self._hosts:
-            ports, at = host.place.ports(), host.yard.theirs
+            ports, at = host.place.ports(), host.network.theirs
             body = {
                 "tag": "v1.0.0",
                 "listen": f"{at}:{ports.https}",
@@ -115,7 +115,7 @@ class FleetPlot:
         for host in self._hosts:
             await self.coordinator.ended(host.name, "v1.0.0", _LONG_S)
             ports = host.place.ports()
-            load = Load(ports.https, ports.plain, 5.0, host.yard.theirs)
+            load = Load(ports.https, ports.plain, 5.0, host.network.theirs)
             load.start()
             self._loads[host.name] = load
             self.rows.append(Row(f"{host.name}: deploy v1.0.0", "told by the coordinator"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.api.counters import Tally
+from agent.api.counters import Counters
 from agent.model.revision import Fault
 from tests.fakes.engine import FakeEngine
 
@@ -69,7 +69,7 @@ def test_an_end_is_counted_once_and_the_past_not_at_all() -> None:
     from agent.model.resources import Listen
     from agent.updates.orders import Caller, Change, NewDeployment
 
-    engine, tally = FakeEngine(), Tally()
+    engine, counters = FakeEngine(), Counters()
     me = Caller(name="test")
     asyncio.run(
         engine.deploy(
@@ -78,14 +78,14 @@ def test_an_end_is_counted_once_and_the_past_not_at_all() -> None:
         )
     )
     engine.finish("web")
-    tally.observe(engine.snapshot)
-    assert tally.updates == {}
+    counters.observe(engine.snapshot)
+    assert counters.updates == {}
     asyncio.run(engine.update("web", Change(), me))
-    tally.observe(engine.snapshot)
+    counters.observe(engine.snapshot)
     engine.fail("web", Fault(code="x", detail="y"))
     for _ in range(3):
-        tally.observe(engine.snapshot)
-    assert tally.updates == {("web", "failed"): 1}
+        counters.observe(engine.snapshot)
+    assert counters.updates == {("web", "failed"): 1}
     asyncio.run(engine.delete("web", me))
-    tally.observe(engine.snapshot)
-    assert tally.updates == {}
+    counters.observe(engine.snapshot)
+    assert counters.updates == {}

@@ -8,7 +8,7 @@ from agent.api.page import StatusPage
 from agent.api.surface import NO_COORDINATOR
 from agent.model.reasons import DowntimeEstimate
 from agent.model.revision import Fault
-from agent.updates.snapshot.snapshot import Expected
+from agent.updates.snapshot.snapshot import Estimate
 from agent.wire.host_views import StatusView
 from tests.fakes.api_server import surface_of
 from tests.fakes.engine import STAGES, FakeEngine
@@ -61,7 +61,7 @@ async def test_an_update_shows_what_this_host_has_learned_of_its_like(api) -> No
     assert [progress[name] for name in names] == [None, None, None]
     usual = DowntimeEstimate(p50=2.5, p90=4.0, samples=3)
     ready_at = api.engine.clock.now().plus(7.5)
-    api.engine.expected = Expected(boot=usual, ready_at=ready_at)
+    api.engine.expected = Estimate(boot=usual, ready_at=ready_at)
     api.engine.advance("web")
     progress = (await api.ask("GET", path)).json["progress"]
     shown = {"p50": 2.5, "p90": 4.0, "samples": 3}

@@ -57,7 +57,7 @@ async def api(short_dir: Path) -> AsyncIterator[Served]:
     """`web` serves v1."""
     clock = ManualClock()
     host = InstantHost(MemoryStore(clock.now), clock, short_dir)
-    await host.room.start()
+    await host.runtime.start()
     engine: Engine = host.engine
     server = ApiServer(surface_of(engine), [local_listener(short_dir / "agent.sock")])  # type: ignore[arg-type]
     await server.start()
@@ -66,7 +66,7 @@ async def api(short_dir: Path) -> AsyncIterator[Served]:
         await host.deploy(NAME, "v1")
         yield Served(host, session)
     await server.close()
-    await host.room.close()
+    await host.runtime.close()
 
 
 async def test_a_running_update_keeps_everything_else_away(api: Served) -> None:

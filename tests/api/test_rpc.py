@@ -20,7 +20,7 @@ from agent.api.listeners import rpc_socket
 from agent.api.server import ApiServer, Rpc
 from agent.api.streams import Streams
 from agent.api.surface import Surface
-from agent.pki.keeper import Trust
+from agent.pki.keeper import FleetCertificates
 from agent.pki.names import coordinator_uri, host_uri, observer_uri
 from tests.api_bodies import (
     DEPLOY,
@@ -42,14 +42,14 @@ class Served:
 
     engine: FakeEngine
     surface: Surface
-    trust: Trust
+    trust: FleetCertificates
     pki: Pki
     problems: NotedProblems
     port: int
 
     @property
     def refused(self) -> Counter[str]:
-        return self.surface.tally.refused
+        return self.surface.counters.refused
 
     @contextlib.asynccontextmanager
     async def session(self, member: Member) -> AsyncIterator[aiohttp.ClientSession]:
@@ -81,7 +81,7 @@ class Served:
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     engine, problems = FakeEngine(), NotedProblems()
     pki = Pki(tmp_path / "pki")
-    trust = Trust(pki.tls(), HOST, problems)
+    trust = FleetCertificates(pki.tls(), HOST, problems)
     await trust.look()
     sock = rpc_socket("127.0.0.1", 0)
     surface = surface_of(engine)

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agent.attestation.collateral_cache.answer import Answer
+from agent.attestation.collateral_cache.answer import VendorAnswer
 from agent.attestation.collateral_cache.authentic import Roots, authenticate, chain_pem
 from agent.attestation.collateral_cache.cache import CollateralCache, CollateralNotYetError
-from agent.attestation.collateral_cache.disk_cache import Shelf
+from agent.attestation.collateral_cache.disk_cache import DiskCache
 from agent.attestation.collateral_cache.endorser import CachedEndorser
 from agent.attestation.collateral_cache.items import (
     AmdChain,
@@ -27,16 +27,16 @@ from agent.attestation.collateral_cache.items import (
     Item,
     PckCa,
     PckCrl,
-    QeIdentity,
+    QeIdentityItem,
     RootCrl,
-    TcbInfo,
+    TcbInfoItem,
     Vcek,
     name_of,
     path_of,
     voucher_of,
 )
 from agent.attestation.collateral_cache.pacing import LONGEST_S, asked_s, backoff_s
-from agent.attestation.collateral_cache.token_bucket import Allowance
+from agent.attestation.collateral_cache.token_bucket import TokenBuckets
 from agent.attestation.collateral_cache.vendor import Vendors
 from agent.attestation.document import CpuKind
 from agent.attestation.evidence import EvidenceError
@@ -90,18 +90,22 @@ class Agent:
         believed: tuple[FakeAmd, ...] = (),
     ) -> None:
         self.clock = clock or Clock()
-        self.shelf = Shelf(tmp_path / "collateral")
+        self.disk_cache = DiskCache(tmp_path / "collateral")
         asking = Vendors(vendors.urls, tls=tls or vendors.trust, deadline_s=deadline_s)
         self.cache = CollateralCache(
-            shelf=self.shelf,
+            disk_cache=self.disk_cache,
             vendors=None if offline else asking,
             roots=lambda: roots(*believed),
             clock=self.clock,
-            directory=Shelf(directory) if directory else None,
+            directory=DiskCache(directory) if directory else None,
             chance=lambda: 0.5,
         )
         self.endorser = CachedEndorser(
-            self.cache, self.shelf, lambda: roots(*believed), self.clock, require_crl=require_crl
+            self.cache,
+            self.disk_cache,
+            lambda: roots(*believed),
+            self.clock,
+            require_crl=require_crl,
         )
 
 
@@ -236,7 +240,9 @@ async def test_what_another_key_signed_is_not_taken_from_the_disk(
     """A whole file, in the right place."""
     agent = begin()
     await agent.endorser.endorsements(REPORT)
-    agent.shelf.store(name_of(VCEK), Answer(body=AMD.but(leaf_signed_by="ark").endorsements.leaf))
+    agent.disk_cache.store(
+        name_of(VCEK), VendorAnswer(body=AMD.but(leaf_signed_by="ark").endorsements.leaf)
+    )
     assert await begin(offline=True).endorser.endorsements(REPORT) is None
     assert await begin().endorser.endorsements(REPORT) is not None
 
@@ -249,24 +255,24 @@ async def test_a_named_pipe_in_the_directory_blocks_nobody(begin: Begin, tmp_pat
 
 
 def test_the_oldest_files_go_and_foreign_ones_stay(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, max_files=3)
+    disk_cache = DiskCache(tmp_path, max_files=3)
     (tmp_path / "notes.txt").write_text("an operator's")
     (tmp_path / ".0123456789abcdef.new").write_text("a write that was killed")
     for number in range(5):
-        shelf.store(f"intel-tcb-info-{number:012x}", Answer(body=b"x"))
+        disk_cache.store(f"intel-tcb-info-{number:012x}", VendorAnswer(body=b"x"))
         os.utime(tmp_path / f"intel-tcb-info-{number:012x}.json", ns=(number, number))
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [*(f"intel-tcb-info-{n:012x}.json" for n in (2, 3, 4)), "notes.txt"]
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "kept")
-    shelf.store("intel-qe-identity", Answer(body=b"old"))
+    disk_cache = DiskCache(tmp_path / "kept")
+    disk_cache.store("intel-qe-identity", VendorAnswer(body=b"old"))
     (tmp_path / "kept" / "intel-root-crl.json").mkdir()
     with pytest.raises(StorageError):
-        shelf.store("intel-root-crl", Answer(body=b"new"))
-    assert shelf.load("intel-root-crl") is None
-    assert shelf.load("intel-qe-identity") == Answer(body=b"old")
+        disk_cache.store("intel-root-crl", VendorAnswer(body=b"new"))
+    assert disk_cache.load("intel-root-crl") is None
+    assert disk_cache.load("intel-qe-identity") == VendorAnswer(body=b"old")
 
 
 async def test_a_disk_that_takes_nothing_costs_only_the_restart(
@@ -433,7 +439,7 @@ async def test_a_wrong_answer_is_never_kept(
     vendors.instead[CHIP_PATH] = answer
     with pytest.raises(CollateralNotYetError):
         await agent.endorser.endorsements(REPORT)
-    assert Shelf(tmp_path / "collateral").load(name_of(VCEK)) is None
+    assert DiskCache(tmp_path / "collateral").load(name_of(VCEK)) is None
     vendors.instead.clear()
     agent.clock.advance(30)
     assert await agent.endorser.endorsements(REPORT) is not None
@@ -564,7 +570,9 @@ async def test_what_stands_for_a_quote_comes_from_the_vendor_and_holds(
     assert await again.endorser.intel(quote) == responses
 
 
-@pytest.mark.parametrize("item", [TcbInfo(FMSPC), QeIdentity(), PckCrl(PckCa.PLATFORM), RootCrl()])
+@pytest.mark.parametrize(
+    "item", [TcbInfoItem(FMSPC), QeIdentityItem(), PckCrl(PckCa.PLATFORM), RootCrl()]
+)
 async def test_intel_s_documents_are_refused_when_any_byte_is_another(
     begin: Begin, vendors: FakeVendors, item: Item
 ) -> None:
@@ -620,10 +628,10 @@ async def test_a_prefetch_that_fails_is_no_failure(begin: Begin, vendors: FakeVe
 
 
 def test_an_allowance_is_a_burst_and_then_a_pace_each_peer() -> None:
-    allowance = Allowance(burst=3, every_s=2.0, max_peers=2)
-    assert [allowance.wait_s("a", 0.0) for _ in range(5)] == [0, 0, 0, 2, 2]
-    assert allowance.wait_s("b", 0.0) == 0
-    assert allowance.wait_s("a", 2.0) == 0
-    assert allowance.wait_s("a", 2.0) == 2
-    assert allowance.wait_s("c", 2.0) == 0  # b, longest silent, is forgotten
-    assert [allowance.wait_s("a", 1000.0) for _ in range(4)] == [0, 0, 0, 2]
+    buckets = TokenBuckets(burst=3, every_s=2.0, max_peers=2)
+    assert [buckets.wait_s("a", 0.0) for _ in range(5)] == [0, 0, 0, 2, 2]
+    assert buckets.wait_s("b", 0.0) == 0
+    assert buckets.wait_s("a", 2.0) == 0
+    assert buckets.wait_s("a", 2.0) == 2
+    assert buckets.wait_s("c", 2.0) == 0  # b, longest silent, is forgotten
+    assert [buckets.wait_s("a", 1000.0) for _ in range(4)] == [0, 0, 0, 2]

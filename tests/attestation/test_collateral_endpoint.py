@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from agent.attestation.collateral import Entry, read_collateral
-from agent.attestation.collateral_cache.connection_limit import Door
+from agent.attestation.collateral_cache.connection_limit import ConnectionLimit
 from agent.attestation.collateral_cache.endpoint import (
     PATH,
     CollateralEndpoint,
     EndpointError,
 )
-from agent.attestation.collateral_cache.token_bucket import Allowance
+from agent.attestation.collateral_cache.token_bucket import TokenBuckets
 from agent.attestation.snp import verify_report
 from agent.model.resources import Listen
 from tests.attestation.test_collateral_cache import (  # noqa: F401 - fixtures
@@ -56,9 +56,11 @@ def question(evidence: bytes = REPORT, platform: str = "sev-snp", **more: Any) -
 async def serve(begin: Begin) -> AsyncIterator[Serve]:  # noqa: F811 - the fixture
     running: list[CollateralEndpoint] = []
 
-    async def start(*, burst: int = 100, door: Door | None = None, **more: Any) -> str:
+    async def start(*, burst: int = 100, limit: ConnectionLimit | None = None, **more: Any) -> str:
         agent = begin(**more)
-        endpoint = CollateralEndpoint(agent.endorser, agent.clock, Allowance(burst=burst), door)
+        endpoint = CollateralEndpoint(
+            agent.endorser, agent.clock, TokenBuckets(burst=burst), limit
+        )
         port = await endpoint.start(Listen(address="127.0.0.1", port=0))
         running.append(endpoint)
         return f"http://127.0.0.1:{port}{PATH}"
@@ -210,7 +212,7 @@ async def is_over(reader: asyncio.StreamReader) -> bool:
 
 @pytest.mark.parametrize("said", [b"", b"POST /attestation-collaterals HTTP/1.1\r\nHost: a\r\n"])
 async def test_whoever_connects_and_asks_nothing_is_hung_up_on(serve: Serve, said: bytes) -> None:
-    url = await serve(door=Door(head_s=0.2))
+    url = await serve(limit=ConnectionLimit(head_s=0.2))
     reader, writer = await connect(url)
     writer.write(said)
     assert await is_over(reader)
@@ -219,7 +221,7 @@ async def test_whoever_connects_and_asks_nothing_is_hung_up_on(serve: Serve, sai
 
 
 async def test_connections_are_bounded_and_room_is_given_back(serve: Serve) -> None:
-    url = await serve(door=Door(per_address=3))
+    url = await serve(limit=ConnectionLimit(per_address=3))
     held = [await connect(url) for _ in range(3)]
     reader, writer = await connect(url)
     assert await is_over(reader)
@@ -248,10 +250,10 @@ async def test_a_connection_is_good_for_one_question(serve: Serve) -> None:
 
 
 def test_all_addresses_together_have_a_bound_too() -> None:
-    door = Door(most=4, per_address=3)
-    assert [door.enter(f"10.0.0.{n}") for n in range(5)] == [True] * 4 + [False]
-    door.leave("10.0.0.0")
-    assert door.enter("10.0.0.9")
+    limit = ConnectionLimit(most=4, per_address=3)
+    assert [limit.enter(f"10.0.0.{n}") for n in range(5)] == [True] * 4 + [False]
+    limit.leave("10.0.0.0")
+    assert limit.enter("10.0.0.9")
 
 
 async def test_a_listener_that_cannot_be_had_names_its_setting(begin: Begin) -> None:  # noqa: F811

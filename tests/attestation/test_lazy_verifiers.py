@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from agent.attestation.appraisal import Question
+from agent.attestation.appraisal import EvidenceQuestion
 from tests.attestation.refusals import GOOD
 from tests.fakes.tdx_guest import TdxGuest, gpu_item, intel, nvidia
 
@@ -41,7 +41,9 @@ print(json.dumps({"before": before, "after": sorted(sys.modules),
 """
 
 
-def judged(body: bytes, question: Question, gpus: int = 0) -> tuple[set[str], set[str], set[str]]:
+def judged(
+    body: bytes, question: EvidenceQuestion, gpus: int = 0
+) -> tuple[set[str], set[str], set[str]]:
     """Whose verifiers were loaded before, whose after, and the codes of the checks."""
     given = {
         "body": body.decode(),
@@ -74,8 +76,10 @@ def loaded(modules: list[str]) -> set[str]:
     }
 
 
-def asked(guest: object) -> Question:
-    return Question(nonce=guest.nonce, spki_sha256="", expected=guest.expected, now=guest.now)
+def asked(guest: object) -> EvidenceQuestion:
+    return EvidenceQuestion(
+        nonce=guest.nonce, spki_sha256="", expected=guest.expected, now=guest.now
+    )
 
 
 SNP, TDX_ITSELF, GPU, LIBRARY = VENDORS

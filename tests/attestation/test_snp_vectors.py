@@ -11,7 +11,7 @@ from agent.attestation.claims import SnpClaims
 from agent.attestation.collateral import Endorsements, split_pem
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected
-from agent.attestation.policy import Policy, check_claims
+from agent.attestation.policy import EvidencePolicy, check_claims
 from agent.attestation.roots import Trust
 from agent.attestation.snp import verify_report
 from agent.attestation.snp_tcb import Product
@@ -36,7 +36,7 @@ def milan(name: str) -> SnpClaims:
 
 def failed(claims: SnpClaims, **expected: Any) -> list[str]:
     wanted = {"snp_measurement": claims.report.measurement, **expected}
-    policy = Policy(config=AttestationConfig())
+    policy = EvidencePolicy(config=AttestationConfig())
     checks = check_claims(claims, policy, Expected(**wanted), NOW)
     return [check.code for check in checks if not check.passed]
 

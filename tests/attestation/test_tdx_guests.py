@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from agent.attestation.expected import Expected, expected_of
-from agent.attestation.policy import Policy
+from agent.attestation.policy import EvidencePolicy
 from agent.attestation.policy_tdx import policy_of
 from agent.attestation.port import Verdict
 from agent.attestation.roots import Trust
@@ -387,7 +387,7 @@ async def test_the_live_gate_holds_a_tdx_guest_against_its_release(
     clock = ManualClock()
     clock.jump_wall((NOW - clock.now().wall).total_seconds())
     gate = Verifier(
-        policy=Policy(config=GOOD.config, allow_simulated=True),
+        policy=EvidencePolicy(config=GOOD.config, allow_simulated=True),
         trust=Trust(intel=intel().root, nvidia=nvidia().root),
         clock=clock,
     )

@@ -13,8 +13,8 @@ import pytest
 
 from agent.attestation.collateral import Endorsements, PcsResponse
 from agent.attestation.document import MAX_DOCUMENT_BYTES, CpuKind
-from agent.attestation.fetch import Fetcher
-from agent.attestation.policy import Policy
+from agent.attestation.fetch import EvidenceFetcher
+from agent.attestation.policy import EvidencePolicy
 from agent.attestation.port import NothingClaimedError, NotYetError, Verdict
 from agent.attestation.unattested import Unattested
 from agent.attestation.verifier import Endorser, Verifier
@@ -71,10 +71,10 @@ def verifier(
     endorser: Endorser | None = None,
 ) -> Verifier:
     return Verifier(
-        policy=Policy(config=config or AttestationConfig(), allow_simulated=True),
+        policy=EvidencePolicy(config=config or AttestationConfig(), allow_simulated=True),
         trust=GOOD.amd.trust,
         clock=Clock(),
-        fetcher=Fetcher(timeout_s=timeout_s),
+        fetcher=EvidenceFetcher(timeout_s=timeout_s),
         endorser=endorser,
     )
 

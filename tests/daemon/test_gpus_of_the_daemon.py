@@ -16,7 +16,7 @@ from tests.fakes.gpus import BDF, OTHER
 from tests.fakes.nvml import Nvml, alive
 
 
-class House:
+class GpuHostUnderTest:
     """A daemon, its host's tree and NVML's library."""
 
     def __init__(self, tmp_path: Path) -> None:
@@ -55,28 +55,28 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    made = House(tmp_path)
+async def host(tmp_path: Path) -> AsyncIterator[GpuHostUnderTest]:
+    made = GpuHostUnderTest(tmp_path)
     yield made
     await made.daemon.leave()
 
 
 async def test_gpus_are_known_over_drivers_and_a_kill_of_the_agent_while_a_call_hangs(
-    house: House,
+    host: GpuHostUnderTest,
 ):
-    daemon = house.daemon
-    house.tree.bind(BDF, "nvidia")
-    house.nvml.gpu(BDF, uuid="GPU-real")
+    daemon = host.daemon
+    host.tree.bind(BDF, "nvidia")
+    host.nvml.gpu(BDF, uuid="GPU-real")
     await daemon.up()
-    await house.gpu(lambda gpu: gpu["seen_by"] == ["pci", "nvml"])
+    await host.gpu(lambda gpu: gpu["seen_by"] == ["pci", "nvml"])
     status = (await daemon.get("/status")).body
     assert (status["gpus"]["total"], status["gpus"]["free"]) == (8, 8)
     assert status["host"]["inventory_complete"]
 
     # killed while a call of the driver hangs: the process that makes it ends too
-    child = house.nvml_process()
+    child = host.nvml_process()
     assert child is not None
-    house.nvml.function("nvmlDeviceGetMemoryInfo", "hang")
+    host.nvml.function("nvmlDeviceGetMemoryInfo", "hang")
     await asyncio.sleep(1.5)  # longer than until the next look
     daemon.kill()
     async with asyncio.timeout(10):
@@ -84,34 +84,34 @@ async def test_gpus_are_known_over_drivers_and_a_kill_of_the_agent_while_a_call_
             await asyncio.sleep(0.02)
 
     # and given away meanwhile: who it is, is remembered
-    house.tree.bind(BDF, "vfio-pci")
-    house.tree.remove(OTHER)
+    host.tree.bind(BDF, "vfio-pci")
+    host.tree.remove(OTHER)
     await daemon.up()
-    gpu = await house.gpu(lambda gpu: gpu["driver"] == "vfio-pci")
+    gpu = await host.gpu(lambda gpu: gpu["driver"] == "vfio-pci")
     assert (gpu["uuid"], gpu["seen_by"], gpu["temperature_c"]) == ("GPU-real", ["pci"], None)
-    assert house.nvml_process() is None
-    absent = await house.gpu(lambda gpu: gpu["state"] == "absent", OTHER)
+    assert host.nvml_process() is None
+    absent = await host.gpu(lambda gpu: gpu["state"] == "absent", OTHER)
     assert absent["seen_by"] == []
     assert (await daemon.get("/status")).body["gpus"]["total"] == 7
     daemon.stop()
 
 
-async def test_an_xid_makes_a_gpu_unfit_and_a_quarantine_outlives_a_kill(house: House):
-    daemon = house.daemon
-    house.tree.bind(BDF, "nvidia")
-    house.nvml.gpu(BDF)
+async def test_an_xid_makes_a_gpu_unfit_and_a_quarantine_outlives_a_kill(host: GpuHostUnderTest):
+    daemon = host.daemon
+    host.tree.bind(BDF, "nvidia")
+    host.nvml.gpu(BDF)
     await daemon.up()
-    await house.gpu(lambda gpu: gpu["seen_by"] == ["pci", "nvml"])
-    house.nvml.event(BDF, 0x8, 95)
-    gpu = await house.gpu(lambda gpu: gpu["state"] == "unhealthy")
+    await host.gpu(lambda gpu: gpu["seen_by"] == ["pci", "nvml"])
+    host.nvml.event(BDF, 0x8, 95)
+    gpu = await host.gpu(lambda gpu: gpu["state"] == "unhealthy")
     assert gpu["health"]["action"] == "reset"
-    house.nvml.gpu(BDF, remapped_rows="0 8 0 1")
-    await house.gpu(lambda gpu: gpu["state"] == "quarantined")
+    host.nvml.gpu(BDF, remapped_rows="0 8 0 1")
+    await host.gpu(lambda gpu: gpu["state"] == "quarantined")
     daemon.kill()
-    house.nvml.gpu(BDF, remapped_rows="0 8 0 0")
-    house.nvml.no_events()
+    host.nvml.gpu(BDF, remapped_rows="0 8 0 0")
+    host.nvml.no_events()
     await daemon.up()
-    gpu = await house.gpu(lambda gpu: gpu["seen_by"] == ["pci", "nvml"])
+    gpu = await host.gpu(lambda gpu: gpu["seen_by"] == ["pci", "nvml"])
     assert gpu["state"] == "quarantined"
     answer = await daemon.send("POST", f"/v1/gpus/{BDF}/release")
     assert (answer.status, answer.body["state"]) == (200, "free")

@@ -13,7 +13,7 @@ from agent.daemon.store_keeper import StoreKeeper
 from agent.host.clock import ManualClock
 from agent.store.backup import backups, generations
 from agent.store.sqlite import SqliteStore
-from agent.updates.snapshot.publisher import Board
+from agent.updates.snapshot.publisher import SnapshotPublisher
 from tests.fakes.instant_host import InstantHost
 from tests.fakes.store_damage import carry_log_over, digest, zero_header
 
@@ -26,10 +26,10 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 @pytest.fixture
-def board(store: SqliteStore, tmp_path: Path) -> Board:
-    board = InstantHost(store, ManualClock(), tmp_path).room.board
-    board.show_ready(())
-    return board
+def publisher(store: SqliteStore, tmp_path: Path) -> SnapshotPublisher:
+    publisher = InstantHost(store, ManualClock(), tmp_path).runtime.publisher
+    publisher.show_ready(())
+    return publisher
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -43,9 +43,9 @@ def change(store: SqliteStore) -> asyncio.Task[None]:
 
 
 async def test_a_backup_is_made_at_once_after_changes_and_at_the_end(
-    store: SqliteStore, board: Board
+    store: SqliteStore, publisher: SnapshotPublisher
 ) -> None:
-    keeper = StoreKeeper(store, board, interval_s=0.05)
+    keeper = StoreKeeper(store, publisher, interval_s=0.05)
     running = asyncio.create_task(keeper.run())
     await until(lambda: len(backups(store.path)) == 1)
     first = digest(backups(store.path)[0])
@@ -66,36 +66,36 @@ async def test_a_backup_is_made_at_once_after_changes_and_at_the_end(
 
 
 async def test_a_backup_that_cannot_be_made_is_a_problem_until_it_can(
-    store: SqliteStore, board: Board
+    store: SqliteStore, publisher: SnapshotPublisher
 ) -> None:
     newest, hindrance = generations(store.path)
     hindrance.mkdir()  # which no file can replace
-    running = asyncio.create_task(StoreKeeper(store, board, interval_s=0.02).run())
+    running = asyncio.create_task(StoreKeeper(store, publisher, interval_s=0.02).run())
     await until(newest.exists)
     await change(store)
-    await until(lambda: bool(board.snapshot.problems))
-    (problem,) = board.snapshot.problems
+    await until(lambda: bool(publisher.snapshot.problems))
+    (problem,) = publisher.snapshot.problems
     assert (problem.code, problem.severity) == ("backup_failed", "warning")
-    assert board.snapshot.ready
+    assert publisher.snapshot.ready
     await change(store)  # which is not hindered
     hindrance.rename(hindrance.with_name("away"))
-    await until(lambda: not board.snapshot.problems)
+    await until(lambda: not publisher.snapshot.problems)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_damage_ends_it_and_the_agent_is_ready_no_more(
-    store: SqliteStore, board: Board
+    store: SqliteStore, publisher: SnapshotPublisher
 ) -> None:
-    running = asyncio.create_task(StoreKeeper(store, board, interval_s=0.02).run())
+    running = asyncio.create_task(StoreKeeper(store, publisher, interval_s=0.02).run())
     await until(lambda: len(backups(store.path)) == 1)
     before = digest(backups(store.path)[0])
     carry_log_over(store.path)
     zero_header(store.path)
     await asyncio.wait_for(running, 20)
-    assert board.snapshot.store_damage is not None
-    assert not board.snapshot.ready
-    board.show_ready(())  # nobody makes it ready again
-    assert not board.snapshot.ready
-    assert [problem.code for problem in board.snapshot.problems] == ["store_damaged"]
+    assert publisher.snapshot.store_damage is not None
+    assert not publisher.snapshot.ready
+    publisher.show_ready(())  # nobody makes it ready again
+    assert not publisher.snapshot.ready
+    assert [problem.code for problem in publisher.snapshot.problems] == ["store_damaged"]
     assert [digest(path) for path in backups(store.path)] == [before]

@@ -15,7 +15,7 @@ from agent.enclaves.devices import open_tap
 from agent.enclaves.network import NetworkError, mac_of
 from agent.enclaves.network_tap import TapNetwork, probe_tap
 from agent.enclaves.spec import TapNic
-from agent.host.commands import CommandError, Finished, run_command
+from agent.host.commands import CommandError, CompletedCommand, run_command
 from agent.model.ids import EnclaveId
 from tests.fakes.guest_card import ARP, IPV4, Card, arp, frame
 from tests.fakes.netns import ip, own_host
@@ -78,7 +78,7 @@ class CutShort:
 
     async def __call__(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         wanted = stdin.decode().splitlines(keepends=True)
         now, self.left = wanted[: self.left], self.left - len(wanted)
         done = await run_command(argv, stdin="".join(now).encode())
@@ -388,7 +388,7 @@ async def test_a_scratch_namespace_shows_that_taps_can_be_made() -> None:
 async def test_the_reason_why_taps_cannot_be_made_is_told() -> None:
     async def refused(
         argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         return await run_command(["setpriv", "--bounding-set=-all", "--", *argv], stdin=stdin)
 
     reason = await probe_tap(run=refused)

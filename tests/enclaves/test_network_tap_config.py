@@ -6,7 +6,7 @@ import pytest
 
 from agent.enclaves.network import NetworkError
 from agent.enclaves.network_tap import TapNetwork
-from agent.host.commands import Finished
+from agent.host.commands import CompletedCommand
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 
@@ -52,7 +52,7 @@ def test_a_wrong_configuration_names_its_field(bridge: str, subnet: str, text: s
 async def test_an_impossible_enclave_id_reaches_no_tool(enclave: str) -> None:
     async def never(
         argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         raise AssertionError(argv)
 
     network = TapNetwork(BRIDGE, SUBNET, instance="one", run=never)

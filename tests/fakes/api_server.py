@@ -13,8 +13,8 @@ from agent.api.listeners import Listener, local_listener, rpc_socket, tcp_listen
 from agent.api.roles import Role
 from agent.api.server import ApiServer, Rpc
 from agent.api.surface import Surface
-from agent.pki.keeper import Trust
-from agent.store.port import Answer
+from agent.pki.keeper import FleetCertificates
+from agent.store.port import KeptAnswer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.fleet import HOST, NotedProblems, Pki
 
@@ -25,13 +25,13 @@ class MemoryAnswers:
     """Kept answers; whoever holds on to this object has "restarted" with them."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, str, str, str], Answer] = {}
+        self.kept: dict[tuple[str, str, str, str], KeptAnswer] = {}
         self.raises: Exception | None = None
 
-    async def get(self, caller: str, method: str, path: str, key: str) -> Answer | None:
+    async def get(self, caller: str, method: str, path: str, key: str) -> KeptAnswer | None:
         return self.kept.get((caller, method, path, key))
 
-    async def put(self, caller: str, method: str, path: str, key: str, answer: Answer) -> None:
+    async def put(self, caller: str, method: str, path: str, key: str, answer: KeptAnswer) -> None:
         if self.raises is not None:
             raise self.raises
         self.kept[caller, method, path, key] = answer
@@ -125,7 +125,7 @@ class ThreadedRpc(ThreadedTcp):
         self.pki = pki
 
     async def _start(self) -> None:
-        trust = Trust(self.pki.tls(), HOST, NotedProblems())
+        trust = FleetCertificates(self.pki.tls(), HOST, NotedProblems())
         await trust.look()
         sock = rpc_socket("127.0.0.1", 0)
         self.port = sock.getsockname()[1]

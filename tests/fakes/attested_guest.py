@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.attestation.appraisal import Question, appraise, read_document, refusal
+from agent.attestation.appraisal import EvidenceQuestion, appraise, read_document, refusal
 from agent.attestation.collateral import Endorsements
 from agent.attestation.document_v3 import report_data_for
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected
-from agent.attestation.policy import Policy, decide
+from agent.attestation.policy import EvidencePolicy, decide
 from agent.attestation.port import Verdict
 from agent.attestation.roots import Trust
 from agent.config import AttestationConfig
@@ -138,8 +138,8 @@ class Guest:
 
     def judged(self, body: bytes, given: Endorsements | None = None) -> Verdict:
         """By the real verifier."""
-        policy = Policy(config=self.config, allow_simulated=self.allow_simulated)
-        question = Question(
+        policy = EvidencePolicy(config=self.config, allow_simulated=self.allow_simulated)
+        question = EvidenceQuestion(
             nonce=self.asked, spki_sha256=self.shown_spki, expected=self.expected, now=self.now
         )
         try:

@@ -34,12 +34,12 @@ from qemu.qmp import QMPClient
 from agent.config import Config
 from agent.daemon import run
 from agent.daemon.choices import Choices
-from agent.daemon.parts import House, build
+from agent.daemon.parts import Assembly, build
 from agent.host.clock import RealClock
 from agent.model.ids import HostId
 from agent.store.port import StoreFullError
 from agent.store.sqlite import SqliteStore
-from agent.updates.engine.engine import EngineRoom
+from agent.updates.engine.engine import EngineRuntime
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CHANGES = frozenset(
@@ -192,17 +192,19 @@ def main(arguments: list[str]) -> int:
 
     def join(
         config: Config, choices: Choices, clock: RealClock, store: SqliteStore, host_id: HostId
-    ) -> House:
-        house = build(config, choices, clock, Watched(store, "store", points), host_id)
-        parts = house.room.parts
+    ) -> Assembly:
+        assembly = build(config, choices, clock, Watched(store, "store", points), host_id)
+        parts = assembly.runtime.parts
         watched = {
             name: Watched(getattr(parts, name), name, points)
             for name in WATCHED
             if name != "store"
         }
-        facts = house.room.board.snapshot.host
-        room = EngineRoom(dataclasses.replace(parts, **watched), facts)
-        return House(room=room, fleet=house.fleet, releases=house.releases, collateral=None)
+        facts = assembly.runtime.publisher.snapshot.host
+        runtime = EngineRuntime(dataclasses.replace(parts, **watched), facts)
+        return Assembly(
+            runtime=runtime, fleet=assembly.fleet, releases=assembly.releases, collateral=None
+        )
 
     watch_monitors(points)
     sys.addaudithook(points.hear)

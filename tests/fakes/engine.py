@@ -66,7 +66,7 @@ from agent.updates.orders import Caller, Change, NewDeployment, PlanQuestion
 from agent.updates.snapshot.snapshot import (
     DeploymentFacts,
     EnclaveFacts,
-    Expected,
+    Estimate,
     Feasibility,
     HostFacts,
     Problem,
@@ -113,7 +113,7 @@ class FakeEngine:
         self.oldest_event = 1
         self.answer_to_plan: Decision | None = None
         self.planned: list[PlanQuestion] = []
-        self.expected = Expected()
+        self.expected = Estimate()
         self._entries: dict[DeploymentName, _Entry] = {}
         self._events: list[Event] = []
         self._version = 0
@@ -446,7 +446,7 @@ class FakeEngine:
             inventory=self.gpus.inventory,
             problems=self.problems,
         )
-        self.changed.ring()
+        self.changed.notify()
 
     # How it keeps its word
 

@@ -60,5 +60,5 @@ class FakeGpus:
         put = msgspec.structs.replace(gpu, **changes)
         gpus = tuple(put if one.bdf == bdf else one for one in self.inventory.gpus)
         self.inventory = msgspec.structs.replace(self.inventory, gpus=gpus)
-        self.changed.ring()
+        self.changed.notify()
         return put

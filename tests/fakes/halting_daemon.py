@@ -20,7 +20,7 @@ from typing import Any
 from agent.config import Config
 from agent.daemon import run
 from agent.daemon.choices import Choices
-from agent.daemon.parts import House, build
+from agent.daemon.parts import Assembly, build
 from agent.host.clock import RealClock
 from agent.model.ids import HostId
 from agent.store.port import Reader
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
 
     def join(
         config: Config, choices: Choices, clock: RealClock, store: SqliteStore, host_id: HostId
-    ) -> House:
+    ) -> Assembly:
         return build(config, choices, clock, Halting(store, given.orders), host_id)
 
     return run.main(given.config, join)

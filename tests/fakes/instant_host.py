@@ -15,7 +15,7 @@ import msgspec
 
 from agent.attestation.unattested import Unattested
 from agent.capacity.supply import HostSupply
-from agent.enclaves.port import ABSENT, EnclaveError, Foundling, LaunchOrder, VmPhase, VmView
+from agent.enclaves.port import ABSENT, EnclaveError, LaunchOrder, RestoredOrphan, VmPhase, VmView
 from agent.host.clock import ManualClock
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
@@ -28,17 +28,17 @@ from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import RouteOrder
 from agent.updates.engine.commands import UpdateEngine
-from agent.updates.engine.dependencies import Parts
-from agent.updates.engine.engine import EngineRoom
+from agent.updates.engine.dependencies import EngineDependencies
+from agent.updates.engine.engine import EngineRuntime
 from agent.updates.engine.host_shutdown import AskHost, stays_up
 from agent.updates.orders import Caller, Change, NewDeployment
 from agent.updates.planner.types import Policy
 from agent.updates.secrets.at_rest import AtRest
-from agent.updates.secrets.values import Vault
+from agent.updates.secrets.values import SecretValues
 from agent.updates.snapshot.snapshot import DeploymentFacts, HostFacts, Resolved
 from tests.fakes.boards import bdf, cards
 from tests.fakes.fake_gpus import FakeGpus
-from tests.fakes.instant_parts import InstantReleases, InstantWorkshop
+from tests.fakes.instant_parts import InstantPreparer, InstantReleases
 
 POLICY = Policy(dwell_s=0, soak_s=0, drain_s=0, stop_grace_s=0)
 CALLER = Caller(name="test")
@@ -59,10 +59,12 @@ class InstantVms:
 
     async def start(self) -> None: ...
 
-    def find_unrecorded(self, rows: Sequence[Enclave]) -> Sequence[Foundling]:
+    def find_unrecorded(self, rows: Sequence[Enclave]) -> Sequence[RestoredOrphan]:
         return ()
 
-    async def adopt(self, rows: Sequence[Enclave], spare: Sequence[Foundling] = ()) -> None: ...
+    async def adopt(
+        self, rows: Sequence[Enclave], spare: Sequence[RestoredOrphan] = ()
+    ) -> None: ...
 
     async def remove(self, spared: EnclaveId, grace_s: float) -> None: ...
 
@@ -77,19 +79,19 @@ class InstantVms:
         self.running[enclave.id] = VmView(
             phase=VmPhase.RUNNING, launch_uuid=enclave.launch_uuid, process=process
         )
-        self.changed.ring()
+        self.changed.notify()
         return process
 
     def die(self, enclave_id: EnclaveId) -> None:
         """The guest ends by itself."""
         ended = msgspec.structs.replace(self.running[enclave_id], phase=VmPhase.EXITED)
         self.running[enclave_id] = ended
-        self.changed.ring()
+        self.changed.notify()
 
     async def stop(self, enclave: Enclave, grace_s: float) -> None:
         self.stopping()
         self.running.pop(enclave.id, None)
-        self.changed.ring()
+        self.changed.notify()
 
     def endpoint(self, enclave: Enclave, revision: Revision, guest_port: int) -> Endpoint:
         return Endpoint(address=enclave.address, port=guest_port)
@@ -131,7 +133,7 @@ class InstantProbes:
                 spki_sha256="key",
             )
             self._news.add(target.enclave)
-            self.changed.ring()
+            self.changed.notify()
 
     def unwatch(self, enclave_id: EnclaveId) -> None:
         self.watched.pop(enclave_id, None)
@@ -202,7 +204,7 @@ class InstantHost:
         self.probes = InstantProbes(clock)
         self.traffic = InstantTraffic()
         self.releases = InstantReleases()
-        self.workshop = InstantWorkshop(store, clock)
+        self.preparer = InstantPreparer(store, clock)
         self.gpus = FakeGpus()
         self.supply = HostSupply(
             memory_mib=8192,
@@ -211,7 +213,7 @@ class InstantHost:
             disk_free_mib=100_000,
             boards=cards(map(bdf, range(1, gpus + 1))),
         )
-        parts = Parts(
+        parts = EngineDependencies(
             store=store,
             clock=clock,
             releases=releases or self.releases,
@@ -219,23 +221,23 @@ class InstantHost:
             probes=self.probes,
             traffic=self.traffic,
             attestation=Unattested(),
-            vault=Vault(directory / "secrets", directory / "key", at_rest),
+            secret_values=SecretValues(directory / "secrets", directory / "key", at_rest),
             gpus=self.gpus,
             supply=self._supply,
             policy=policy,
-            preparation=self.workshop,
+            preparation=self.preparer,
             host_id=HostId("tests"),
             host_stopping=host_stopping,
         )
-        self.room = EngineRoom(parts, _facts(clock))
-        self.engine = UpdateEngine(self.room)
+        self.runtime = EngineRuntime(parts, _facts(clock))
+        self.engine = UpdateEngine(self.runtime)
 
     async def restart(self) -> None:
         """The agent ends and is started again; the machine is as it was."""
-        await self.room.close()
-        self.room = EngineRoom(self.room.parts, _facts(self.clock))
-        self.engine = UpdateEngine(self.room)
-        await self.room.start()
+        await self.runtime.close()
+        self.runtime = EngineRuntime(self.runtime.parts, _facts(self.clock))
+        self.engine = UpdateEngine(self.runtime)
+        await self.runtime.start()
 
     async def _supply(self) -> HostSupply:
         return self.supply
@@ -251,24 +253,24 @@ class InstantHost:
         """Let time pass until what is shown of a deployment is so."""
         async with asyncio.timeout(20):
             while True:
-                seen = self.room.board.changed.count
+                seen = self.runtime.publisher.changed.count
                 facts = self.engine.snapshot.deployments.get(name)
                 if facts is not None and holds(facts):
                     return
-                if await self.room.board.changed.beyond(seen, 0.005) == seen:
+                if await self.runtime.publisher.changed.beyond(seen, 0.005) == seen:
                     self.clock.advance(1)
-                    self.room.bells.ring()
+                    self.runtime.wakeups.notify()
 
     async def finish(self, update: Update) -> Update:
         """Let time pass until it is over."""
         while True:
-            seen = self.room.board.changed.count
+            seen = self.runtime.publisher.changed.count
             facts = self.engine.snapshot.deployments[update.deployment]
             if facts.update and facts.update.id == update.id and not facts.update.running:
                 return facts.update
-            if await self.room.board.changed.beyond(seen, 0.005) == seen:
+            if await self.runtime.publisher.changed.beyond(seen, 0.005) == seen:
                 self.clock.advance(1)
-                self.room.bells.ring()
+                self.runtime.wakeups.notify()
 
 
 Make = Callable[..., Awaitable[InstantHost]]  # of the size that is asked for, and started

@@ -57,7 +57,7 @@ class InstantReleases:
     def protect(self, digests: frozenset[str]) -> None: ...
 
 
-class InstantWorkshop:
+class InstantPreparer:
     """Satisfies `agent.updates.admission.gpus.Preparation`.
 
     `works`: whether it cleans what is nobody's.

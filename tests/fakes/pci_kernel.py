@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.host.commands import Finished
+from agent.host.commands import CompletedCommand
 from tests.fakes.sysfs_tree import SWITCH, SysfsTree
 
 _ONES = b"\xff" * 64
@@ -49,7 +49,7 @@ class PciKernel:
 
     async def run(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         del timeout_s
         self.before()
         if argv[0] == "dd":
@@ -57,7 +57,9 @@ class PciKernel:
             with self._writing(path.parent.name if ":" in path.parent.name else text):
                 await asyncio.sleep(self.lag_s)
                 status = 0 if self.write(path, text) else 1
-            said = Finished(status, b"", b"" if status == 0 else b"dd: error writing: Busy\n")
+            said = CompletedCommand(
+                status, b"", b"" if status == 0 else b"dd: error writing: Busy\n"
+            )
         else:
             said = await self._tool(list(argv))
         await asyncio.sleep(0)
@@ -127,14 +129,14 @@ class PciKernel:
         """What is in force on a device; `cc_next` and `ppcie_next` only where they differ."""
         self.modes[bdf] = {"cc": cc, "ppcie": ppcie, "cc_next": cc, "ppcie_next": ppcie} | later
 
-    async def _tool(self, argv: list[str]) -> Finished:
+    async def _tool(self, argv: list[str]) -> CompletedCommand:
         bdf, options = argv[argv.index("--devices") + 1], argv[3:]
         self.at_work.add(bdf)
         self.most_at_work = max(self.most_at_work, len(self.at_work))
         await asyncio.sleep(0)
         text = self.tool(bdf, options)
         self.at_work.discard(bdf)
-        return Finished(0, text.encode(), b"")
+        return CompletedCommand(0, text.encode(), b"")
 
     def tool(self, bdf: str, options: list[str]) -> str:
         """What nvidia_gpu_tools.py does and prints."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.host.clock import ManualClock
-from agent.inventory.preparation.device_ops import Bench
+from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.modes import ModeTool
-from agent.inventory.preparation.preparer import Workshop
-from agent.inventory.preparation.records import Place, count_launch, mark_used
+from agent.inventory.preparation.preparer import Preparer
+from agent.inventory.preparation.records import DevicePlace, count_launch, mark_used
 from agent.model.event import Event
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import Claim, ClaimKind
@@ -45,7 +45,7 @@ class CuttingStore:
 
 @dataclass
 class GpuHost:
-    """What survives the agent: devices, kernel, store; `workshop` makes what does not."""
+    """What survives the agent: devices, kernel, store; `preparer` makes what does not."""
 
     tree: SysfsTree
     devices: tuple[Bdf, ...]
@@ -69,13 +69,13 @@ class GpuHost:
     def all(self) -> tuple[Bdf, ...]:
         return (*self.devices, *self.switches)
 
-    def workshop(self, **more: object) -> Workshop:
+    def preparer(self, **more: object) -> Preparer:
         """A new one, as a restarted agent has."""
         tool = ModeTool("nvidia_gpu_tools.py", run=self.kernel.run)
-        return Workshop(
+        return Preparer(
             self.store,
             self.clock,
-            self.bench(),
+            self.device_ops(),
             tool if self.confidential else None,
             present=lambda: self.all,
             place_of=self.place,
@@ -83,8 +83,8 @@ class GpuHost:
             **more,  # type: ignore[arg-type]
         )
 
-    def bench(self) -> Bench:
-        return Bench(
+    def device_ops(self) -> DeviceOps:
+        return DeviceOps(
             self.tree.root,
             self.proc,
             write_deadline_s=0.5,
@@ -94,14 +94,16 @@ class GpuHost:
             run=self.kernel.run,
         )
 
-    def place(self, bdf: Bdf) -> Place | None:
+    def place(self, bdf: Bdf) -> DevicePlace | None:
         kinds = ("ppcie",) if bdf in self.switches else ("cc",)
         if self.one_board and bdf in self.devices:
             kinds = ("cc", "ppcie")
         board = self.all if self.one_board else (bdf,)
         if bdf not in self.all:
             return None
-        return Place(board, kinds, bdf in self.quarantined, asks_for_reset=bdf in self.asking)
+        return DevicePlace(
+            board, kinds, bdf in self.quarantined, asks_for_reset=bdf in self.asking
+        )
 
     async def quarantine(self, bdf: Bdf, reason: str) -> None:
         self.quarantined[bdf] = reason

@@ -26,7 +26,7 @@ from agent.enclaves.devices import open_tap
 from agent.enclaves.links import Links
 from agent.host.commands import run_command
 from agent.host.units import LendError, borrow
-from agent.inventory.preparation.device_ops import Bench
+from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.modes import ModeTool
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf
@@ -45,8 +45,8 @@ async def bind_and_reset(home: Path, other: int) -> None:
     (home / "proc").mkdir()
     kernel = PciKernel(tree)
     with served(kernel):
-        bench = Bench(tree.root, home / "proc", budget_s=5)
-        failed = await bench.restore([BDF], [BDF], lambda _: None)
+        device_ops = DeviceOps(tree.root, home / "proc", budget_s=5)
+        failed = await device_ops.restore([BDF], [BDF], lambda _: None)
     assert not failed, failed
     assert f"reset {BDF}" in kernel.log
     assert kernel.drivers()[BDF] == "vfio-pci"

@@ -50,7 +50,7 @@ class SealedMachine:
         return InstantHost(self.store, self.clock, self.directory, Sealed(), at_rest=at_rest)
 
     async def deploy(self) -> None:
-        await self.host.room.start()
+        await self.host.runtime.start()
         request = NewDeployment(
             name=NAME, repo="hello", tag="v1", listen=LISTEN, secrets={"KEY": "one"}
         )
@@ -58,7 +58,7 @@ class SealedMachine:
 
     async def reboot(self) -> None:
         """Nothing of memory is left: no agent, no VM, no value."""
-        await self.host.room.close()
+        await self.host.runtime.close()
         shutil.rmtree(self.directory / "secrets", ignore_errors=True)
         self.boots += 1
         self.clock.reboot(f"boot-{self.boots}")
@@ -66,12 +66,12 @@ class SealedMachine:
 
     async def restart(self) -> None:
         """Of the agent alone; the values in memory stay, VMs begin anew."""
-        await self.host.room.close()
+        await self.host.runtime.close()
         await self.begin()
 
     async def begin(self) -> None:
         self.host = self._host()
-        await self.host.room.start()
+        await self.host.runtime.start()
 
     async def update(self, **change: object) -> Update:
         """A change, to its end."""
@@ -97,7 +97,7 @@ class SealedMachine:
 
     async def tick(self) -> None:
         self.clock.advance(1)
-        self.host.room.bells.ring()
+        self.host.runtime.wakeups.notify()
         await asyncio.sleep(0.001)
 
     async def stays(self, status: DeploymentStatus) -> None:

@@ -32,8 +32,8 @@ from agent.store.port import Reader, Transaction
 from agent.updates.admission.admit import Ask, admit_change, admit_new
 from agent.updates.admission.lease_rows import expire, give_back
 from agent.updates.admission.leases import admit_lease
-from agent.updates.admission.reassign_gpus import regroup
-from agent.updates.admission.restart_old import bring_back
+from agent.updates.admission.reassign_gpus import reassign_gpus
+from agent.updates.admission.restart_old import restart_old
 from agent.updates.admission.rows import Terms
 from agent.updates.admission.warm_rollback import roll_back_warm, warm_enclave
 from agent.updates.engine.persist import persist
@@ -262,9 +262,9 @@ class SimulatedHost:
 
         def work(tx: Transaction) -> None:
             persist(tx, NAME, write, lambda _: "tail", self.clock.now())
-            if write.regroup is not None:
+            if write.reassign_gpus is not None:
                 now = self.clock.now()
-                regroup(tx, write.regroup, self.supply(), self.quarantined, now)
+                reassign_gpus(tx, write.reassign_gpus, self.supply(), self.quarantined, now)
 
         self.transact(work)
 
@@ -335,13 +335,13 @@ class SimulatedHost:
                 self._ready_gpus(row)
             case ActionKind.VERIFY:
                 self._judge(action.enclave)
-            case ActionKind.BRING_BACK:
-                self._bring_back()
+            case ActionKind.RESTART_OLD:
+                self._restart_old()
         return Outcome()
 
-    def _bring_back(self) -> None:
+    def _restart_old(self) -> None:
         now, gone = self.clock.now(), self.gone_secrets
-        self.transact(lambda tx: bring_back(tx, NAME, self.supply(), lambda *_: gone, now))
+        self.transact(lambda tx: restart_old(tx, NAME, self.supply(), lambda *_: gone, now))
 
     def _suspect(self, row: Enclave) -> str | None:
         """As the workshop: what three launches in a row failed with goes into quarantine."""

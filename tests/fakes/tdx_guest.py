@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from agent.attestation.appraisal import Question, appraise, read_document, refusal
+from agent.attestation.appraisal import EvidenceQuestion, appraise, read_document, refusal
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected
-from agent.attestation.policy import Policy, decide
+from agent.attestation.policy import EvidencePolicy, decide
 from agent.attestation.port import Verdict
 from agent.attestation.roots import Trust
 from agent.attestation.tdx.collateral import TdxCollateral
@@ -162,8 +162,8 @@ class TdxGuest:
 
     def judged(self, body: bytes) -> Verdict:
         """By the real verifier."""
-        policy = Policy(config=self.config, allow_simulated=self.allow_simulated)
-        question = Question(
+        policy = EvidencePolicy(config=self.config, allow_simulated=self.allow_simulated)
+        question = EvidenceQuestion(
             nonce=NONCE, spki_sha256=self.shown_spki, expected=self.expected, now=self.now
         )
         try:

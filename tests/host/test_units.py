@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.host.commands import CommandError, Finished
+from agent.host.commands import CommandError, CompletedCommand
 from agent.host.units import host_is_stopping, in_units, probe_units, runs_in
 
 
@@ -16,13 +16,13 @@ class Asked:
     """Takes the place of `run_command`."""
 
     def __init__(self, status: int = 0, stderr: bytes = b"", told: bytes = b"") -> None:
-        self.finished = Finished(status, b"", stderr)
+        self.finished = CompletedCommand(status, b"", stderr)
         self.told = told  # what the program in the unit says on its stderr
         self.argv: list[str] = []
 
     async def __call__(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         del stdin, timeout_s
         self.argv = list(argv)
         for word in argv:
@@ -54,7 +54,7 @@ async def test_a_unit_that_does_not_run_is_told_with_the_reason(tmp_path: Path) 
         "a transient unit does not run here: Failed to connect to bus: Connection refused"
     )
 
-    async def missing(*args: object, **more: object) -> Finished:
+    async def missing(*args: object, **more: object) -> CompletedCommand:
         raise CommandError(["systemd-run"], "cannot be run: No such file or directory")
 
     assert "systemd-run cannot be run" in str(await probe_units(run=missing, booted=tmp_path))
@@ -99,15 +99,15 @@ def test_the_kernel_says_what_unit_a_process_is_in() -> None:
 async def test_a_host_that_shuts_down_is_known_by_what_systemd_says(
     tmp_path: Path, status: int, told: bytes, stopping: bool
 ) -> None:
-    async def run(*args: object, **more: object) -> Finished:
-        return Finished(status, told, b"")
+    async def run(*args: object, **more: object) -> CompletedCommand:
+        return CompletedCommand(status, told, b"")
 
     assert await host_is_stopping(run, tmp_path) is stopping
     assert await host_is_stopping(run, tmp_path / "none") is False
 
 
 async def test_a_systemd_that_does_not_answer_shuts_nothing_down(tmp_path: Path) -> None:
-    async def silent(*args: object, **more: object) -> Finished:
+    async def silent(*args: object, **more: object) -> CompletedCommand:
         raise CommandError(["systemctl"], "did not end within 2 s")
 
     assert await host_is_stopping(silent, tmp_path) is False

@@ -22,8 +22,8 @@ from agent.inventory.preparation.errors import (
 from agent.inventory.preparation.functions import look
 from agent.inventory.preparation.modes import ModeTool, parse_modes
 from agent.inventory.preparation.places import places_of
-from agent.inventory.preparation.preparer import Workshop
-from agent.inventory.preparation.records import Place, unowned_dirty, word
+from agent.inventory.preparation.preparer import Preparer
+from agent.inventory.preparation.records import DevicePlace, unowned_dirty, word
 from agent.model.gpu import HOST, CcMode, Gpu, GpuHealth, GpuState, HealthAction
 from agent.model.ids import Bdf
 from agent.model.pci import GroupMember, PciKind
@@ -70,7 +70,7 @@ async def events(host: GpuHost) -> list[tuple[str, str, str]]:
 
 async def test_the_whole_group_goes_to_vfio_and_what_the_host_had_is_reset(cards: GpuHost) -> None:
     await cards.claim(CARDS[0])
-    await cards.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+    await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     drivers = cards.kernel.drivers()
     assert (drivers[CARDS[0]], drivers[AUDIO]) == ("vfio-pci", "vfio-pci")
     assert drivers[CARDS[1]] is None  # nobody's business
@@ -94,9 +94,9 @@ async def test_the_whole_group_goes_to_vfio_and_what_the_host_had_is_reset(cards
 
 async def test_what_is_ready_is_not_touched_again(cards: GpuHost) -> None:
     await cards.claim(CARDS[0])
-    await cards.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+    await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     done = len(cards.kernel.log)
-    await cards.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+    await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     assert len(cards.kernel.log) == done
 
 
@@ -104,7 +104,7 @@ async def test_a_gpu_that_an_enclave_left_is_free_only_after_it_was_requalified(
     cards: GpuHost,
 ) -> None:
     await cards.claim(CARDS[0])
-    shop = cards.workshop()
+    shop = cards.preparer()
     await shop.make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     await cards.leave(CARDS[0])
     assert await words(cards) == {CARDS[0]: "dirty"}
@@ -117,7 +117,7 @@ async def test_a_gpu_that_an_enclave_left_is_free_only_after_it_was_requalified(
 
 
 @contextlib.asynccontextmanager
-async def kept(shop: Workshop) -> AsyncIterator[None]:
+async def kept(shop: Preparer) -> AsyncIterator[None]:
     task = asyncio.create_task(shop.keep())
     try:
         yield
@@ -151,7 +151,7 @@ async def test_a_gpu_that_a_process_has_open_is_not_touched_and_the_process_is_n
     cards.hold(4242, "dcgm", ["/dev/null", path])
     await cards.claim(CARDS[0])
     with pytest.raises(GpuHeldError, match=r"held by dcgm \(pid 4242"):
-        await cards.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+        await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     assert cards.kernel.log == []
     assert await words(cards) == {CARDS[0]: "dirty"}
     assert cards.quarantined == {}
@@ -163,11 +163,11 @@ async def test_the_holder_of_another_gpu_is_nobodys_concern(cards: GpuHost) -> N
     (information / "information").write_text("Model: NVIDIA H100\nDevice Minor: \t 3\n")
     cards.hold(1, "other", ["/dev/nvidia1", "/dev/vfio/999", "/dev/vfio/vfio"])
     await cards.claim(CARDS[0])
-    await cards.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+    await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
 
 
 async def test_what_is_another_enclaves_or_nobodys_is_not_touched(cards: GpuHost) -> None:
-    shop = cards.workshop()
+    shop = cards.preparer()
     with pytest.raises(GpuOwnedError, match="nobody's"):
         await shop.make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     await cards.claim(CARDS[0], holder="bbbbbbbb")
@@ -190,7 +190,7 @@ async def test_nvml_is_away_while_anything_is_unbound(cards: GpuHost) -> None:
         away.append(len(cards.kernel.log))
 
     await cards.claim(CARDS[0])
-    await cards.workshop(released=released).make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+    await cards.preparer(released=released).make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     assert away == [0, len(cards.kernel.log)]
 
 
@@ -200,7 +200,7 @@ async def test_a_gpu_that_does_not_come_back_is_quarantined_with_the_reason(
     cards.kernel.dead.add(CARDS[0])
     await cards.claim(CARDS[0])
     with pytest.raises(UnqualifiedError):
-        await cards.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+        await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     assert "reads all ones" in cards.quarantined[CARDS[0]]
     row = (await cards.rows())[CARDS[0]]
     assert (word(row), row.mode) == ("dirty", None)
@@ -211,7 +211,7 @@ async def test_a_link_that_lost_lanes_does_not_qualify(cards: GpuHost) -> None:
     cards.tree.put(CARDS[0], "current_link_width", "8")
     await cards.claim(CARDS[0])
     with pytest.raises(UnqualifiedError, match="8 of 16 lanes"):
-        await cards.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+        await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
 
 
 async def test_a_quarantined_gpu_is_left_alone_until_it_is_lifted_and_then_requalified(
@@ -219,12 +219,12 @@ async def test_a_quarantined_gpu_is_left_alone_until_it_is_lifted_and_then_requa
 ) -> None:
     await cards.leave(*CARDS)
     cards.quarantined[CARDS[0]] = "by hand"
-    shop = cards.workshop()
+    shop = cards.preparer()
     async with kept(shop):
         await until(cards, {CARDS[0]: "dirty", CARDS[1]: "clean"})
         assert not any(CARDS[0] in line for line in cards.kernel.log)
         cards.quarantined.clear()
-        shop.changed.ring()
+        shop.changed.notify()
         await until(cards, dict.fromkeys(CARDS, "clean"))
 
 
@@ -237,17 +237,17 @@ async def test_a_free_gpu_whose_health_asks_for_a_reset_is_reset_and_not_over_an
 ) -> None:
     cards.confidential = False  # else the mode of each is learned besides
     cards.asking.add(CARDS[0])
-    shop = cards.workshop()
+    shop = cards.preparer()
     async with kept(shop):
         while resets(cards, CARDS[0]) == 0:
             await asyncio.sleep(0.005)
         await until(cards, {CARDS[0]: "clean"})
-        shop.changed.ring()  # it asks still: the reset did not mend it
+        shop.changed.notify()  # it asks still: the reset did not mend it
         await asyncio.sleep(0.1)
         assert resets(cards, CARDS[0]) == 1
         assert CARDS[1] not in await cards.rows()
         cards.clock.advance(3601)
-        shop.changed.ring()
+        shop.changed.notify()
         while resets(cards, CARDS[0]) == 1:
             await asyncio.sleep(0.005)
     told = [event.reason for event in await cards.events() if event.to == "dirty"]
@@ -260,15 +260,15 @@ async def test_a_gpu_that_somebody_has_is_reset_only_after_it_whatever_its_healt
     cards.asking.update(CARDS)
     await cards.claim(CARDS[0])
     await cards.claim(CARDS[1], holder="a-lease")
-    shop = cards.workshop()
+    shop = cards.preparer()
     async with kept(shop):
-        shop.changed.ring()
+        shop.changed.notify()
         await asyncio.sleep(0.1)
         assert cards.kernel.log == []
         await shop.make_ready(ENCLAVE, CARDS[:1], CcMode.OFF)
         assert resets(cards, CARDS[0]) == 1
         await cards.leave(CARDS[0])
-        shop.changed.ring()
+        shop.changed.notify()
         while resets(cards, CARDS[0]) == 1:
             await asyncio.sleep(0.005)
     assert resets(cards, CARDS[1]) == 0
@@ -278,7 +278,7 @@ async def test_a_gpu_that_is_clean_is_reset_for_its_next_enclave_if_its_health_a
     cards: GpuHost,
 ) -> None:
     await cards.claim(CARDS[0])
-    shop = cards.workshop(was_reset=cards.asking.discard)
+    shop = cards.preparer(was_reset=cards.asking.discard)
     await shop.make_ready(ENCLAVE, CARDS[:1], CcMode.OFF)
     before = resets(cards, CARDS[0])
     cards.asking.add(CARDS[0])
@@ -303,7 +303,7 @@ async def test_a_gpu_that_took_part_in_three_failed_launches_is_quarantined_once
     await cards.claim(CARDS[0])
     await cards.leave(CARDS[0])
     await cards.claim(CARDS[0])
-    shop = cards.workshop()
+    shop = cards.preparer()
     for failed in range(3):
         await shop.make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
         await cards.launch_failed(CARDS[0])
@@ -321,13 +321,13 @@ async def test_vfio_that_does_not_take_it_and_a_device_without_iommu_are_errors_
     cards.kernel.refused.add(CARDS[0])
     await cards.claim(*CARDS)
     with pytest.raises(BindingError):
-        await cards.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+        await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     (cards.tree.devices / CARDS[1] / "iommu_group").unlink()
     with pytest.raises(BindingError, match="enable the IOMMU"):
-        await cards.workshop().make_ready(ENCLAVE, CARDS[1:], CcMode.ON)
+        await cards.preparer().make_ready(ENCLAVE, CARDS[1:], CcMode.ON)
     cards.tree.remove(CARDS[1])
     with pytest.raises(BindingError, match="not on the bus"):
-        await cards.workshop().make_ready(ENCLAVE, CARDS[1:], CcMode.ON)
+        await cards.preparer().make_ready(ENCLAVE, CARDS[1:], CcMode.ON)
     assert await words(cards) == dict.fromkeys(CARDS, "dirty")
 
 
@@ -339,7 +339,7 @@ async def test_what_shares_its_group_with_another_device_is_never_taken_from_the
     cards.tree.join("0000:00:03.0", one.iommu_group or 0)  # the network card
     await cards.claim(CARDS[0])
     with pytest.raises(BindingError, match=r"shares its IOMMU group with 0000:00:03\.0"):
-        await cards.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+        await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     assert cards.kernel.log == []
     assert cards.kernel.drivers()["0000:00:03.0"] == "ice"
 
@@ -350,7 +350,7 @@ async def test_two_gpus_of_one_group_are_worked_on_one_after_the_other(tmp_path:
     host = GpuHost(tree, pair, tmp_path / "proc")
     host.kernel.lag_s = 0.01
     await host.leave(*pair)
-    shop = host.workshop()
+    shop = host.preparer()
     await asyncio.gather(*map(shop.requalify, pair))
     assert host.kernel.most_writing == 1
     assert await words(host) == dict.fromkeys(pair, "clean")
@@ -362,15 +362,15 @@ async def test_every_gpu_of_several_that_does_not_come_back_is_quarantined(
     cards.kernel.dead |= set(CARDS)
     await cards.claim(*CARDS)
     with pytest.raises(UnqualifiedError):
-        await cards.workshop().make_ready(ENCLAVE, CARDS, CcMode.ON)
+        await cards.preparer().make_ready(ENCLAVE, CARDS, CcMode.ON)
     assert set(cards.quarantined) == set(CARDS)
 
 
 async def test_a_group_goes_back_to_the_drivers_that_the_host_has_for_it(cards: GpuHost) -> None:
     await cards.claim(CARDS[0])
-    shop = cards.workshop()
+    shop = cards.preparer()
     await shop.make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
-    await cards.bench().give_to_host(CARDS[0])
+    await cards.device_ops().give_to_host(CARDS[0])
     drivers = cards.kernel.drivers()
     assert (drivers[CARDS[0]], drivers[AUDIO]) == ("nvidia", "nvidia")
     assert (cards.tree.devices / CARDS[0] / "driver_override").read_text().strip() == "(null)"
@@ -381,7 +381,7 @@ async def test_several_are_worked_on_at_once_and_one_of_them_never_twice(hgx: Gp
     for bdf in EIGHT:
         hgx.kernel.in_mode(bdf, cc="on")
     hgx.kernel.lag_s = 0.05
-    shop = hgx.workshop()
+    shop = hgx.preparer()
     await asyncio.gather(*(shop.requalify(bdf) for bdf in (*EIGHT, *EIGHT)))
     assert await words(hgx) == dict.fromkeys(EIGHT, "clean")
     resets = [line for line in hgx.kernel.log if line.startswith("reset")]
@@ -393,7 +393,7 @@ async def test_several_are_worked_on_at_once_and_one_of_them_never_twice(hgx: Gp
 async def test_the_mode_is_set_for_the_whole_board_one_device_after_another(hgx: GpuHost) -> None:
     devices = (*EIGHT, *SWITCHES)
     await hgx.claim(*devices)
-    await hgx.workshop().make_ready(ENCLAVE, devices, CcMode.PPCIE)
+    await hgx.preparer().make_ready(ENCLAVE, devices, CcMode.PPCIE)
     assert {row.mode for row in (await hgx.rows()).values()} == {CcMode.PPCIE}
     assert all(told["ppcie"] == "on" and told["cc"] == "off" for told in hgx.kernel.modes.values())
     assert hgx.kernel.most_at_work == 1
@@ -404,7 +404,7 @@ async def test_one_gpu_takes_an_idle_board_along_to_its_mode(hgx: GpuHost) -> No
     for bdf in hgx.all:
         hgx.kernel.in_mode(bdf, ppcie="on")
     await hgx.claim(EIGHT[0])
-    await hgx.workshop().make_ready(ENCLAVE, EIGHT[:1], CcMode.ON)
+    await hgx.preparer().make_ready(ENCLAVE, EIGHT[:1], CcMode.ON)
     told = hgx.kernel.modes
     assert all((told[bdf]["cc"], told[bdf]["ppcie"]) == ("on", "off") for bdf in EIGHT)
     assert all(told[bdf]["ppcie"] == "off" for bdf in SWITCHES)
@@ -415,7 +415,7 @@ async def test_the_mode_is_never_set_while_the_board_is_in_use(hgx: GpuHost) -> 
     await hgx.claim(EIGHT[0])
     await hgx.claim(EIGHT[5], holder="bbbbbbbb")
     with pytest.raises(GpuOwnedError, match="is bbbbbbbb's"):
-        await hgx.workshop().make_ready(ENCLAVE, EIGHT[:1], CcMode.ON)
+        await hgx.preparer().make_ready(ENCLAVE, EIGHT[:1], CcMode.ON)
     assert not any("--set" in line or EIGHT[5] in line for line in hgx.kernel.log)
     assert not any(row.bdf == EIGHT[5] for row in (await hgx.rows()).values())
 
@@ -425,7 +425,7 @@ async def test_nor_while_a_process_of_the_host_has_a_gpu_of_it(hgx: GpuHost) -> 
     hgx.hold(7, "python3", ["/dev/nvidia5"])
     await hgx.claim(EIGHT[0])
     with pytest.raises(GpuHeldError, match="python3"):
-        await hgx.workshop().make_ready(ENCLAVE, EIGHT[:1], CcMode.ON)
+        await hgx.preparer().make_ready(ENCLAVE, EIGHT[:1], CcMode.ON)
     assert not any("--set" in line for line in hgx.kernel.log)
     assert set((await words(hgx)).values()) == {"dirty"}  # nobody is at work any more
 
@@ -438,17 +438,17 @@ async def test_a_fabric_manager_that_has_the_switches_is_named_before_they_are_t
     hgx.hold(8, "nv-fabricmanage", ["/dev/nvidia-nvswitchctl", "/dev/nvidia-nvswitch2"])
     await hgx.claim(*hgx.all)
     with pytest.raises(GpuHeldError, match="nv-fabricmanage"):
-        await hgx.workshop().make_ready(ENCLAVE, hgx.all, CcMode.PPCIE)
+        await hgx.preparer().make_ready(ENCLAVE, hgx.all, CcMode.PPCIE)
     assert not any("unbind" in line for line in hgx.kernel.log)
     shutil.rmtree(hgx.proc / "8")
-    await hgx.workshop().make_ready(ENCLAVE, hgx.all, CcMode.PPCIE)
+    await hgx.preparer().make_ready(ENCLAVE, hgx.all, CcMode.PPCIE)
     assert set(hgx.kernel.drivers()[bdf] for bdf in SWITCHES) == {"vfio-pci"}
 
 
 async def test_what_is_in_quarantine_is_left_out_of_a_change_of_the_mode(hgx: GpuHost) -> None:
     hgx.quarantined[EIGHT[7]] = "by hand"
     await hgx.claim(EIGHT[0])
-    await hgx.workshop().make_ready(ENCLAVE, EIGHT[:1], CcMode.ON)
+    await hgx.preparer().make_ready(ENCLAVE, EIGHT[:1], CcMode.ON)
     assert not any(EIGHT[7] in line for line in hgx.kernel.log)
     assert hgx.kernel.modes[EIGHT[6]]["cc"] == "on"
 
@@ -456,7 +456,7 @@ async def test_what_is_in_quarantine_is_left_out_of_a_change_of_the_mode(hgx: Gp
 async def test_two_that_each_want_the_others_gpu_are_both_turned_away(hgx: GpuHost) -> None:
     await hgx.claim(EIGHT[0])
     await hgx.claim(EIGHT[1], holder="bbbbbbbb")
-    shop = hgx.workshop()
+    shop = hgx.preparer()
     async with asyncio.timeout(5):
         ended = await asyncio.gather(
             shop.make_ready(ENCLAVE, EIGHT[:1], CcMode.ON),
@@ -471,7 +471,7 @@ async def test_a_pending_mode_that_differs_is_not_the_mode(cards: GpuHost) -> No
     cards.tree.bind(CARDS[0], "vfio-pci")
     cards.tree.bind(AUDIO, "vfio-pci")
     await cards.claim(CARDS[0])
-    await cards.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+    await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
     assert any("--set-cc-mode on" in line for line in cards.kernel.log)
     assert (await cards.rows())[CARDS[0]].mode is CcMode.ON
 
@@ -479,7 +479,7 @@ async def test_a_pending_mode_that_differs_is_not_the_mode(cards: GpuHost) -> No
 async def test_without_confidential_computing_the_tool_is_not_called(tmp_path: Path) -> None:
     host = GpuHost(pcie_boards(tmp_path / "sys"), CARDS, tmp_path / "proc", confidential=False)
     await host.claim(CARDS[0])
-    await host.workshop().make_ready(ENCLAVE, CARDS[:1], CcMode.OFF)
+    await host.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.OFF)
     assert not any(line.startswith("tool") for line in host.kernel.log)
     assert await words(host) == {CARDS[0]: "clean"}
 
@@ -499,10 +499,10 @@ async def test_after_a_crash_what_was_under_way_is_dirty(cards: GpuHost) -> None
     await cards.claim(CARDS[0])
     cards.kernel.before = _raise_died
     with pytest.raises((Died, BaseExceptionGroup)):
-        await cards.workshop().make_ready(ENCLAVE, CARDS[:1], None)
+        await cards.preparer().make_ready(ENCLAVE, CARDS[:1], None)
     assert await words(cards) == {CARDS[0]: "preparing"}
     cards.kernel.before = lambda: None
-    await cards.workshop().start()
+    await cards.preparer().start()
     assert await words(cards) == {CARDS[0]: "dirty"}
 
 
@@ -515,13 +515,13 @@ async def test_a_reboot_may_have_renumbered_them_so_that_all_are_dirty_if_one_is
 ) -> None:
     cards.confidential = False
     await cards.claim(*CARDS)
-    await cards.workshop().make_ready(ENCLAVE, CARDS, None)
+    await cards.preparer().make_ready(ENCLAVE, CARDS, None)
     cards.clock.reboot("another")
-    await cards.workshop().start()
+    await cards.preparer().start()
     assert await words(cards) == dict.fromkeys(CARDS, "clean")
     await cards.leave(CARDS[0])
     cards.clock.reboot("a third")
-    await cards.workshop().start()
+    await cards.preparer().start()
     assert await words(cards) == dict.fromkeys(CARDS, "dirty")
 
 
@@ -529,7 +529,7 @@ async def test_where_modes_matter_each_is_learned_before_anybody_asks(hgx: GpuHo
     """Or the second of two enclaves could not be given a GPU of the board that is in use."""
     for bdf in EIGHT:
         hgx.kernel.in_mode(bdf, cc="on")
-    shop = hgx.workshop()
+    shop = hgx.preparer()
     await shop.start()
     assert await words(hgx) == dict.fromkeys(hgx.all, "dirty")
     async with kept(shop):
@@ -543,7 +543,7 @@ async def test_where_modes_matter_each_is_learned_before_anybody_asks(hgx: GpuHo
 
 
 async def test_what_another_runs_on_is_examined_without_being_touched(cards: GpuHost) -> None:
-    shop = cards.workshop()
+    shop = cards.preparer()
     await shop.examine(CARDS)
     cards.tree.fall_off(CARDS[1])
     with pytest.raises(UnqualifiedError, match="all ones"):
@@ -598,7 +598,7 @@ async def _told(
     else:
         await host.claim(*devices)
 
-    async def live(shop: Workshop) -> None:
+    async def live(shop: Preparer) -> None:
         await shop.start()
         if story == "a dirty card is cleaned":
             await shop.requalify(devices[0])
@@ -609,7 +609,7 @@ async def _told(
         place.before = step
     died = False
     try:
-        await live(host.workshop())
+        await live(host.preparer())
     except* Died:
         died = True
     for place in (host.kernel, host.store):
@@ -617,8 +617,8 @@ async def _told(
     if die_at is not None and not died:
         return None
     if died:
-        await live(host.workshop())
-    shop = host.workshop()
+        await live(host.preparer())
+    shop = host.preparer()
     for bdf in await host.store.read(unowned_dirty):
         await shop.requalify(bdf)
     rows = await host.rows()
@@ -649,13 +649,13 @@ def test_a_place_is_the_board_and_the_kinds_of_mode_of_a_device() -> None:
     h100 = [gpu(bdf, 0x2330) for bdf in EIGHT]
     switches = [gpu(bdf, NVSWITCH, is_switch=True) for bdf in SWITCHES]
     places = places_of([*h100, *switches])
-    assert places[EIGHT[0]] == Place((*EIGHT, *SWITCHES), ("cc", "ppcie"))
-    assert places[SWITCHES[0]] == Place((*EIGHT, *SWITCHES), ("ppcie",))
+    assert places[EIGHT[0]] == DevicePlace((*EIGHT, *SWITCHES), ("cc", "ppcie"))
+    assert places[SWITCHES[0]] == DevicePlace((*EIGHT, *SWITCHES), ("ppcie",))
     b200 = [gpu(bdf, 0x2901) for bdf in EIGHT]
-    assert places_of(b200)[EIGHT[0]] == Place(EIGHT, ("cc",))
+    assert places_of(b200)[EIGHT[0]] == DevicePlace(EIGHT, ("cc",))
     lone = gpu(CARDS[0], 0x2331, state=GpuState.DIRTY)
     gone = gpu(CARDS[1], 0x2331, state=GpuState.ABSENT)
-    assert places_of([lone, gone]) == {CARDS[0]: Place((CARDS[0],), ("cc",))}
+    assert places_of([lone, gone]) == {CARDS[0]: DevicePlace((CARDS[0],), ("cc",))}
     card = GroupMember(bdf=Bdf("0000:00:03.0"), kind=PciKind.OTHER, driver="ice")
     assert not places_of([gpu(CARDS[0], 0x2331, group=(card,))])[CARDS[0]].viable
     assert not places_of([gpu(CARDS[0], 0x2331, iommu_group=None)])[CARDS[0]].viable

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.host.attributes import AttributeStuckError, AttributeWriteError, write_attribute
-from agent.inventory.preparation.device_ops import Bench
+from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.errors import ModeError, StuckError, UnqualifiedError
 from agent.inventory.preparation.modes import ModeTool
 from agent.model.gpu import CcMode, CcModes
@@ -33,23 +33,23 @@ def kernel(tmp_path: Path) -> PciKernel:
     return PciKernel(tree)
 
 
-def bench_of(kernel: PciKernel, **more: float) -> Bench:
+def bench_of(kernel: PciKernel, **more: float) -> DeviceOps:
     root = kernel.tree.root
     settings = {"write_deadline_s": 5.0, "budget_s": 5.0, "look_every_s": 0.01} | more
-    return Bench(root, root.parent / "proc", **settings)
+    return DeviceOps(root, root.parent / "proc", **settings)
 
 
 async def test_a_group_is_bound_reset_and_given_back_by_real_writes(kernel: PciKernel) -> None:
     kernel.reset_s = 0.2
-    bench = bench_of(kernel)
+    device_ops = bench_of(kernel)
     with served(kernel):
-        await bench.give_to_vfio(CARD)
-        assert await bench.is_with_vfio(CARD)
+        await device_ops.give_to_vfio(CARD)
+        assert await device_ops.is_with_vfio(CARD)
         began = time.monotonic()
-        await bench.reset(CARD)
-        await bench.prove_sound(CARD)
+        await device_ops.reset(CARD)
+        await device_ops.prove_sound(CARD)
         assert time.monotonic() - began < 5
-        await bench.give_to_host(CARD)
+        await device_ops.give_to_host(CARD)
     assert kernel.drivers()[CARD] == "nvidia"
     assert kernel.log[-1].startswith("drivers_probe")
 
@@ -65,11 +65,11 @@ async def test_an_unbind_that_hangs_holds_neither_the_loop_nor_anything_else(
             await asyncio.sleep(0.01)
             beats += 1
 
-    pulse = asyncio.create_task(beat())
+    liveness = asyncio.create_task(beat())
     with served(kernel, "nvidia/unbind"):
         with pytest.raises(StuckError, match="does not return"):
             await bench_of(kernel, write_deadline_s=0.5).give_to_vfio(CARD)
-    pulse.cancel()
+    liveness.cancel()
     assert beats > 15
     assert kernel.drivers()[CARD] == "nvidia"
 

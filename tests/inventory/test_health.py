@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.inventory.findings import Evidence, told
+from agent.inventory.findings import Sighting, told
 from agent.inventory.health import HealthRecord, after_reset, health_of, look, note
 from agent.inventory.nvml.values import NvmlEvent, NvmlGpu
 from agent.inventory.xids import XIDS, Advice, advice_on
@@ -32,9 +32,9 @@ class Watched:
 
     def look(self, times: int = 1, *, nvml: NvmlGpu | None = None, **rest: Any) -> GpuHealth:
         changes = rest.pop("function", {})
-        evidence = Evidence(function(**changes), nvml, nvml_works=rest.pop("nvml_works", True))
+        evidence = Sighting(function(**changes), nvml, nvml_works=rest.pop("nvml_works", True))
         if "use" in rest:
-            evidence = Evidence(evidence.function, nvml, evidence.nvml_works, rest.pop("use"))
+            evidence = Sighting(evidence.function, nvml, evidence.nvml_works, rest.pop("use"))
         for _ in range(times):
             self.record = look(self.record, evidence, instant(self.at))
             self.at += 5

@@ -19,10 +19,10 @@ from agent.pki import x509_client
 from agent.pki.authority import Authority, AuthorityError, new_key
 from agent.pki.facts import Facts, TrustError
 from agent.pki.inspection import certificate_uri, inspect
-from agent.pki.keeper import Trust
+from agent.pki.keeper import FleetCertificates
 from agent.pki.names import host_uri, peer_uri
-from agent.pki.tls_contexts import make_material
-from agent.pki.x509_client import ClerkError
+from agent.pki.tls_contexts import make_tls_contexts
+from agent.pki.x509_client import X509ClientError
 from tests.fakes.fleet import DOMAIN, HOST, NotedProblems, Pki
 
 
@@ -33,7 +33,7 @@ def pki(tmp_path: Path) -> Pki:
 
 def test_a_good_set_of_files_is_taken(pki: Pki) -> None:
     tls = pki.tls()
-    material = make_material(tls, inspect(tls, HOST))
+    material = make_tls_contexts(tls, inspect(tls, HOST))
     assert material.facts.uri == host_uri(DOMAIN, HOST)
     for context in (material.server, material.client):
         assert context.verify_mode is ssl.CERT_REQUIRED
@@ -85,7 +85,7 @@ def test_a_wrong_file_is_named(
 
 async def test_a_change_that_is_wrong_changes_nothing_and_is_told(pki: Pki) -> None:
     problems = NotedProblems()
-    trust = Trust(pki.tls(), HOST, problems)
+    trust = FleetCertificates(pki.tls(), HOST, problems)
     await trust.look()
     before = trust.material
     good = trust.tls.certificate.read_bytes()
@@ -102,14 +102,14 @@ async def test_a_change_that_is_wrong_changes_nothing_and_is_told(pki: Pki) -> N
 
 async def test_a_process_that_could_not_read_is_no_fault_of_the_files(pki: Pki) -> None:
     """They are read again at the next look, although none of them changed."""
-    problems, failures = NotedProblems(), [ClerkError("it was killed")]
+    problems, failures = NotedProblems(), [X509ClientError("it was killed")]
 
     async def read(tls: TlsConfig, host_id: str) -> Facts:
         if failures:
             raise failures.pop()
         return await x509_client.inspect(tls, host_id)
 
-    trust = Trust(pki.tls(), HOST, problems, read=read)
+    trust = FleetCertificates(pki.tls(), HOST, problems, read=read)
     await trust.look()
     assert (trust.material, problems.codes) == (None, {"trust/unusable": "tls_not_read"})
     await trust.look()
@@ -119,12 +119,12 @@ async def test_a_process_that_could_not_read_is_no_fault_of_the_files(pki: Pki) 
 
 async def test_what_the_process_dies_of_is_told(pki: Pki, tmp_path: Path) -> None:
     tls = msgspec.structs.replace(pki.tls(), key=tmp_path / "no/such" / ("k" * 300))
-    with pytest.raises(ClerkError, match="process that reads certificates failed"):
+    with pytest.raises(X509ClientError, match="process that reads certificates failed"):
         await x509_client.request_certificate(tls, HOST)
 
 
 async def test_what_is_as_before_is_not_read_again(pki: Pki) -> None:
-    trust = Trust(pki.tls(), HOST, NotedProblems())
+    trust = FleetCertificates(pki.tls(), HOST, NotedProblems())
     await trust.look()
     before, rings = trust.material, trust.changed.count
     await trust.look()
@@ -153,7 +153,7 @@ async def test_what_is_as_before_is_not_read_again(pki: Pki) -> None:
 async def test_ends_are_told_days_ahead(pki: Pki, days: float, codes: dict[str, str]) -> None:
     problems = NotedProblems()
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
-    trust = Trust(pki.tls(pki.host(days=90)), HOST, problems, now=lambda: later)
+    trust = FleetCertificates(pki.tls(pki.host(days=90)), HOST, problems, now=lambda: later)
     await trust.look()
     assert problems.codes == codes
 

@@ -20,7 +20,7 @@ from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 from agent.probes.port import ProbeTarget, TcpCheck
 from agent.probes.round import RoundOrder, RoundResult, is_relayed, run_round
-from agent.probes.verdict import Observation
+from agent.probes.verdict import ProbeResult
 from tests.fakes.tls_guest import (
     BOOT,
     CONTAINERS,
@@ -87,7 +87,7 @@ async def ask(guest: TlsGuest, timeout_s: float = LONG_S, **changes: object) -> 
         return await run_round(target(endpoint, **changes), order(timeout_s))
 
 
-def failures(result: RoundResult) -> dict[str, Observation]:
+def failures(result: RoundResult) -> dict[str, ProbeResult]:
     return {o.probe: o for o in result.observations if not o.passed}
 
 

@@ -12,7 +12,7 @@ from agent.probes.verdict import (
     KEY_CHANGED,
     KEY_PROBE,
     Health,
-    Observation,
+    ProbeResult,
     Thresholds,
     begin,
     fold,
@@ -27,8 +27,8 @@ thresholds = st.builds(Thresholds, st.integers(1, 4), st.integers(1, 4))
 rounds = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30)
 
 
-def result(name: str, passed: bool) -> Observation:
-    return Observation(name, passed, "fine" if passed else f"{name} is down")
+def result(name: str, passed: bool) -> ProbeResult:
+    return ProbeResult(name, passed, "fine" if passed else f"{name} is down")
 
 
 def play(history: list[tuple[bool, bool]], limits: Thresholds) -> list[Health]:

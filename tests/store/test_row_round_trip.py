@@ -18,7 +18,7 @@ from agent.model.lease import Lease
 from agent.model.preparation import GpuCondition
 from agent.model.revision import Deployment, Revision
 from agent.model.update import Update
-from agent.store.port import Answer
+from agent.store.port import KeptAnswer
 from agent.store.rows import decode, encode
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -58,7 +58,7 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize(
     "kind",
-    [Deployment, Revision, Update, Enclave, Lease, GpuCondition, Event, Answer, KnownGpu],
+    [Deployment, Revision, Update, Enclave, Lease, GpuCondition, Event, KeptAnswer, KnownGpu],
 )
 def test_a_row_comes_back_equal(kind: type[msgspec.Struct]):
     @settings(max_examples=50)

@@ -17,7 +17,7 @@ from agent.model.lease import Claim, ClaimKind, Sample
 from agent.model.preparation import GpuCondition
 from agent.store.chain import verify_chain
 from agent.store.memory import MemoryStore
-from agent.store.port import Answer, ClaimTakenError, Store, StoreError, Transaction
+from agent.store.port import ClaimTakenError, KeptAnswer, Store, StoreError, Transaction
 from agent.store.retention import REVISIONS_KEPT, UPDATES_KEPT
 from agent.store.sqlite import SqliteStore
 from tests.fakes.gpus import known, quarantine
@@ -482,7 +482,7 @@ async def test_many_events_in_one_transaction_are_one_chain(store: Store):
 
 
 async def test_an_answer_is_kept_for_its_caller_method_path_and_key(store: Store):
-    kept = Answer(body_digest="d", status=202, body=b"\x00\xff{}")
+    kept = KeptAnswer(body_digest="d", status=202, body=b"\x00\xff{}")
     scope = ("local:0", "POST", "/v1/x", "key")
     await store.transact(lambda t: t.put_answer(*scope, kept))
     assert await store.read(lambda r: r.answer(*scope)) == kept
@@ -497,7 +497,7 @@ async def test_an_answer_is_kept_for_its_caller_method_path_and_key(store: Store
 async def test_an_answer_expires_after_seven_days_of_the_wall_clock(
     store: Store, clock: ManualClock
 ):
-    kept = Answer(body_digest="d", status=202, body=b"")
+    kept = KeptAnswer(body_digest="d", status=202, body=b"")
     await store.transact(lambda t: t.put_answer("a", "POST", "/", "k", kept))
     clock.reboot("boot-2")
     clock.jump_wall(7 * 86400)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.host.commands import Finished, run_command
+from agent.host.commands import CompletedCommand, run_command
 from agent.traffic.haproxy import HaproxyTraffic
 from agent.traffic.haproxy_runtime import ask
 from agent.traffic.nftables import NftablesTraffic
@@ -36,7 +36,7 @@ class Dying:
 
     async def __call__(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         self._step()
         finished = await run_command(argv, stdin=stdin, timeout_s=timeout_s)
         self._step()

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from agent.host.commands import Finished
+from agent.host.commands import CompletedCommand
 from agent.model.enclave import Endpoint
 from agent.traffic import conntrack
 from agent.traffic.census import Census
@@ -37,7 +37,7 @@ class Kernel:
         self.asked.append(list(argv))
         lines = list(self.lines)
         await self.go.wait()
-        return Finished(self.status, "\n".join(lines).encode(), b"no rights\n")
+        return CompletedCommand(self.status, "\n".join(lines).encode(), b"no rights\n")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import msgspec
 import psutil
 import pytest
 
-from agent.host.commands import Finished
+from agent.host.commands import CompletedCommand
 from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
 from agent.traffic.haproxy import HaproxyTraffic
@@ -527,8 +527,8 @@ async def test_a_connection_may_be_idle_for_longer_than_one_takes_to_be_made(
 
 
 async def test_the_probe_says_what_is_missing() -> None:
-    async def old(argv: object, **_: object) -> Finished:
-        return Finished(0, b"HAProxy version 2.4.9 2021/11/23", b"")
+    async def old(argv: object, **_: object) -> CompletedCommand:
+        return CompletedCommand(0, b"HAProxy version 2.4.9 2021/11/23", b"")
 
     assert await probe_haproxy() is None
     assert "older than 2.6" in str(await probe_haproxy(old))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.host.commands import Finished, run_command
+from agent.host.commands import CompletedCommand, run_command
 from agent.model.resources import Listen
 from agent.traffic.nftables import NftablesTraffic, probe_nftables
 from agent.traffic.port import StaleGenerationError, TrafficError
@@ -252,7 +252,7 @@ async def test_a_start_changes_nothing_that_is_as_it_should_be(
 
     async def noting(
         argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         commands.append(argv)
         return await run_command(argv, stdin=stdin, timeout_s=timeout_s)
 
@@ -270,7 +270,7 @@ async def test_an_order_takes_one_transaction_and_nothing_else(
 
     async def noting(
         argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         commands.append(argv)
         return await run_command(argv, stdin=stdin, timeout_s=timeout_s)
 
@@ -295,7 +295,7 @@ async def test_a_dead_agents_late_transaction_cannot_undo_a_newer_order(
 
     async def late(
         argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> Finished:
+    ) -> CompletedCommand:
         if stdin:
             held.append(stdin)
             await asyncio.Event().wait()

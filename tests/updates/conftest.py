@@ -25,9 +25,9 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
         directory.mkdir()
         host = InstantHost(store, clock, directory, **size)
         made.append(host)
-        await host.room.start()
+        await host.runtime.start()
         return host
 
     yield one
     for host in made:
-        await host.room.close()
+        await host.runtime.close()

@@ -53,7 +53,7 @@ async def test_the_update_fails_naming_it_and_is_done_again_when_it_is_back(
     releases = Gate(inner)
     clock = ManualClock()
     host = InstantHost(MemoryStore(clock.now), clock, tmp_path, releases)
-    await host.room.start()
+    await host.runtime.start()
     try:
         releases.open.set()
         assert (await host.deploy(NAME, "v1")).status is UpdateStatus.COMPLETED
@@ -79,5 +79,5 @@ async def test_the_update_fails_naming_it_and_is_done_again_when_it_is_back(
         assert again.status is UpdateStatus.COMPLETED, again.fault
         assert host.traffic.orders[NAME] != served
     finally:
-        await host.room.close()
+        await host.runtime.close()
         await inner.close()

@@ -31,7 +31,7 @@ async def test_a_thousand_updates_leave_memory_and_store_bounded(short_dir: Path
     file = short_dir / "agent.db"
     store = await SqliteStore.open(file, clock.now)
     host = InstantHost(store, clock, short_dir)
-    await host.room.start()
+    await host.runtime.start()
     try:
         assert (await host.deploy(NAME, "v0")).status is UpdateStatus.COMPLETED
         objects, settled_rss, mib = 0, 0, 0.0
@@ -57,7 +57,7 @@ async def test_a_thousand_updates_leave_memory_and_store_bounded(short_dir: Path
             )
         )
     finally:
-        await host.room.close()
+        await host.runtime.close()
         await store.close()
     size_mib = file.stat().st_size / 2**20
     print(

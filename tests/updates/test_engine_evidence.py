@@ -68,7 +68,7 @@ async def executor(
     await store.transact(work)
     parts: dict[str, Any] = {"releases": releases or OneRelease(), "enclaves": Places()}
     unused: dict[str, Any] = dict.fromkeys(
-        ("traffic", "secrets", "preparation", "measured", "keeps_route", "bring_back")
+        ("traffic", "secrets", "preparation", "measured", "keeps_route", "restart_old")
     )
     return Executor(
         store=store,
@@ -152,16 +152,16 @@ async def test_a_version_whose_evidence_was_refused_is_not_well_enough_to_go_bac
 ) -> None:
     clock = ManualClock()
     host = InstantHost(MemoryStore(clock.now), clock, tmp_path)
-    await host.room.start()
+    await host.runtime.start()
     try:
         await host.deploy(ROW.deployment, "v1")
         (facts,) = host.engine.snapshot.deployments[ROW.deployment].enclaves
-        assert host.room.is_well(facts.row)
+        assert host.runtime.is_well(facts.row)
         refused = Judged("launch/key", Verdict(attested=False), clock.now())
-        host.room.executor.verdicts[facts.row.id] = refused
-        assert not host.room.is_well(facts.row)
+        host.runtime.executor.verdicts[facts.row.id] = refused
+        assert not host.runtime.is_well(facts.row)
     finally:
-        await host.room.close()
+        await host.runtime.close()
 
 
 async def test_a_guest_that_has_shown_no_key_has_no_evidence_yet() -> None:

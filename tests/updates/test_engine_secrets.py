@@ -13,7 +13,7 @@ from agent.model.ids import DeploymentName
 from agent.store.memory import MemoryStore
 from agent.store.port import Transaction
 from agent.updates.orders import Caller
-from agent.updates.secrets.values import Vault
+from agent.updates.secrets.values import SecretValues
 from agent.updates.secrets.versions import Secrets, Staged
 from tests.fakes.rows import deployment, revision
 
@@ -34,8 +34,8 @@ async def store() -> MemoryStore:
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Vault:
-    return Vault(tmp_path / "secrets", tmp_path / "key")
+def secret_values(tmp_path: Path) -> SecretValues:
+    return SecretValues(tmp_path / "secrets", tmp_path / "key")
 
 
 def kept(tmp_path: Path) -> dict[str, str]:
@@ -48,9 +48,9 @@ async def record(store: MemoryStore, staged: Staged) -> None:
 
 
 async def test_a_value_that_is_not_recorded_is_removed(
-    store: MemoryStore, vault: Vault, tmp_path: Path
+    store: MemoryStore, secret_values: SecretValues, tmp_path: Path
 ) -> None:
-    secrets = Secrets(store, vault)
+    secrets = Secrets(store, secret_values)
 
     async def refused() -> None:
         async with secrets.staging(NAME, {"KEY": "value"}):
@@ -63,9 +63,9 @@ async def test_a_value_that_is_not_recorded_is_removed(
 
 
 async def test_two_requests_at_once_get_a_version_each_and_keep_their_values(
-    store: MemoryStore, vault: Vault, tmp_path: Path
+    store: MemoryStore, secret_values: SecretValues, tmp_path: Path
 ) -> None:
-    secrets = Secrets(store, vault)
+    secrets = Secrets(store, secret_values)
     entered, versions = asyncio.Event(), []
 
     async def second() -> None:
@@ -87,23 +87,25 @@ async def test_two_requests_at_once_get_a_version_each_and_keep_their_values(
     assert (await store.read(lambda tx: tx.secret_versions(NAME)))["KEY"][0] == 2
 
 
-def test_a_value_comes_back_byte_for_byte(vault: Vault) -> None:
-    vault.put(NAME, "KEY", 1, "one\r\ntwo\r\u00e9\n")
-    assert vault.get(NAME, "KEY", 1) == "one\r\ntwo\r\u00e9\n"
+def test_a_value_comes_back_byte_for_byte(secret_values: SecretValues) -> None:
+    secret_values.put(NAME, "KEY", 1, "one\r\ntwo\r\u00e9\n")
+    assert secret_values.get(NAME, "KEY", 1) == "one\r\ntwo\r\u00e9\n"
 
 
-async def test_requests_of_other_deployments_do_not_wait(store: MemoryStore, vault: Vault) -> None:
-    secrets = Secrets(store, vault)
+async def test_requests_of_other_deployments_do_not_wait(
+    store: MemoryStore, secret_values: SecretValues
+) -> None:
+    secrets = Secrets(store, secret_values)
     async with secrets.staging(NAME, {"KEY": "one"}):
         async with asyncio.timeout(10), secrets.staging(DeploymentName("other"), {"KEY": "two"}):
             pass
 
 
 async def test_a_value_that_the_enclave_has_already_gets_its_version_back(
-    store: MemoryStore, vault: Vault, tmp_path: Path
+    store: MemoryStore, secret_values: SecretValues, tmp_path: Path
 ) -> None:
     """So it is not stale: there is nothing that a relaunch would change."""
-    secrets = Secrets(store, vault)
+    secrets = Secrets(store, secret_values)
 
     async def put(values: dict[str, str | None]) -> int:
         async with secrets.staging(NAME, values) as staged:
@@ -125,15 +127,15 @@ async def test_a_value_that_the_enclave_has_already_gets_its_version_back(
     assert await put({"KEY": "old"}) == 1
     assert kept(tmp_path) == {"KEY.1": "old"}
     assert await put({"KEY": "newer"}) == 2
-    vault.forget(NAME)  # the host was rebooted
+    secret_values.forget(NAME)  # the host was rebooted
     assert await put({"KEY": "old"}) == 1
     assert kept(tmp_path) == {"KEY.1": "old"}
 
 
 async def test_a_value_has_every_version_back_that_it_was(
-    store: MemoryStore, vault: Vault, tmp_path: Path
+    store: MemoryStore, secret_values: SecretValues, tmp_path: Path
 ) -> None:
-    secrets = Secrets(store, vault)
+    secrets = Secrets(store, secret_values)
     given = [
         msgspec.structs.replace(revision(number, NAME), secrets={"KEY": version})
         for number, version in ((2, 1), (3, 2), (4, 3))
@@ -142,7 +144,7 @@ async def test_a_value_has_every_version_back_that_it_was(
     def fill(tx: Transaction) -> None:
         for row, value in zip(given, ("old", "new", "old"), strict=True):
             tx.put_revision(row)
-            digest = vault.digest(value)
+            digest = secret_values.digest(value)
             tx.put_secret_version(NAME, "KEY", row.secrets["KEY"], digest)
 
     await store.transact(fill)
@@ -157,11 +159,11 @@ async def test_a_value_has_every_version_back_that_it_was(
 
 
 async def test_a_version_whose_digest_an_older_agent_forgot_is_told_by_its_value(
-    store: MemoryStore, vault: Vault
+    store: MemoryStore, secret_values: SecretValues
 ) -> None:
-    secrets = Secrets(store, vault)
+    secrets = Secrets(store, secret_values)
     given = msgspec.structs.replace(revision(2, NAME), secrets={"KEY": 1})
-    vault.put(NAME, "KEY", 1, "old")
+    secret_values.put(NAME, "KEY", 1, "old")
     await store.transact(lambda tx: tx.put_revision(given))
     async with secrets.staging(NAME, {"KEY": "old"}) as staged:
         assert staged.versions == {"KEY": 1}

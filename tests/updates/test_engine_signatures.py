@@ -49,19 +49,23 @@ def engine(host: SimulatedHost, releases: SignedReleases) -> UpdateEngine:
 
     async def refresh(_: object) -> None: ...
 
-    vault = SimpleNamespace(missing=lambda *_: ())
+    secret_values = SimpleNamespace(missing=lambda *_: ())
     parts = SimpleNamespace(
-        store=host.store, releases=releases, clock=host.clock, gpus=None, vault=vault
+        store=host.store,
+        releases=releases,
+        clock=host.clock,
+        gpus=None,
+        secret_values=secret_values,
     )
-    room: Any = SimpleNamespace(
+    runtime: Any = SimpleNamespace(
         parts=parts,
-        board=SimpleNamespace(changed=None),
+        publisher=SimpleNamespace(changed=None),
         leases=None,
         supply=supply,
         refresh=refresh,
         is_well=lambda _: True,
     )
-    return UpdateEngine(room)
+    return UpdateEngine(runtime)
 
 
 def back(to: str | None = None) -> Request:

@@ -10,7 +10,7 @@ from agent.model.reasons import DecidedStrategy, Decision, Strategy
 from agent.model.update import Step
 from agent.updates.planner.boot_deadline import BOOTS, shape_of
 from agent.updates.snapshot.rows import read_rows
-from agent.updates.snapshot.snapshot import Expected
+from agent.updates.snapshot.snapshot import Estimate
 from agent.updates.snapshot.status import deployment_facts
 from tests.fakes.simulated_host import NAME, POLICY, SimulatedHost, release
 
@@ -22,7 +22,7 @@ def host() -> Iterator[SimulatedHost]:
     host.close()
 
 
-def told(host: SimulatedHost) -> Expected:
+def told(host: SimulatedHost) -> Estimate:
     rows = host.read(lambda tx: read_rows(tx, NAME))
     assert rows is not None
     unknown = Decision(strategy=DecidedStrategy.REFUSE)
@@ -46,7 +46,7 @@ def boots(host: SimulatedHost) -> list[float]:
 def test_the_first_update_of_a_host_has_nothing_to_go_by(host: SimulatedHost) -> None:
     host.request("v1")
     in_boot(host)
-    assert told(host) == Expected()
+    assert told(host) == Estimate()
 
 
 def test_the_next_update_is_expected_to_boot_as_long_as_the_one_before(
@@ -68,7 +68,7 @@ def test_the_next_update_is_expected_to_boot_as_long_as_the_one_before(
     assert since is not None
     assert told(host).ready_at == since.plus(POLICY.dwell_s)
     host.until(Step.SOAK)
-    assert told(host) == Expected()
+    assert told(host) == Estimate()
 
 
 def test_what_is_stopped_first_is_expected_to_be_away_as_long_as_before(

@@ -26,7 +26,7 @@ from agent.updates.engine.preflight import Preflight, no_preflight
 from agent.updates.errors import RefusedError
 from agent.updates.orders import NewLease
 from agent.updates.planner.types import Action, ActionKind
-from agent.updates.secrets.values import Vault
+from agent.updates.secrets.values import SecretValues
 from agent.updates.secrets.versions import Secrets
 from tests.fakes.boards import bdf
 from tests.fakes.leasing import TaggedReleases, leasing_of
@@ -241,14 +241,14 @@ def executor(
         enclaves=vms or SimpleNamespace(view=lambda _: ABSENT, launch=nothing),
         traffic=None,
         attestation=None,
-        secrets=Secrets(host.store, Vault(Path("/nonexistent"), Path("/nonexistent"))),
+        secrets=Secrets(host.store, SecretValues(Path("/nonexistent"), Path("/nonexistent"))),
         preparation=gpus,
         host_id="h",
         spki_of=lambda _: None,
         now=host.clock.now,
         measured=unmeasured,
         keeps_route=lambda _: False,
-        bring_back=nothing,
+        restart_old=nothing,
         preflight=preflight,
     )
 

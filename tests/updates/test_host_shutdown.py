@@ -109,8 +109,8 @@ async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
         async def begin(asked: Asked) -> InstantHost:
             clock = ManualClock()
             host = InstantHost(MemoryStore(clock.now), clock, tmp_path, host_stopping=asked)
-            await host.room.start()
-            stack.push_async_callback(host.room.close)
+            await host.runtime.start()
+            stack.push_async_callback(host.runtime.close)
             await host.deploy(HELLO, "v1")
             return host
 
@@ -120,11 +120,11 @@ async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
 async def die(host: InstantHost) -> None:
     """The only VM is gone; then every turn that this asks for is made."""
     host.vms.running.clear()
-    host.vms.changed.ring()
+    host.vms.changed.notify()
     for _ in range(20):
         await asyncio.sleep(0.01)
         host.clock.advance(1)
-        host.room.bells.ring()
+        host.runtime.wakeups.notify()
 
 
 async def test_the_host_is_asked_before_a_vm_that_ended_is_launched_again(begin: Begin) -> None:
@@ -138,7 +138,7 @@ async def test_the_host_is_asked_before_a_vm_that_ended_is_launched_again(begin:
     for _ in range(20):
         await asyncio.sleep(0.01)
         host.clock.advance(1)
-        host.room.bells.ring()
+        host.runtime.wakeups.notify()
     assert len(host.vms.running) == 1
 
 

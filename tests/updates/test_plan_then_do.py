@@ -62,11 +62,13 @@ async def begin_another(host: InstantHost) -> None:
 
 
 async def soil(host: InstantHost) -> None:
-    host.workshop.works = False
+    host.preparer.works = False
     now, free = host.clock.now(), [bdf(1), bdf(2)]
     held = [gpu for one in host.engine.snapshot.deployments[NAME].enclaves for gpu in one.row.gpus]
     others = [gpu for gpu in free if gpu not in held]
-    await host.room.parts.store.transact(lambda tx: mark_used(tx, others, EnclaveId("gone"), now))
+    await host.runtime.parts.store.transact(
+        lambda tx: mark_used(tx, others, EnclaveId("gone"), now)
+    )
 
 
 def unsign(host: InstantHost) -> None:
@@ -140,7 +142,7 @@ CASES = {
     "addresses": Case("addresses_exhausted", supply(addresses=())),
     "listener": Case(
         "listen_in_use",
-        lambda host: host.room.parts.store.transact(give_away_listener),
+        lambda host: host.runtime.parts.store.transact(give_away_listener),
     ),
     "disk": Case("disk_insufficient", needs={"disk_mib": 10**9}),
     "unsigned": Case("signature_required", unsign),

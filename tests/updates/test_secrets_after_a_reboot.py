@@ -21,7 +21,7 @@ async def machine(tmp_path: Path) -> AsyncIterator[SealedMachine]:
     machine = SealedMachine(tmp_path)
     await machine.deploy()
     yield machine
-    await machine.host.room.close()
+    await machine.host.runtime.close()
 
 
 async def test_what_the_enclave_was_given_resumes_it_although_newer_ones_were_recorded(

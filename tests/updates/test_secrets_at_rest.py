@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.host.commands import run_command
-from agent.host.credentials import CredentialError, Credentials, why_none
+from agent.host.credentials import CredentialCipher, CredentialError, why_none
 from agent.model.ids import DeploymentName
 from agent.updates.secrets.at_rest import AtRest
 from agent.updates.snapshot.snapshot import Problem
@@ -35,10 +35,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def machine(tmp_path: Path, folder: Path, host_key: Path) -> AsyncIterator[SealedMachine]:
-    machine = SealedMachine(tmp_path, lambda: AtRest(folder, Credentials(run_command), why_none))
+    machine = SealedMachine(
+        tmp_path, lambda: AtRest(folder, CredentialCipher(run_command), why_none)
+    )
     await machine.deploy()
     yield machine
-    await machine.host.room.close()
+    await machine.host.runtime.close()
 
 
 def kept(folder: Path) -> list[str]:
@@ -58,7 +60,7 @@ async def said(machine: SealedMachine, code: str) -> Problem:
 
 
 async def test_what_is_encrypted_is_decrypted_under_its_own_name_alone(host_key: Path) -> None:
-    credentials = Credentials(run_command)
+    credentials = CredentialCipher(run_command)
     for value in (b"", b"one\r\ntwo\n\xc3\xa9", b"x" * 65536):
         sealed = await credentials.encrypt("web.KEY.1", value)
         assert value == b"" or value not in sealed

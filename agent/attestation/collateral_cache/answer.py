@@ -11,7 +11,7 @@ MAX_BODY_BYTES = 256 * 1024
 MAX_CHAIN_CHARS = 32 * 1024
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class VendorAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body as it came, and the header with the issuers' certificates (percent-encoded PEM)."""
 
     body: bytes
@@ -27,8 +27,8 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class AuthenticatedAnswer:
     """An answer that was authenticated."""
 
-    answer: Answer
+    answer: VendorAnswer
     life: Life

@@ -17,15 +17,15 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 
 from agent.attestation.collateral import Endorsements, split_pem
-from agent.attestation.collateral_cache.answer import Answer, Life
+from agent.attestation.collateral_cache.answer import Life, VendorAnswer
 from agent.attestation.collateral_cache.items import (
     AmdChain,
     AmdCrl,
     Item,
     PckCrl,
-    QeIdentity,
+    QeIdentityItem,
     RootCrl,
-    TcbInfo,
+    TcbInfoItem,
     Vcek,
 )
 from agent.attestation.ecdsa import signature_holds
@@ -82,7 +82,7 @@ class _QeIdentityBody(msgspec.Struct, frozen=True):
 
 
 def authenticate(
-    item: Item, answer: Answer, voucher: Answer | None, roots: Roots, now: dt.datetime
+    item: Item, answer: VendorAnswer, voucher: VendorAnswer | None, roots: Roots, now: dt.datetime
 ) -> Life:
     """How long the answer is good for. `voucher`: the answer to `voucher_of(item)`.
 
@@ -100,11 +100,11 @@ def authenticate(
         case AmdCrl():
             _, ark = amd_issuers(_given(voucher))
             end = verify_crl(answer.body, parse_certificate(ark, "ARK"), now).next_update
-        case TcbInfo(fmspc):
+        case TcbInfoItem(fmspc):
             found, end = _signed_document(answer, _TcbInfoBody, roots, now)
             if found.id != "TDX" or bytes.fromhex(found.fmspc or "") != fmspc:
                 raise _wrong("tcb-info", f"it is of {found.id!r} {found.fmspc}")
-        case QeIdentity():
+        case QeIdentityItem():
             found, end = _signed_document(answer, _QeIdentityBody, roots, now)
             if found.id != "TD_QE":
                 raise _wrong("qe-identity", f"it is of {found.id!r}")
@@ -120,7 +120,7 @@ def authenticate(
     return Life(end, now + min((end - now) / 2, _REFRESH))
 
 
-def amd_issuers(answer: Answer) -> tuple[bytes, bytes]:
+def amd_issuers(answer: VendorAnswer) -> tuple[bytes, bytes]:
     """ASK and ARK, in DER, out of the vendor's PEM. Raises EvidenceError."""
     try:
         text = answer.body.decode("ascii")
@@ -132,13 +132,13 @@ def amd_issuers(answer: Answer) -> tuple[bytes, bytes]:
     return found[0], found[1]
 
 
-def chain_pem(answer: Answer) -> str:
+def chain_pem(answer: VendorAnswer) -> str:
     """The issuers' certificates out of the header."""
     return unquote(answer.chain)
 
 
 def _vcek_end(
-    item: Vcek, answer: Answer, voucher: Answer | None, roots: Roots, now: dt.datetime
+    item: Vcek, answer: VendorAnswer, voucher: VendorAnswer | None, roots: Roots, now: dt.datetime
 ) -> dt.datetime:
     ask, ark = amd_issuers(_given(voucher))
     given = Endorsements(leaf=answer.body, ask=ask, ark=ark)
@@ -151,7 +151,7 @@ def _vcek_end(
 
 
 def _signed_document(
-    answer: Answer,
+    answer: VendorAnswer,
     kind: type[_TcbInfoBody | _QeIdentityBody],
     roots: Roots,
     now: dt.datetime,
@@ -170,7 +170,7 @@ def _signed_document(
     return dated, min(dated.next_update, earliest_end(chain))
 
 
-def _signing_chain(answer: Answer, roots: Roots, now: dt.datetime) -> Chain:
+def _signing_chain(answer: VendorAnswer, roots: Roots, now: dt.datetime) -> Chain:
     rules = intel_rules(
         "tdx_signing_chain", "the issuer chain", 2, _TCB_SIGNING, roots.intel_spki_sha256
     )
@@ -180,7 +180,7 @@ def _signing_chain(answer: Answer, roots: Roots, now: dt.datetime) -> Chain:
 
 
 def _pck_issuer(
-    answer: Answer, name: str, roots: Roots, now: dt.datetime
+    answer: VendorAnswer, name: str, roots: Roots, now: dt.datetime
 ) -> tuple[x509.Certificate, x509.Certificate]:
     """The authority that signs the list, and the root; neither is the leaf of any chain."""
     rules = intel_rules("tdx_pck_crl_chain", "the issuer chain", 2, name, roots.intel_spki_sha256)
@@ -197,7 +197,7 @@ def _pck_issuer(
     return issuer, root
 
 
-def _given(voucher: Answer | None) -> Answer:
+def _given(voucher: VendorAnswer | None) -> VendorAnswer:
     if voucher is None:
         raise _wrong("collateral", "what it is authenticated with is not here")
     return voucher

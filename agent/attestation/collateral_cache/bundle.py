@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from agent.attestation.collateral import AMD_CRL, AMD_VCEK, CPU, INTEL_PCS, Entry, PcsResponse
-from agent.attestation.collateral_cache.answer import Answer, Kept
+from agent.attestation.collateral_cache.answer import AuthenticatedAnswer, VendorAnswer
 from agent.attestation.collateral_cache.items import (
     Item,
     Service,
@@ -36,7 +36,7 @@ class Collaterals(msgspec.Struct, frozen=True, kw_only=True):
     collateral: tuple[Entry, ...]
 
 
-def pcs_response(item: Item, answer: Answer) -> PcsResponse:
+def pcs_response(item: Item, answer: VendorAnswer) -> PcsResponse:
     """One answer of Intel's, as documents carry it."""
     header = chain_header_of(item)
     return PcsResponse(
@@ -46,7 +46,9 @@ def pcs_response(item: Item, answer: Answer) -> PcsResponse:
     )
 
 
-def snp_collaterals(vcek: Kept, chain: Kept, crl: Kept | None) -> Collaterals:
+def snp_collaterals(
+    vcek: AuthenticatedAnswer, chain: AuthenticatedAnswer, crl: AuthenticatedAnswer | None
+) -> Collaterals:
     """What a SEV-SNP guest needs for its document."""
     pem = chain.answer.body.decode("ascii")
     data = {"vcek_der_base64": _text(vcek.answer.body), "cert_chain_pem": pem}
@@ -56,14 +58,14 @@ def snp_collaterals(vcek: Kept, chain: Kept, crl: Kept | None) -> Collaterals:
     return _collaterals(entries, [one for one in (vcek, chain, crl) if one])
 
 
-def tdx_collaterals(parts: tuple[tuple[Item, Kept], ...]) -> Collaterals:
+def tdx_collaterals(parts: tuple[tuple[Item, AuthenticatedAnswer], ...]) -> Collaterals:
     """What a TDX guest needs for its document."""
     responses = [msgspec.to_builtins(pcs_response(item, kept.answer)) for item, kept in parts]
     entry = _entry("intel-pcs", INTEL_PCS, {"responses": responses})
     return _collaterals([entry], [kept for _, kept in parts])
 
 
-def _collaterals(entries: list[Entry], kept: list[Kept]) -> Collaterals:
+def _collaterals(entries: list[Entry], kept: list[AuthenticatedAnswer]) -> Collaterals:
     return Collaterals(
         format=FORMAT,
         expires_at=min(one.life.refresh_at or one.life.ends_at for one in kept),

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.attestation.collateral_cache.answer import Answer, Kept, Life
-from agent.attestation.collateral_cache.disk_cache import Shelf
+from agent.attestation.collateral_cache.answer import AuthenticatedAnswer, Life, VendorAnswer
+from agent.attestation.collateral_cache.disk_cache import DiskCache
 from agent.attestation.collateral_cache.items import (
     Item,
     Service,
@@ -34,7 +34,7 @@ from agent.attestation.port import NotYetError
 from agent.errors import describe
 from agent.host.clock import Clock
 from agent.host.files import StorageError
-from agent.host.singleflight import SharedTasks
+from agent.host.singleflight import Singleflight
 from agent.host.threads import finish_in_thread
 from agent.model.clock import Instant
 
@@ -71,32 +71,32 @@ class CollateralCache:
     def __init__(
         self,
         *,
-        shelf: Shelf,
+        disk_cache: DiskCache,
         vendors: Vendors | None,
         roots: Callable[[], Roots],
         clock: Clock,
-        directory: Shelf | None = None,
+        directory: DiskCache | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._shelf = shelf
+        self._disk_cache = disk_cache
         self._vendors = vendors
         self._roots = roots
         self._clock = clock
         self._directory = directory
         self._chance = chance
-        self._kept: OrderedDict[Item, Kept] = OrderedDict()
+        self._kept: OrderedDict[Item, AuthenticatedAnswer] = OrderedDict()
         self._busy: dict[Service, _Refusal] = {}
         self._refusals: OrderedDict[Item, _Refusal] = OrderedDict()
-        self._shared = SharedTasks()
+        self._singleflight = Singleflight()
 
-    async def get(self, item: Item) -> Kept | None:
+    async def get(self, item: Item) -> AuthenticatedAnswer | None:
         """The item, or None: neither we nor the vendor have it.
 
         Raises CollateralNotYetError while its vendor is not to be asked.
         """
         if (kept := self._valid(item)) is not None:
             return kept
-        await self._shared.run(name_of(item), functools.partial(self._bring, item))
+        await self._singleflight.run(name_of(item), functools.partial(self._bring, item))
         return self._valid(item)
 
     async def refresh_due(self) -> None:
@@ -106,7 +106,7 @@ class CollateralCache:
             if kept.life.refresh_at is None or now < kept.life.refresh_at:
                 continue
             try:
-                await self._shared.run(name_of(item), functools.partial(self._renew, item))
+                await self._singleflight.run(name_of(item), functools.partial(self._renew, item))
             except CollateralNotYetError as error:
                 log.info("collateral is not renewed yet", extra=_fields(item, error))
 
@@ -115,7 +115,7 @@ class CollateralCache:
         if self._vendors is not None:
             await self._vendors.close()
 
-    def _valid(self, item: Item) -> Kept | None:
+    def _valid(self, item: Item) -> AuthenticatedAnswer | None:
         kept = self._kept.get(item)
         if kept is None or self._clock.now().wall > kept.life.ends_at:
             return None
@@ -126,10 +126,10 @@ class CollateralCache:
         if self._valid(item) is not None:
             return
         voucher = await self._voucher(item)
-        for shelf in (self._directory, self._shelf):
-            if shelf is None:
+        for disk_cache in (self._directory, self._disk_cache):
+            if disk_cache is None:
                 continue
-            answer = await finish_in_thread(shelf.load, name_of(item))
+            answer = await finish_in_thread(disk_cache.load, name_of(item))
             if answer is not None and await self._take(item, answer, voucher):
                 return
         await self._ask(item, voucher)
@@ -137,12 +137,12 @@ class CollateralCache:
     async def _renew(self, item: Item) -> None:
         await self._ask(item, await self._voucher(item))
 
-    async def _voucher(self, item: Item) -> Answer | None:
+    async def _voucher(self, item: Item) -> VendorAnswer | None:
         wanted = voucher_of(item)
         kept = await self.get(wanted) if wanted is not None else None
         return kept.answer if kept else None
 
-    async def _ask(self, item: Item, voucher: Answer | None) -> None:
+    async def _ask(self, item: Item, voucher: VendorAnswer | None) -> None:
         if self._vendors is None or (voucher is None and voucher_of(item) is not None):
             return
         service = service_of(item)
@@ -161,11 +161,11 @@ class CollateralCache:
         self._refusals.pop(item, None)
         self._busy.pop(service, None)
         try:
-            await finish_in_thread(self._shelf.store, name_of(item), answer)
+            await finish_in_thread(self._disk_cache.store, name_of(item), answer)
         except StorageError as error:
             log.warning("collateral is not kept on disk", extra=_fields(item, error))
 
-    async def _take(self, item: Item, answer: Answer, voucher: Answer | None) -> bool:
+    async def _take(self, item: Item, answer: VendorAnswer, voucher: VendorAnswer | None) -> bool:
         """Whether it holds; it is kept in memory then."""
         now = self._clock.now().wall
         try:
@@ -173,7 +173,7 @@ class CollateralCache:
         except EvidenceError as error:
             log.warning("collateral does not hold", extra=_fields(item, error))
             return False
-        self._kept[item] = Kept(answer, life)
+        self._kept[item] = AuthenticatedAnswer(answer, life)
         self._kept.move_to_end(item)
         while len(self._kept) > _MAX_IN_MEMORY:
             self._kept.popitem(last=False)
@@ -222,8 +222,8 @@ class CollateralCache:
 
 def _authenticate(
     item: Item,
-    answer: Answer,
-    voucher: Answer | None,
+    answer: VendorAnswer,
+    voucher: VendorAnswer | None,
     roots: Callable[[], Roots],
     now: dt.datetime,
 ) -> Life:

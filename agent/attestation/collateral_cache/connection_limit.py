@@ -12,18 +12,18 @@ from typing import Any
 
 from aiohttp import web
 
-MAX_VISITORS = 256
+MAX_CONNECTIONS = 256
 MAX_PER_ADDRESS = 48
 HEAD_S = 10.0
 
 
-class Door:
+class ConnectionLimit:
     """Counts who is inside. One too many is turned away without a word."""
 
     def __init__(
         self,
         *,
-        most: int = MAX_VISITORS,
+        most: int = MAX_CONNECTIONS,
         per_address: int = MAX_PER_ADDRESS,
         head_s: float = HEAD_S,
     ) -> None:
@@ -46,12 +46,12 @@ class Door:
             del self._inside[address]
 
 
-class Visitor(web.RequestHandler):
+class LimitedRequestHandler(web.RequestHandler):
     """Ends by itself unless its question is `heard` in time. Its answer must be its last."""
 
-    def __init__(self, server: web.Server, *, door: Door, **more: Any) -> None:
+    def __init__(self, server: web.Server, *, limit: ConnectionLimit, **more: Any) -> None:
         super().__init__(server, **more)
-        self._door = door
+        self._limit = limit
         self._address: str | None = None
         self._patience: asyncio.TimerHandle | None = None
 
@@ -59,17 +59,17 @@ class Visitor(web.RequestHandler):
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else ""
-        if not self._door.enter(address):
+        if not self._limit.enter(address):
             self._end()
             return
         self._address = address
         loop = asyncio.get_running_loop()
-        self._patience = loop.call_later(self._door.head_s, self._end)
+        self._patience = loop.call_later(self._limit.head_s, self._end)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.heard()
         if self._address is not None:
-            self._door.leave(self._address)
+            self._limit.leave(self._address)
         super().connection_lost(exc)
 
     def heard(self) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from agent.attestation.collateral_cache.answer import MAX_BODY_BYTES, MAX_CHAIN_CHARS, Answer
+from agent.attestation.collateral_cache.answer import MAX_BODY_BYTES, MAX_CHAIN_CHARS, VendorAnswer
 from agent.host.files import (
     FileAbsentError,
     StorageError,
@@ -36,24 +36,24 @@ _OURS = re.compile(r"(amd|intel|latest)-[a-z0-9-]{1,190}\.json", re.ASCII)
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: Literal[1] = 1
     name: str
-    answer: Answer
+    answer: VendorAnswer
 
 
-class Shelf:
+class DiskCache:
     """One directory of answers by name. It is made with the first of them."""
 
     def __init__(self, directory: Path, *, max_files: int = MAX_FILES) -> None:
         self._directory = directory
         self._max_files = max_files
 
-    def load(self, name: str) -> Answer | None:
+    def load(self, name: str) -> VendorAnswer | None:
         """What lies here under this name, if anything can be read that is of this form.
 
         A file without `.json` is a bare body, as an operator gets it from the vendor.
         """
         return self._wrapped(name) or self._bare(name)
 
-    def store(self, name: str, answer: Answer) -> None:
+    def store(self, name: str, answer: VendorAnswer) -> None:
         """Keep an answer; the oldest go where there are too many. Raises StorageError."""
         make_private_directory(self._directory)
         remove_scratch(self._directory)
@@ -61,7 +61,7 @@ class Shelf:
         with storage_errors("clean", self._directory):
             self._evict()
 
-    def _wrapped(self, name: str) -> Answer | None:
+    def _wrapped(self, name: str) -> VendorAnswer | None:
         data = self._read(self._path(name), _MAX_FILE_BYTES)
         if data is None:
             return None
@@ -72,9 +72,9 @@ class Shelf:
             return None
         return file.answer if file.name == name else None
 
-    def _bare(self, name: str) -> Answer | None:
+    def _bare(self, name: str) -> VendorAnswer | None:
         data = self._read(self._directory / name, MAX_BODY_BYTES)
-        return None if data is None else Answer(body=data)
+        return None if data is None else VendorAnswer(body=data)
 
     def _read(self, path: Path, max_bytes: int) -> bytes | None:
         try:

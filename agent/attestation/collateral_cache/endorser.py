@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.attestation.collateral import Endorsements, PcsResponse
-from agent.attestation.collateral_cache.answer import Answer, Kept
+from agent.attestation.collateral_cache.answer import AuthenticatedAnswer, VendorAnswer
 from agent.attestation.collateral_cache.bundle import pcs_response
 from agent.attestation.collateral_cache.cache import CollateralCache
-from agent.attestation.collateral_cache.disk_cache import Shelf
+from agent.attestation.collateral_cache.disk_cache import DiskCache
 from agent.attestation.collateral_cache.items import AmdChain, AmdCrl, Item, Vcek
 from agent.attestation.document import CpuKind
 from agent.attestation.evidence import EvidenceError
@@ -38,12 +38,12 @@ log = logging.getLogger(__name__)
 class SnpParts:
     """What stands for a report."""
 
-    vcek: Kept
-    chain: Kept
-    crl: Kept | None
+    vcek: AuthenticatedAnswer
+    chain: AuthenticatedAnswer
+    crl: AuthenticatedAnswer | None
 
 
-TdxParts = tuple[tuple[Item, Kept], ...]
+TdxParts = tuple[tuple[Item, AuthenticatedAnswer], ...]
 
 
 class CachedEndorser:
@@ -55,14 +55,14 @@ class CachedEndorser:
     def __init__(
         self,
         cache: CollateralCache,
-        shelf: Shelf,
+        disk_cache: DiskCache,
         roots: Callable[[], Roots],
         clock: Clock,
         *,
         require_crl: bool = False,
     ) -> None:
         self._cache = cache
-        self._shelf = shelf
+        self._disk_cache = disk_cache
         self._roots = roots
         self._clock = clock
         self._require_crl = require_crl
@@ -115,15 +115,17 @@ class CachedEndorser:
             return
         self._latest[kind] = (mark, evidence)
         try:
-            await finish_in_thread(self._shelf.store, f"latest-{kind}", Answer(body=evidence))
+            await finish_in_thread(
+                self._disk_cache.store, f"latest-{kind}", VendorAnswer(body=evidence)
+            )
         except StorageError as error:
             log.warning("the latest evidence is not kept", extra={"error": describe(error)})
-        self.changed.ring()
+        self.changed.notify()
 
     async def recall(self) -> None:
         """Take up what an earlier life of the agent had seen."""
         for kind in CpuKind:
-            answer = await finish_in_thread(self._shelf.load, f"latest-{kind}")
+            answer = await finish_in_thread(self._disk_cache.load, f"latest-{kind}")
             if answer is not None and kind not in self._latest:
                 try:
                     self._latest[kind] = (_mark(kind, answer.body), answer.body)
@@ -141,7 +143,7 @@ class CachedEndorser:
             except (NotYetError, EvidenceError) as error:
                 log.info("collateral of this host", extra={"error": describe(error)})
 
-    async def _crl(self, item: AmdCrl) -> Kept | None:
+    async def _crl(self, item: AmdCrl) -> AuthenticatedAnswer | None:
         try:
             return await self._cache.get(item)
         except NotYetError:

@@ -23,9 +23,12 @@ from agent.attestation.collateral_cache.bundle import (
     tdx_collaterals,
 )
 from agent.attestation.collateral_cache.cache import CollateralNotYetError
-from agent.attestation.collateral_cache.connection_limit import Door, Visitor
+from agent.attestation.collateral_cache.connection_limit import (
+    ConnectionLimit,
+    LimitedRequestHandler,
+)
 from agent.attestation.collateral_cache.endorser import CachedEndorser
-from agent.attestation.collateral_cache.token_bucket import Allowance
+from agent.attestation.collateral_cache.token_bucket import TokenBuckets
 from agent.attestation.document import MAX_EVIDENCE_BYTES, CpuKind
 from agent.attestation.evidence import EvidenceError
 from agent.errors import AgentError
@@ -66,13 +69,13 @@ class CollateralEndpoint:
         self,
         endorser: CachedEndorser,
         clock: Clock,
-        allowance: Allowance | None = None,
-        door: Door | None = None,
+        buckets: TokenBuckets | None = None,
+        limit: ConnectionLimit | None = None,
     ) -> None:
         self._endorser = endorser
         self._clock = clock
-        self._allowance = allowance or Allowance()
-        self._door = door or Door()
+        self._buckets = buckets or TokenBuckets()
+        self._limit = limit or ConnectionLimit()
         self._server: asyncio.Server | None = None
         self._room = asyncio.Semaphore(_MAX_AT_ONCE)
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
@@ -85,11 +88,11 @@ class CollateralEndpoint:
         server, loop = self._runner.server, asyncio.get_running_loop()
         assert server is not None
 
-        def visitor() -> Visitor:
-            return Visitor(server, door=self._door, loop=loop, **_HANDLER)
+        def handler() -> LimitedRequestHandler:
+            return LimitedRequestHandler(server, limit=self._limit, loop=loop, **_HANDLER)
 
         try:
-            self._server = await loop.create_server(visitor, where.address, where.port)
+            self._server = await loop.create_server(handler, where.address, where.port)
         except OSError as error:
             await self._runner.cleanup()
             raise EndpointError(
@@ -105,14 +108,14 @@ class CollateralEndpoint:
         await self._runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.Response:
-        if isinstance(request.protocol, Visitor):
+        if isinstance(request.protocol, LimitedRequestHandler):
             request.protocol.heard()
         response = await self._admit(request)
         response.force_close()
         return response
 
     async def _admit(self, request: web.Request) -> web.Response:
-        wait_s = self._allowance.wait_s(request.remote or "", self._clock.now().boottime_s)
+        wait_s = self._buckets.wait_s(request.remote or "", self._clock.now().boottime_s)
         if wait_s:
             return _later(429, "too_many_requests", "ask less often", wait_s)
         if self._room.locked():

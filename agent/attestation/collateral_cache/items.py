@@ -64,14 +64,14 @@ class AmdCrl:
 
 
 @dataclass(frozen=True, slots=True)
-class TcbInfo:
+class TcbInfoItem:
     """The TCB levels of a family of platforms; 6 bytes name it."""
 
     fmspc: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class QeIdentity:
+class QeIdentityItem:
     """The quoting enclave that Intel stands for."""
 
 
@@ -87,7 +87,7 @@ class RootCrl:
     """What Intel's root revoked."""
 
 
-Item = Vcek | AmdChain | AmdCrl | TcbInfo | QeIdentity | PckCrl | RootCrl
+Item = Vcek | AmdChain | AmdCrl | TcbInfoItem | QeIdentityItem | PckCrl | RootCrl
 
 
 def name_of(item: Item) -> str:
@@ -99,9 +99,9 @@ def name_of(item: Item) -> str:
             return f"amd-{signer}-chain-{product.lower()}"
         case AmdCrl(product, signer):
             return f"amd-{signer}-crl-{product.lower()}"
-        case TcbInfo(fmspc):
+        case TcbInfoItem(fmspc):
             return f"intel-tcb-info-{fmspc.hex()}"
-        case QeIdentity():
+        case QeIdentityItem():
             return "intel-qe-identity"
         case PckCrl(ca):
             return f"intel-pck-crl-{ca}"
@@ -116,7 +116,7 @@ def service_of(item: Item) -> Service:
     match item:
         case Vcek() | AmdChain() | AmdCrl():
             return Service.AMD
-        case TcbInfo() | QeIdentity() | PckCrl():
+        case TcbInfoItem() | QeIdentityItem() | PckCrl():
             return Service.INTEL
         case RootCrl():
             return Service.INTEL_ROOT
@@ -135,9 +135,9 @@ def path_of(item: Item) -> str:
             return f"/{signer}/v1/{product}/cert_chain"
         case AmdCrl(product, signer):
             return f"/{signer}/v1/{product}/crl"
-        case TcbInfo(fmspc):
+        case TcbInfoItem(fmspc):
             return f"/tdx/certification/v4/tcb?fmspc={fmspc.hex()}"
-        case QeIdentity():
+        case QeIdentityItem():
             return "/tdx/certification/v4/qe/identity"
         case PckCrl(ca):
             return f"/sgx/certification/v4/pckcrl?ca={ca}&encoding=der"
@@ -150,9 +150,9 @@ def path_of(item: Item) -> str:
 def chain_header_of(item: Item) -> str | None:
     """The header of the answer in which the issuers' certificates stand, if they do."""
     match item:
-        case TcbInfo():
+        case TcbInfoItem():
             return "Tcb-Info-Issuer-Chain"
-        case QeIdentity():
+        case QeIdentityItem():
             return "Sgx-Enclave-Identity-Issuer-Chain"
         case PckCrl():
             return "Sgx-Pck-Crl-Issuer-Chain"
@@ -168,7 +168,7 @@ def voucher_of(item: Item) -> Item | None:
         case AmdCrl(product, signer):
             return AmdChain(product, signer)
         case RootCrl():
-            return QeIdentity()
+            return QeIdentityItem()
         case _:
             return None
 

@@ -10,9 +10,9 @@ from agent.attestation.collateral_cache.items import (
     Item,
     PckCa,
     PckCrl,
-    QeIdentity,
+    QeIdentityItem,
     RootCrl,
-    TcbInfo,
+    TcbInfoItem,
     Vcek,
 )
 from agent.attestation.pinned_chain import name_of
@@ -59,4 +59,4 @@ def tdx_needs(quote: bytes, roots: Roots, now: dt.datetime) -> tuple[Item, ...]:
     """
     chain = verify_signatures(parse_quote(quote), now, roots.intel_spki_sha256)
     fmspc, ca = read_platform(chain[0]).fmspc, _CAS[name_of(chain[1])]
-    return TcbInfo(fmspc), QeIdentity(), PckCrl(ca), RootCrl()
+    return TcbInfoItem(fmspc), QeIdentityItem(), PckCrl(ca), RootCrl()

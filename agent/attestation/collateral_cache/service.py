@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.attestation.collateral_cache.cache import CollateralCache
-from agent.attestation.collateral_cache.disk_cache import Shelf
+from agent.attestation.collateral_cache.disk_cache import DiskCache
 from agent.attestation.collateral_cache.endorser import CachedEndorser
 from agent.attestation.collateral_cache.items import Service
 from agent.attestation.collateral_cache.vendor import Vendors
@@ -77,21 +77,21 @@ def open_collateral(
     not the system's certificates.
     """
     collateral = config.collateral
-    shelf = Shelf(state_dir / "collateral")
+    disk_cache = DiskCache(state_dir / "collateral")
     urls = {
         Service.AMD: collateral.amd_url,
         Service.INTEL: collateral.intel_url,
         Service.INTEL_ROOT: collateral.intel_root_crl_url,
     }
     cache = CollateralCache(
-        shelf=shelf,
+        disk_cache=disk_cache,
         vendors=None if collateral.offline else Vendors(urls, tls=tls),
         roots=_vendors_roots,
         clock=clock,
-        directory=Shelf(collateral.directory) if collateral.directory else None,
+        directory=DiskCache(collateral.directory) if collateral.directory else None,
     )
     endorser = CachedEndorser(
-        cache, shelf, _vendors_roots, clock, require_crl=config.snp.require_crl
+        cache, disk_cache, _vendors_roots, clock, require_crl=config.snp.require_crl
     )
     return CollateralService(cache, endorser, collateral.listen, clock)
 

@@ -13,7 +13,7 @@ EVERY_S = 3.0
 MAX_PEERS = 1024
 
 
-class Allowance:
+class TokenBuckets:
     """`burst` questions at once, then one `every_s` seconds."""
 
     def __init__(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import aiohttp
 
-from agent.attestation.collateral_cache.answer import MAX_BODY_BYTES, MAX_CHAIN_CHARS, Answer
+from agent.attestation.collateral_cache.answer import MAX_BODY_BYTES, MAX_CHAIN_CHARS, VendorAnswer
 from agent.attestation.collateral_cache.items import Service
 from agent.errors import AgentError
 
@@ -56,7 +56,7 @@ class Vendors:
         self._deadline_s = deadline_s
         self._session: aiohttp.ClientSession | None = None
 
-    async def ask(self, service: Service, path: str, chain_header: str | None) -> Answer:
+    async def ask(self, service: Service, path: str, chain_header: str | None) -> VendorAnswer:
         """The answer, whole and within its bounds. Raises VendorError."""
         url = f"{self._urls[service]}{path}"
         try:
@@ -67,7 +67,7 @@ class Vendors:
                     raise VendorError(
                         f"{url}: {chain_header} is over {MAX_CHAIN_CHARS} characters"
                     )
-                return Answer(body=await _body(response, url), chain=chain)
+                return VendorAnswer(body=await _body(response, url), chain=chain)
         except TimeoutError as error:
             raise VendorError(f"{url}: no answer in {self._deadline_s:g} s") from error
         except (aiohttp.ClientError, ssl.SSLError, OSError) as error:

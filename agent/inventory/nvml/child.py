@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from agent.inventory.nvml.driver import Driver, DriverError
+from agent.inventory.nvml.driver import DriverError, NvmlDriver
 from agent.inventory.nvml.frames import (
     HEAD_BYTES,
     Answer,
@@ -72,7 +72,7 @@ def _exactly(size: int) -> bytes:
     return data
 
 
-def _tell_events(driver: Driver, out: _Out) -> None:
+def _tell_events(driver: NvmlDriver, out: _Out) -> None:
     while True:
         try:
             event = driver.next_event(_EVENT_WAIT_MS)
@@ -83,7 +83,7 @@ def _tell_events(driver: Driver, out: _Out) -> None:
             out.send(Happened(event=event))
 
 
-def _answer(driver: Driver, request: Request, out: _Out) -> Answer:
+def _answer(driver: NvmlDriver, request: Request, out: _Out) -> Answer:
     try:
         match request:
             case Open():
@@ -104,7 +104,7 @@ def main(library: str) -> None:
     """Serve until the input ends."""
     out, requests = _Out(), queue.Queue[Request]()
     threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
-    driver = Driver(library)
+    driver = NvmlDriver(library)
     while True:
         out.send(_answer(driver, requests.get(), out))
 

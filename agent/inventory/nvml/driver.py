@@ -36,7 +36,7 @@ class DriverError(Exception):
         self.trouble = trouble
 
 
-class Driver:
+class NvmlDriver:
     """The library, opened once. Attaching a GPU happens when it is first asked about."""
 
     def __init__(self, library: str) -> None:

@@ -21,7 +21,7 @@ from agent.model.ids import Bdf
 _LOOK_EVERY_S = 0.2
 
 
-class Bench:
+class DeviceOps:
     """`budget_s`: from a device's reset until it must be sound again.
 
     `released_within_s`: how long a process that has ended may still show as a holder.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.inventory.preparation.records import Place
+from agent.inventory.preparation.records import DevicePlace
 from agent.model.gpu import HOST, Gpu, GpuState, HealthAction
 from agent.model.gpu_boards import GpuBoard, gpu_boards
 from agent.model.ids import Bdf
@@ -14,21 +14,21 @@ _BOTH = ("cc", "ppcie")
 _HARMLESS = frozenset({PciKind.GPU, PciKind.SWITCH, PciKind.AUDIO, PciKind.BRIDGE})
 
 
-def places_of(gpus: Iterable[Gpu]) -> dict[Bdf, Place]:
+def places_of(gpus: Iterable[Gpu]) -> dict[Bdf, DevicePlace]:
     """From the inventory's list; those that are absent have no place."""
     present = [gpu for gpu in gpus if gpu.state is not GpuState.ABSENT]
-    found: dict[Bdf, Place] = {}
+    found: dict[Bdf, DevicePlace] = {}
     for board in gpu_boards(present):
         found |= {gpu.bdf: _place(gpu, board) for gpu in (*board.gpus, *board.switches)}
     return found
 
 
-def _place(gpu: Gpu, board: GpuBoard) -> Place:
+def _place(gpu: Gpu, board: GpuBoard) -> DevicePlace:
     together = tuple(one.bdf for one in (*board.gpus, *board.switches))
     kinds: tuple[str, ...] = ("cc",)
     if board.is_hgx_hopper:
         kinds = ("ppcie",) if gpu.is_switch else _BOTH
-    return Place(
+    return DevicePlace(
         board=together if board.is_hgx else (gpu.bdf,),
         mode_kinds=kinds,
         quarantined=gpu.quarantine is not None,

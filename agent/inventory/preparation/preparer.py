@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager
 from agent.errors import AgentError, describe
 from agent.host.clock import Clock
 from agent.host.wake import Wake
-from agent.inventory.preparation.device_ops import Bench
+from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.errors import (
     GpuQuarantinedError,
     StuckError,
@@ -27,7 +27,7 @@ from agent.inventory.preparation.errors import (
 )
 from agent.inventory.preparation.modes import DeviceModes, ModeTool
 from agent.inventory.preparation.records import (
-    Place,
+    DevicePlace,
     begin,
     count_launch,
     finish,
@@ -35,7 +35,7 @@ from agent.inventory.preparation.records import (
     prove_owner,
     recover,
 )
-from agent.inventory.preparation.requalifier import Keeper
+from agent.inventory.preparation.requalifier import Requalifier
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.preparation import GpuCondition
@@ -44,7 +44,7 @@ from agent.store.port import Store
 _FAILED_LAUNCHES = 3  # in a row, before a GPU is suspected
 
 
-class Workshop:
+class Preparer:
     """Implements `agent.updates.admission.gpus.Preparation`.
 
     `present`: the GPUs and switches that are there. `place_of`: what is known of the board of one;
@@ -56,11 +56,11 @@ class Workshop:
         self,
         store: Store,
         clock: Clock,
-        bench: Bench,
+        device_ops: DeviceOps,
         tool: ModeTool | None,
         *,
         present: Callable[[], Collection[Bdf]],
-        place_of: Callable[[Bdf], Place | None],
+        place_of: Callable[[Bdf], DevicePlace | None],
         quarantine: Callable[[Bdf, str], Awaitable[None]],
         released: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
         was_reset: Callable[[Bdf], None] = lambda _: None,
@@ -68,7 +68,7 @@ class Workshop:
         """`tool` None: modes are of no concern here (no confidential computing)."""
         self._store = store
         self._clock = clock
-        self._bench = bench
+        self._device_ops = device_ops
         self._modes = None if tool is None else DeviceModes(tool, self._kinds)
         self._place_of = place_of
         self._quarantine = quarantine
@@ -76,7 +76,7 @@ class Workshop:
         self._was_reset = was_reset
         self._locks: dict[Bdf, asyncio.Lock] = {}
         self.changed = Wake()
-        self._keeper = Keeper(
+        self._requalifier = Requalifier(
             store,
             clock,
             self.changed,
@@ -90,21 +90,21 @@ class Workshop:
         """What was under way when the agent died is dirty."""
         now = self._clock.now()
         await self._store.transact(lambda tx: recover(tx, now))
-        await self._keeper.learn()
+        await self._requalifier.learn()
 
     async def keep(self) -> None:
         """Requalify whatever is dirty and nobody's, for ever; each device by itself."""
-        await self._keeper.keep()
+        await self._requalifier.keep()
 
     def look_again(self) -> None:
         """An enclave is gone: what it had is cleaned at once."""
-        self.changed.ring()
+        self.changed.notify()
 
     async def examine(self, devices: Sequence[Bdf]) -> None:
         """See that these could be made ready, without touching them: another may run on them."""
         for bdf in devices:
             self._refuse_quarantined(bdf)
-            await self._bench.prove_usable(bdf)
+            await self._device_ops.prove_usable(bdf)
 
     async def make_ready(
         self, enclave: EnclaveId, devices: Sequence[Bdf], mode: CcMode | None
@@ -156,7 +156,7 @@ class Workshop:
     @contextlib.asynccontextmanager
     async def _at(self, devices: Collection[Bdf]) -> AsyncIterator[None]:
         """One worker a group; several are taken in one order, so that none wait in a ring."""
-        mates = {mate for bdf in devices for mate in await self._bench.mates(bdf)}
+        mates = {mate for bdf in devices for mate in await self._device_ops.mates(bdf)}
         async with contextlib.AsyncExitStack() as stack:
             for bdf in sorted(mates):
                 await stack.enter_async_context(self._locks.setdefault(bdf, asyncio.Lock()))
@@ -174,7 +174,7 @@ class Workshop:
             return False
         if any(self._asks_for_reset(bdf) for bdf in devices):
             return False
-        return all([await self._bench.is_with_vfio(bdf) for bdf in devices])
+        return all([await self._device_ops.is_with_vfio(bdf) for bdf in devices])
 
     async def _rows(self, devices: Collection[Bdf]) -> dict[Bdf, GpuCondition]:
         rows = await self._store.read(lambda tx: tx.gpu_conditions())
@@ -200,7 +200,7 @@ class Workshop:
         dirty |= {bdf for bdf in devices if self._asks_for_reset(bdf)}
         try:
             async with self._released():
-                await self._bench.prove_unheld(devices)
+                await self._device_ops.prove_unheld(devices)
                 await self._restore(devices, dirty)
                 modes = await self._settle_modes(devices, mode, board)
         except AgentError as error:
@@ -208,11 +208,11 @@ class Workshop:
             raise
         now = self._clock.now()
         await self._store.transact(lambda tx: finish(tx, devices, modes, now))
-        self.changed.ring()
+        self.changed.notify()
 
     async def _restore(self, devices: Sequence[Bdf], dirty: Collection[Bdf]) -> None:
         """All of them with vfio and sound, or the first error; each that is unsound is told."""
-        errors = await self._bench.restore(devices, dirty, self._was_reset)
+        errors = await self._device_ops.restore(devices, dirty, self._was_reset)
         for error in errors[1:]:  # of the first the caller takes care
             if isinstance(error, UnqualifiedError | StuckError):
                 await self._quarantine(error.bdf, describe(error))
@@ -245,14 +245,14 @@ class Workshop:
         now = self._clock.now()
         await self._store.transact(lambda tx: begin(tx, others, None, now))
         try:
-            await self._bench.prove_unheld([*devices, *others])
+            await self._device_ops.prove_unheld([*devices, *others])
             for bdf in others:
-                await self._bench.give_to_vfio(bdf)
+                await self._device_ops.give_to_vfio(bdf)
             # The enclave's own come last: if this is interrupted, their mode shows that the
             # board is not done, and all of it is done again.
             for bdf in (*others, *devices):
                 await modes.bring_to(bdf, mode)
-                await self._bench.prove_sound(bdf)
+                await self._device_ops.prove_sound(bdf)
             found = {bdf: await modes.proven(bdf, mode) for bdf in others}
         except AgentError as error:
             await self._fail(others, error)
@@ -276,4 +276,4 @@ class Workshop:
         await self._store.transact(lambda tx: give_up(tx, devices, fault, now))
         if isinstance(error, UnqualifiedError | StuckError):
             await self._quarantine(error.bdf, fault)
-        self.changed.ring()
+        self.changed.notify()

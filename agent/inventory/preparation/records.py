@@ -17,7 +17,7 @@ from agent.model.preparation import GpuCondition
 from agent.store.port import Reader, Transaction
 
 
-class Place(NamedTuple):
+class DevicePlace(NamedTuple):
     """Where a device sits. `board`: all that is brought to another mode together with it.
 
     `mode_kinds`: the kinds of mode that it has, as the tool names them. `viable`: its IOMMU group

@@ -14,7 +14,7 @@ from agent.errors import AgentError, describe
 from agent.host.clock import Clock
 from agent.host.wake import Wake
 from agent.inventory.preparation.records import (
-    Place,
+    DevicePlace,
     distrust,
     unknown,
     unowned,
@@ -31,7 +31,7 @@ _BACKOFF_S, _BACKOFF_AT_MOST_S = 10.0, 300.0
 _HEALED_EVERY_S = 3600.0  # what a reset did not mend is not mended by another a moment later
 
 
-class Keeper:
+class Requalifier:
     """`requalify`: make one free. `modes_matter`: one whose mode is not known is not usable.
 
     `changed`: rung when a device may have become dirty or free.
@@ -44,7 +44,7 @@ class Keeper:
         changed: Wake,
         *,
         present: Callable[[], Collection[Bdf]],
-        place_of: Callable[[Bdf], Place | None],
+        place_of: Callable[[Bdf], DevicePlace | None],
         requalify: Callable[[Bdf], Awaitable[None]],
         modes_matter: bool,
     ) -> None:
@@ -127,7 +127,7 @@ class Keeper:
             await asyncio.sleep(min(_BACKOFF_S * 2 ** min(failed - 1, 8), _BACKOFF_AT_MOST_S))
         finally:
             del self._cleaning[bdf]
-            self._changed.ring()
+            self._changed.notify()
 
     def _may_be_cleaned(self, bdf: Bdf) -> bool:
         place = self._place_of(bdf)

@@ -12,7 +12,7 @@ import msgspec
 from agent.errors import describe
 from agent.traffic.port import StaleGenerationError, TrafficError
 from agent.traffic.proxy import messages
-from agent.traffic.proxy.messages import Answer, Request
+from agent.traffic.proxy.messages import ProxyReply, Request
 from agent.traffic.proxy.router import Router
 
 
@@ -47,30 +47,30 @@ class Control:
                 await writer.drain()
         writer.close()
 
-    async def _answer(self, line: bytes) -> Answer:
+    async def _answer(self, line: bytes) -> ProxyReply:
         try:
             return await self._carry_out(self._decoder.decode(line))
         except msgspec.MsgspecError as error:
-            return Answer(error=f"the traffic proxy does not understand: {error}")
+            return ProxyReply(error=f"the traffic proxy does not understand: {error}")
         except TrafficError as error:
-            return Answer(error=describe(error), stale=isinstance(error, StaleGenerationError))
+            return ProxyReply(error=describe(error), stale=isinstance(error, StaleGenerationError))
 
-    async def _carry_out(self, request: Request) -> Answer:
+    async def _carry_out(self, request: Request) -> ProxyReply:
         match request:
             case messages.Version():
-                return Answer(protocol=messages.PROTOCOL, pid=os.getpid())
+                return ProxyReply(protocol=messages.PROTOCOL, pid=os.getpid())
             case messages.Apply(order=order):
                 await self._router.apply(order)
             case messages.Remove(deployment=deployment):
                 await self._router.remove(deployment)
             case messages.Observe():
-                return Answer(orders=self._router.orders)
+                return ProxyReply(orders=self._router.orders)
             case messages.Connections(endpoint=endpoint):
-                return Answer(count=self._router.connections(endpoint))
+                return ProxyReply(count=self._router.connections(endpoint))
             case messages.Reset(endpoint=endpoint):
-                return Answer(count=self._router.reset(endpoint))
+                return ProxyReply(count=self._router.reset(endpoint))
             case messages.Shutdown():
                 self._router.close()
                 self._router.forget()
                 self.stop.set()
-        return Answer()
+        return ProxyReply()

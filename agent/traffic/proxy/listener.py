@@ -23,7 +23,7 @@ _TRANSIENT = frozenset({errno.ECONNABORTED, errno.EPERM, errno.EPROTO})
 Accepted = Callable[[socket.socket, Endpoint], None]
 
 
-class Listener:
+class ProxyListener:
     """Opening it binds the port, or raises OSError. It refuses until it has targets."""
 
     def __init__(self, listen: Listen, accepted: Accepted) -> None:

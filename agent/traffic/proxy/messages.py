@@ -47,7 +47,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown", tag_field="op"):
 Request = Version | Apply | Remove | Observe | Connections | Reset | Shutdown
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class ProxyReply(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer to any request; which fields count depends on it. `stale` goes with `error`."""
 
     error: str | None = None

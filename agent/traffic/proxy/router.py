@@ -21,7 +21,7 @@ from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
 from agent.traffic.port import Binding, RouteOrder, StaleGenerationError, TrafficError
 from agent.traffic.proxy.dialling import Dialler
-from agent.traffic.proxy.listener import Listener
+from agent.traffic.proxy.listener import ProxyListener
 from agent.traffic.proxy.relay import Relay
 
 _MAX_STATE_BYTES = 4 << 20
@@ -35,7 +35,7 @@ class Router:
         self._state_file = state_file
         self._lock = asyncio.Lock()
         self._orders: dict[str, RouteOrder] = {}
-        self._listeners: dict[Listen, Listener] = {}
+        self._listeners: dict[Listen, ProxyListener] = {}
         self._relays: dict[Endpoint, dict[Relay, asyncio.Task[None]]] = {}
         self._dialler = Dialler()
 
@@ -111,7 +111,7 @@ class Router:
         """Nothing is to be resumed."""
         self._state_file.unlink(missing_ok=True)
 
-    def _open(self, order: RouteOrder) -> dict[Listen, Listener]:
+    def _open(self, order: RouteOrder) -> dict[Listen, ProxyListener]:
         """Bind the order's new listeners and let the kernel take connections for it."""
         wanted = [binding.listen for binding in order.bindings]
         for listen in wanted:
@@ -121,7 +121,7 @@ class Router:
             for held in _listens(other) if other.deployment != order.deployment else ():
                 if taken := [listen for listen in wanted if listen.overlaps(held)]:
                     raise TrafficError(f"{taken[0]} is taken by {other.deployment} on {held}")
-        fresh: dict[Listen, Listener] = {}
+        fresh: dict[Listen, ProxyListener] = {}
         for binding in order.bindings:
             try:
                 self._ready(binding, fresh)
@@ -131,21 +131,21 @@ class Router:
                 raise TrafficError(f"{binding.listen} cannot be listened on: {reason}") from error
         return fresh
 
-    def _ready(self, binding: Binding, fresh: dict[Listen, Listener]) -> None:
+    def _ready(self, binding: Binding, fresh: dict[Listen, ProxyListener]) -> None:
         listener = self._listeners.get(binding.listen)
         if listener is None:
-            listener = fresh[binding.listen] = Listener(binding.listen, self._accepted)
+            listener = fresh[binding.listen] = ProxyListener(binding.listen, self._accepted)
         if binding.endpoints:
             listener.prepare()
 
-    def _undo(self, order: RouteOrder, fresh: Mapping[Listen, Listener]) -> None:
+    def _undo(self, order: RouteOrder, fresh: Mapping[Listen, ProxyListener]) -> None:
         for listener in fresh.values():
             listener.close()
         for listen in _listens(order):
             if listen in self._listeners:
                 self._listeners[listen].unprepare()
 
-    def _switch(self, order: RouteOrder, fresh: Mapping[Listen, Listener]) -> None:
+    def _switch(self, order: RouteOrder, fresh: Mapping[Listen, ProxyListener]) -> None:
         """Everything at once; nothing here can fail."""
         before = self._orders.get(order.deployment)
         self._listeners.update(fresh)

@@ -46,7 +46,7 @@ class Leasing:
         self._releases = releases
         self._supply = supply
         self._changed = changed
-        self._bell = Wake()
+        self._wakeup = Wake()
 
     async def grant(self, wanted: NewLease, caller: Caller) -> Lease:
         """Promise capacity. Raises RefusedError, FieldError, UnknownNameError, ConflictError."""
@@ -75,12 +75,12 @@ class Leasing:
     async def keep(self) -> None:
         """End leases when their time is up, for ever. Raises StoreError: call it again."""
         while True:
-            seen = self._bell.count
+            seen = self._wakeup.count
             now = self._clock.now()
             if await self._store.read(lambda tx: due(tx, now)):  # noqa: B023 - run at once
                 await self._store.transact(lambda tx: expire(tx, now))  # noqa: B023 - run at once
                 self._changed()
-            await self._bell.beyond(seen, await self._seconds_to_the_next())
+            await self._wakeup.beyond(seen, await self._seconds_to_the_next())
 
     async def _seconds_to_the_next(self) -> float:
         rows, now = await self._store.read(lambda tx: tx.leases()), self._clock.now()
@@ -88,7 +88,7 @@ class Leasing:
         return max(0.0, min([_LOOK_AGAIN_S, *left]))
 
     def _told(self) -> None:
-        self._bell.ring()
+        self._wakeup.notify()
         self._changed()
 
     async def _demand(self, wanted: NewLease) -> Demand:

@@ -25,7 +25,7 @@ from agent.updates.admission.admit import holdings
 from agent.updates.admission.gpus import recorded
 
 
-def regroup(
+def reassign_gpus(
     tx: Transaction,
     enclave_id: EnclaveId,
     supply: HostSupply | None,

@@ -32,7 +32,7 @@ _PASSES = frozenset({ReasonCode.GPUS_DIRTY, ReasonCode.INVENTORY_INCOMPLETE})
 _MAY_BE_MENDED_S = 600.0  # a GPU that fell ill with the version that failed is reset first
 
 
-class BringingBack:
+class RestartOld:
     """Ends when nothing is owed to the deployment any more. Raises AgentError: call it again."""
 
     def __init__(
@@ -61,7 +61,7 @@ class BringingBack:
     async def _try(self, name: DeploymentName) -> bool:
         supply, now = await self._supply(), self._now()
         return await self._store.transact(
-            lambda tx: bring_back(tx, name, supply, self._missing, now)
+            lambda tx: restart_old(tx, name, supply, self._missing, now)
         )
 
 
@@ -73,7 +73,7 @@ def owe(tx: Transaction, name: DeploymentName, number: int) -> None:
     tx.append(_event(name, "owed", f"revision {number}, which served before"))
 
 
-def bring_back(
+def restart_old(
     tx: Transaction, name: DeploymentName, supply: HostSupply, missing: Missing, now: Instant
 ) -> bool:
     """Start what is owed, or give it up with an event that says why; False: try again soon.

@@ -43,7 +43,7 @@ from agent.updates.admission.lookup import (
 from agent.updates.admission.requests import ask_for_change, ask_for_new, require_signed, resolve
 from agent.updates.admission.rows import Options, Terms
 from agent.updates.admission.warm_rollback import roll_back_warm, warm_enclave
-from agent.updates.engine.engine import DRAINING, EngineRoom
+from agent.updates.engine.engine import DRAINING, EngineRuntime
 from agent.updates.engine.executor import UnknownEnclaveError
 from agent.updates.errors import (
     ConflictError,
@@ -60,18 +60,18 @@ from agent.updates.snapshot.snapshot import Snapshot
 class UpdateEngine:
     """Implements `agent.updates.port.Engine`."""
 
-    def __init__(self, room: EngineRoom, *, revert_after_switch: bool = True) -> None:
-        self._room = room
-        self._parts = room.parts
-        self._store = room.parts.store
+    def __init__(self, runtime: EngineRuntime, *, revert_after_switch: bool = True) -> None:
+        self._runtime = runtime
+        self._parts = runtime.parts
+        self._store = runtime.parts.store
         self._revert_after_switch = revert_after_switch
-        self.changed: Wake = room.board.changed
-        self.leases = room.leases
-        self.gpus: Gpus = room.parts.gpus
+        self.changed: Wake = runtime.publisher.changed
+        self.leases = runtime.leases
+        self.gpus: Gpus = runtime.parts.gpus
 
     @property
     def snapshot(self) -> Snapshot:
-        return self._room.board.snapshot
+        return self._runtime.publisher.snapshot
 
     async def deploy(self, request: NewDeployment, caller: Caller) -> Update:
         """Create a deployment."""
@@ -79,19 +79,19 @@ class UpdateEngine:
         if await self._store.read(lambda tx: tx.deployment(name)) is not None:
             raise ConflictError("exists", f"deployment {name} exists already; update it instead")
         release = await resolve(self._parts.releases, request.repo, request.tag)
-        async with self._room.secrets.staging(name, request.secrets) as staged:
+        async with self._runtime.secrets.staging(name, request.secrets) as staged:
             ask = ask_for_new(request, release, staged.versions, self._parts.traffic)
             update = await self._admit(ask, staged, caller, new=True)
-        await self._room.refresh(name)
+        await self._runtime.refresh(name)
         return update
 
     async def update(self, name: DeploymentName, change: Change, caller: Caller) -> Update:
         """Update a deployment to another tag, other variables, secrets or listeners."""
         before = await self._store.read(lambda tx: current(tx, name))
-        async with self._room.secrets.staging(name, values(change)) as staged:
+        async with self._runtime.secrets.staging(name, values(change)) as staged:
             ask = await self._ask(before, change, staged.versions)
             update = await self._admit(ask, staged, caller, new=False)
-        await self._room.refresh(name)
+        await self._runtime.refresh(name)
         return update
 
     async def _ask(self, before: Revision, change: Change, secrets: Mapping[str, int]) -> Ask:
@@ -118,21 +118,23 @@ class UpdateEngine:
         return await self._store.transact(work)
 
     async def _terms(self, caller: Caller) -> Terms:
-        return Terms(supply=await self._room.supply(), now=self._parts.clock.now(), caller=caller)
+        return Terms(
+            supply=await self._runtime.supply(), now=self._parts.clock.now(), caller=caller
+        )
 
     async def _admit_revision(
         self, revision: Revision, options: Options, caller: Caller
     ) -> Update:
         """Of a revision whose signature was asked for again; its secrets must be here still."""
         name, number = revision.deployment, revision.number
-        missing = self._parts.vault.missing(name, revision.secrets)
+        missing = self._parts.secret_values.missing(name, revision.secrets)
         if missing:
             options = msgspec.structs.replace(options, obstacles=(secrets_gone(missing),))
         terms = await self._terms(caller)
         update = await self._store.transact(
             lambda tx: admit_revision(tx, name, number, options, terms)
         )
-        await self._room.refresh(name)
+        await self._runtime.refresh(name)
         return update
 
     async def rollback(self, name: DeploymentName, to: str | int | None, caller: Caller) -> Update:
@@ -144,7 +146,7 @@ class UpdateEngine:
         def back(tx: Transaction) -> Update | None:
             deployment = existing(tx, name)
             row = warm_enclave(tx, deployment, revision.number)
-            if row is None or not self._room.is_well(row):
+            if row is None or not self._runtime.is_well(row):
                 return None
             return roll_back_warm(tx, deployment, row, now, caller)
 
@@ -175,7 +177,7 @@ class UpdateEngine:
         """Until the switch is decided."""
 
         def work(tx: Transaction) -> Update:
-            update = to_cancel(tx, name, self._room.is_well)
+            update = to_cancel(tx, name, self._runtime.is_well)
             if update.cancel_requested or update.decided is not Decided.UNDECIDED:
                 return update
             return flag(tx, update, caller, cancel_requested=True)
@@ -183,7 +185,7 @@ class UpdateEngine:
         return await self._flagged(name, await self._store.transact(work))
 
     async def _flagged(self, name: DeploymentName, update: Update) -> Update:
-        await self._room.refresh(name)
+        await self._runtime.refresh(name)
         return update
 
     async def retry(self, name: DeploymentName, caller: Caller) -> Update:
@@ -225,7 +227,7 @@ class UpdateEngine:
 
         revision = await self._store.read(target)
         await require_signed(self._parts.releases, revision)
-        if await self._room.secrets.only_current(revision):
+        if await self._runtime.secrets.only_current(revision):
             return await self.update(name, Change(), caller)
         return await self._admit_revision(revision, Options(), caller)
 
@@ -255,21 +257,21 @@ class UpdateEngine:
             sign(tx, event, caller)
 
         await self._store.transact(work)
-        await self._room.refresh(name)
+        await self._runtime.refresh(name)
 
     async def set_secrets(
         self, name: DeploymentName, values: Mapping[str, str | None], caller: Caller
     ) -> tuple[str, ...]:
         """Record new values; restart nothing."""
         await self._store.read(lambda tx: named(tx, name))
-        async with self._room.secrets.staging(name, values) as staged:
+        async with self._runtime.secrets.staging(name, values) as staged:
 
             def work(tx: Transaction) -> None:
                 named(tx, name)
                 staged.record(tx, caller)
 
             await self._store.transact(work)
-        await self._room.refresh(name)
+        await self._runtime.refresh(name)
         facts = self.snapshot.deployments.get(name)
         return facts.stale_secrets if facts else ()
 
@@ -278,7 +280,7 @@ class UpdateEngine:
         asked = await self._question(question)
         if isinstance(asked, Decision):
             return asked
-        supply, now = await self._room.supply(), self._parts.clock.now()
+        supply, now = await self._runtime.supply(), self._parts.clock.now()
         return await self._store.read(lambda tx: judge(tx, asked, supply, now).decision)
 
     async def _question(self, wanted: PlanQuestion) -> Question | Decision:
@@ -296,7 +298,7 @@ class UpdateEngine:
             strategy=wanted.strategy,
             variables=dict.fromkeys(wanted.variables, ""),  # that there is one is what matters
         )
-        staged = await self._room.secrets.stage(name, {})
+        staged = await self._runtime.secrets.stage(name, {})
         try:
             secrets = dict.fromkeys(wanted.secrets, 0) | staged.versions
             ask = await self._ask(before, change, secrets)
@@ -321,7 +323,7 @@ class UpdateEngine:
             sign(tx, EventDraft(kind="host", to=kind), caller)
 
         await self._store.transact(work)
-        self._room.show_draining(draining)
+        self._runtime.show_draining(draining)
 
     async def see_epoch(self, caller: Caller) -> None:
         """Of a coordinator that asks for something: recorded before anything else is done."""
@@ -357,18 +359,18 @@ class UpdateEngine:
     async def evidence(self, enclave_id: EnclaveId, nonce: bytes | None) -> Evidence:
         """What an enclave's evidence is worth."""
         try:
-            return await self._room.executor.evidence(enclave_id, nonce)
+            return await self._runtime.executor.evidence(enclave_id, nonce)
         except UnknownEnclaveError as error:
             raise UnknownNameError(f"no enclave {enclave_id}") from error
 
     async def images(self) -> Sequence[KeptImage]:
         """What is kept of releases."""
-        await self._room.protect_images()
+        await self._runtime.protect_images()
         return await self._parts.releases.images()
 
     async def prune_images(self, unused_for_s: float) -> Sequence[KeptImage]:
         """Remove what nothing needs."""
-        return await self._room.prune_images(unused_for_s)
+        return await self._runtime.prune_images(unused_for_s)
 
     async def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
         """The console's tail of an enclave that is recorded, as it is now."""

@@ -15,7 +15,7 @@ from agent.model.update import Draining, Soaking
 from agent.store.port import Reader, Store
 from agent.traffic.port import RouteOrder, Traffic
 from agent.updates.engine.executor import Executor
-from agent.updates.engine.wakeups import Bells
+from agent.updates.engine.wakeups import Wakeups
 from agent.updates.snapshot.rows import Rows
 
 _COUNT_EVERY = 3  # looks while nothing changes: the kernel walks its whole table for a count
@@ -29,13 +29,13 @@ class DataPlaneWatch:
         store: Store,
         traffic: Traffic,
         executor: Executor,
-        bells: Bells,
+        wakeups: Wakeups,
         holds: Callable[[DeploymentName], bool],
     ) -> None:
         self._store = store
         self._traffic = traffic
         self._executor = executor
-        self._bells = bells
+        self._wakeups = wakeups
         self._holds = holds
         self.connections: dict[EnclaveId, int] = {}
         self._quiet = 0  # looks since something changed
@@ -67,7 +67,7 @@ class DataPlaneWatch:
             if order is not None and order == in_force.get(name):
                 applied[name] = order.generation
             elif applied.pop(name, None) is not None:
-                self._bells.of(name).ring()
+                self._wakeups.of(name).notify()
 
     def orders(self, tx: Reader) -> dict[DeploymentName, RouteOrder]:
         """The recorded routes."""

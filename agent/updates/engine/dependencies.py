@@ -20,11 +20,11 @@ from agent.updates.admission.gpus import NoPreparation, Preparation
 from agent.updates.engine.host_shutdown import AskHost, stays_up
 from agent.updates.engine.preflight import Preflight, no_preflight
 from agent.updates.planner.types import Policy
-from agent.updates.secrets.values import Vault
+from agent.updates.secrets.values import SecretValues
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class EngineDependencies:
     """What the composition root joins."""
 
     store: Store
@@ -34,7 +34,7 @@ class Parts:
     probes: Probes
     traffic: Traffic
     attestation: Attestation
-    vault: Vault
+    secret_values: SecretValues
     gpus: Gpus
     supply: Callable[[], Awaitable[HostSupply]]
     policy: Policy

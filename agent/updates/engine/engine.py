@@ -13,28 +13,28 @@ import msgspec
 from agent.capacity.supply import HostSupply
 from agent.enclaves.port import VmPhase
 from agent.errors import AgentError, describe
-from agent.host.liveness import Pulse
+from agent.host.liveness import Liveness
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.releases.port import KeptImage
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.leases import Leasing
-from agent.updates.admission.reassign_gpus import regroup
-from agent.updates.admission.restart_old import BringingBack
+from agent.updates.admission.reassign_gpus import reassign_gpus
+from agent.updates.admission.restart_old import RestartOld
 from agent.updates.engine.data_plane import DataPlaneWatch
-from agent.updates.engine.dependencies import Parts
+from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.executor import Executor
-from agent.updates.engine.host_shutdown import HostEnd
+from agent.updates.engine.host_shutdown import HostShutdown
 from agent.updates.engine.launch_order import biggest_first
-from agent.updates.engine.observer import Lookout
+from agent.updates.engine.observer import Observer
 from agent.updates.engine.reconciler import Reconciler
-from agent.updates.engine.restored_orphans import Foundlings
-from agent.updates.engine.wakeups import Bells
+from agent.updates.engine.restored_orphans import RestoredOrphans
+from agent.updates.engine.wakeups import Wakeups
 from agent.updates.planner.alarms import alarms
 from agent.updates.secrets.versions import Secrets
-from agent.updates.snapshot.forecast import OutlookMaker, needed_digests
-from agent.updates.snapshot.publisher import Board
+from agent.updates.snapshot.forecast import Forecaster, needed_digests
+from agent.updates.snapshot.publisher import SnapshotPublisher
 from agent.updates.snapshot.rows import Observation, Rows, situation
 from agent.updates.snapshot.snapshot import HostFacts
 
@@ -42,38 +42,38 @@ log = logging.getLogger(__name__)
 
 DRAINING = "draining"  # a key of the store's meta table
 
-_OUTLOOK_EVERY_S = 10.0
-_OUTLOOK_AT_MOST_EVERY_S = 0.5
-_OUTLOOK_AFTER_S = 0.1  # what changed the rows (a switch) is being done now: do not slow it
+_FORECAST_EVERY_S = 10.0
+_FORECAST_AT_MOST_EVERY_S = 0.5
+_FORECAST_AFTER_S = 0.1  # what changed the rows (a switch) is being done now: do not slow it
 _RESTART_AFTER_S = 1.0
 _IMAGES_EVERY_S = 3600.0
 _TURN_S = 60.0  # a turn reads and writes the store and asks the data plane; it takes milliseconds
 
 
-class EngineRoom:
+class EngineRuntime:
     """Everything that runs. `service.UpdateEngine` puts the requests on top of it."""
 
-    def __init__(self, parts: Parts, host: HostFacts) -> None:
+    def __init__(self, parts: EngineDependencies, host: HostFacts) -> None:
         self.parts = parts
-        self.board = Board(host, parts.clock, parts.vault)
-        self.secrets = Secrets(parts.store, parts.vault, self.board.show_alarms)
-        self.bells = Bells()
-        self.pulse = Pulse(parts.clock)
+        self.publisher = SnapshotPublisher(host, parts.clock, parts.secret_values)
+        self.secrets = Secrets(parts.store, parts.secret_values, self.publisher.show_alarms)
+        self.wakeups = Wakeups()
+        self.liveness = Liveness(parts.clock)
         self._rows_changed = Wake()
-        self._host_end = HostEnd(parts.host_stopping, parts.clock)
+        self._host_shutdown = HostShutdown(parts.host_stopping, parts.clock)
         self._latest_supply: HostSupply | None = None
         self._known: dict[DeploymentName, set[EnclaveId]] = {}  # those whose end is to be seen
         self._reconcilers: dict[DeploymentName, tuple[Reconciler, asyncio.Task[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._foundlings = Foundlings(
+        self._orphans = RestoredOrphans(
             store=parts.store,
             enclaves=parts.enclaves,
             probes=parts.probes,
             traffic=parts.traffic,
-            board=self.board,
+            publisher=self.publisher,
             clock=parts.clock,
             policy=parts.policy,
-            bells=self.bells,
+            wakeups=self.wakeups,
         )
         self.executor = Executor(
             store=parts.store,
@@ -88,23 +88,23 @@ class EngineRoom:
             now=parts.clock.now,
             measured=parts.measured,
             preflight=parts.preflight,
-            keeps_route=self._foundlings.keeps,
-            bring_back=BringingBack(
+            keeps_route=self._orphans.keeps,
+            restart_old=RestartOld(
                 store=parts.store,
                 gpus=parts.gpus,
-                missing=parts.vault.missing,
+                missing=parts.secret_values.missing,
                 supply=self.supply,
                 now=parts.clock.now,
             ),
         )
         self.data_plane = DataPlaneWatch(
-            parts.store, parts.traffic, self.executor, self.bells, self._foundlings.holds
+            parts.store, parts.traffic, self.executor, self.wakeups, self._orphans.holds
         )
-        self._lookout = Lookout(parts, self.executor, self.data_plane)
-        self.outlooks = OutlookMaker(
+        self._observer = Observer(parts, self.executor, self.data_plane)
+        self.forecaster = Forecaster(
             parts.store,
             parts.releases,
-            parts.vault,
+            parts.secret_values,
             supply=self.supply,
             is_well=self.is_well,
             now=parts.clock.now,
@@ -115,7 +115,7 @@ class EngineRoom:
             parts.clock,
             parts.releases,
             supply=self.supply,
-            changed=self._rows_changed.ring,
+            changed=self._rows_changed.notify,
         )
 
     async def start(self) -> None:
@@ -123,13 +123,13 @@ class EngineRoom:
         parts = self.parts
         rows, names = await parts.store.read(_everything)
         draining = await parts.store.read(lambda tx: tx.meta(DRAINING))
-        self.board.show_host(draining=draining == "yes")
+        self.publisher.show_host(draining=draining == "yes")
         await parts.gpus.start()
         self._show_inventory()
         await parts.enclaves.start()
         rows = await self._take_over(rows)
         await self.data_plane.compare()
-        parts.vault.forget_others(set(names))
+        parts.secret_values.forget_others(set(names))
         for name in names:
             await self.secrets.sweep(name)
         parts.enclaves.forget_others([row.id for row in rows])
@@ -144,21 +144,21 @@ class EngineRoom:
             self.own(name)
         for reconciler, _ in list(self._reconcilers.values()):
             await reconciler.settled.wait()
-        self._tasks.append(asyncio.create_task(self._keep_outlook()))
+        self._tasks.append(asyncio.create_task(self._keep_forecast()))
         keeping = (self.leases.keep, parts.preparation.keep, self._keep_images, self.secrets.keep)
         self._tasks += [asyncio.create_task(self._keep(keep)) for keep in keeping]
-        self._tasks.append(asyncio.create_task(self._foundlings.settle(self._apply_anew)))
-        self.board.show_ready(())
+        self._tasks.append(asyncio.create_task(self._orphans.settle(self._apply_anew)))
+        self.publisher.show_ready(())
 
     async def _take_over(self, rows: list[Enclave]) -> list[Enclave]:
         """Adopt VMs and data plane; returns the rows as they are then."""
         parts = self.parts
-        spare = await self._foundlings.find(rows)
+        spare = await self._orphans.find(rows)
         rows = await parts.store.read(lambda tx: tx.enclaves())
         await parts.preparation.start()
         await asyncio.gather(parts.enclaves.adopt(rows, spare), parts.traffic.start())
         wanted = await parts.store.read(self.data_plane.orders)
-        self._foundlings.hold(wanted, await parts.traffic.observe(), rows)
+        self._orphans.hold(wanted, await parts.traffic.observe(), rows)
         return rows
 
     def _apply_anew(self, name: DeploymentName) -> None:
@@ -173,8 +173,8 @@ class EngineRoom:
 
     def show_draining(self, draining: bool) -> None:
         """The host was told to admit nothing new, or to admit again."""
-        self.board.show_host(draining=draining)
-        self._rows_changed.ring()
+        self.publisher.show_host(draining=draining)
+        self._rows_changed.notify()
 
     def is_well(self, row: Enclave) -> bool:
         """Whether the VM of this launch runs, and nothing is known against health or evidence."""
@@ -203,10 +203,10 @@ class EngineRoom:
     async def supply(self) -> HostSupply:
         """What the host has now, with the drain that was asked for."""
         supply = await self.parts.supply()
-        held = self._foundlings.listeners()
+        held = self._orphans.listeners()
         self._latest_supply = msgspec.structs.replace(
             supply,
-            draining=self.board.snapshot.host.draining,
+            draining=self.publisher.snapshot.host.draining,
             foreign_listeners=tuple(one for one in supply.foreign_listeners if one not in held),
         )
         return self._latest_supply
@@ -220,7 +220,7 @@ class EngineRoom:
         """Have a new or changed deployment owned, moved and shown."""
         reconciler = self.own(name)
         await reconciler.show()
-        self.bells.ring()
+        self.wakeups.notify()
 
     def own(self, name: DeploymentName) -> Reconciler:
         """The reconciler of a deployment, started if it is not there."""
@@ -231,15 +231,15 @@ class EngineRoom:
             name,
             store=self.parts.store,
             clock=self.parts.clock,
-            bells=self.bells,
-            busy=lambda: self.pulse.busy(f"reconcile {name}", _TURN_S),
+            wakeups=self.wakeups,
+            busy=lambda: self.liveness.busy(f"reconcile {name}", _TURN_S),
             observe=self._observe,
             perform=self.executor.perform,
             publish=self._publish,
-            regroup=self._regroup,
+            reassign_gpus=self._reassign_gpus,
             console_tail=self._console_tail,
             drain_console=self.parts.enclaves.drain_console,
-            well=lambda: self.board.clear_problem(_problem_key(name)),
+            well=lambda: self.publisher.clear_problem(_problem_key(name)),
         )
         task = asyncio.create_task(self._supervise(reconciler), name=f"reconcile:{name}")
         self._reconcilers[name] = (reconciler, task)
@@ -252,7 +252,7 @@ class EngineRoom:
                 await reconciler.run()
             except Exception as error:  # the owner of the task: told once, run again
                 code = error.code if isinstance(error, AgentError) else "internal"
-                news = self.board.raise_problem(
+                news = self.publisher.raise_problem(
                     _problem_key(reconciler.name),
                     code=code,
                     severity="error",
@@ -264,7 +264,7 @@ class EngineRoom:
                 await asyncio.sleep(_RESTART_AFTER_S)
             else:
                 self._reconcilers.pop(reconciler.name, None)
-                self.bells.forget(reconciler.name)
+                self.wakeups.forget(reconciler.name)
                 return
 
     async def _forward_vms(self) -> None:
@@ -273,7 +273,7 @@ class EngineRoom:
         seen = changed.count
         while True:
             seen = await changed.beyond(seen)
-            self.bells.ring()
+            self.wakeups.notify()
 
     async def _forward_health(self) -> None:
         """To whom it concerns."""
@@ -284,7 +284,7 @@ class EngineRoom:
             news = probes.take_news()
             for name, known in self._known.items():
                 if not news.isdisjoint(known):
-                    self.bells.of(name).ring()
+                    self.wakeups.of(name).notify()
 
     async def _follow_inventory(self) -> None:
         gpus = self.parts.gpus
@@ -296,30 +296,30 @@ class EngineRoom:
     def _show_inventory(self) -> None:
         inventory = self.parts.gpus.inventory
         if inventory is not None:
-            self.board.show_inventory(inventory)
+            self.publisher.show_inventory(inventory)
 
-    async def _keep_outlook(self) -> None:
+    async def _keep_forecast(self) -> None:
         """Soon after rows change, and now and then: outlook, connections, the data plane."""
         changed = True
         while True:
             seen = self._rows_changed.count
-            self.pulse.promise("outlook", _OUTLOOK_EVERY_S + _TURN_S)
+            self.liveness.promise("outlook", _FORECAST_EVERY_S + _TURN_S)
             try:
-                self.board.show_outlook(await self.outlooks.make())
-                await self.data_plane.look(self.board.rows.values(), changed=changed)
+                self.publisher.show_forecast(await self.forecaster.make())
+                await self.data_plane.look(self.publisher.rows.values(), changed=changed)
                 await self.protect_images()
-                self.board.clear_problem("outlook")
+                self.publisher.clear_problem("outlook")
             except AgentError as error:
-                self.board.raise_problem(
+                self.publisher.raise_problem(
                     "outlook",
                     code=error.code,
                     severity="warning",
                     detail=describe(error),
                     mend="see the log; it is tried again",
                 )
-            await asyncio.sleep(_OUTLOOK_AT_MOST_EVERY_S)
-            changed = await self._rows_changed.beyond(seen, _OUTLOOK_EVERY_S) > seen
-            await asyncio.sleep(_OUTLOOK_AFTER_S)
+            await asyncio.sleep(_FORECAST_AT_MOST_EVERY_S)
+            changed = await self._rows_changed.beyond(seen, _FORECAST_EVERY_S) > seen
+            await asyncio.sleep(_FORECAST_AFTER_S)
 
     async def _keep(self, keep: Callable[[], Awaitable[None]]) -> None:
         """Have it done for ever: a store that fails for a while must not end it."""
@@ -335,17 +335,17 @@ class EngineRoom:
         enclaves = rows.enclaves if rows else await parts.store.read(lambda tx: tx.enclaves(name))
         if rows:
             await self.data_plane.recount_draining(rows)
-            self._lookout.watch(rows)
-            if any(self._lookout.wants_others(row) for row in enclaves):
+            self._observer.watch(rows)
+            if any(self._observer.wants_others(row) for row in enclaves):
                 await self._know_supply()
-        seen = self._lookout.look(name, enclaves)
-        stopping = await self._host_end.stopping(enclaves, seen.vms)
+        seen = self._observer.look(name, enclaves)
+        stopping = await self._host_shutdown.stopping(enclaves, seen.vms)
         return dataclasses.replace(seen, host_stopping=stopping)
 
     def _publish(self, name: DeploymentName, rows: Rows | None) -> None:
-        before = self.board.rows.get(name)
+        before = self.publisher.rows.get(name)
         if rows != before:
-            self._rows_changed.ring()
+            self._rows_changed.notify()
             self.parts.gpus.look_soon()
         present = {row.id for row in rows.enclaves} if rows else set()
         gone = self._known.get(name, set()) - present
@@ -360,18 +360,18 @@ class EngineRoom:
             self.data_plane.connections.pop(enclave_id, None)
         if rows is None:
             del self._known[name]
-            self.board.show_alarms(name, {})
-            self.board.show(name, None, None)
+            self.publisher.show_alarms(name, {})
+            self.publisher.show(name, None, None)
             return
-        self._lookout.watch(rows)
-        seen = self._lookout.look(name, rows.enclaves)
+        self._observer.watch(rows)
+        seen = self._observer.look(name, rows.enclaves)
         not_taken = self.executor.not_taken.get(name)
-        self.board.show_alarms(name, alarms(situation(rows, seen), not_taken))
-        self.board.show(name, rows, seen)
+        self.publisher.show_alarms(name, alarms(situation(rows, seen), not_taken))
+        self.publisher.show(name, rows, seen)
 
-    def _regroup(self, tx: Transaction, enclave_id: EnclaveId) -> None:
+    def _reassign_gpus(self, tx: Transaction, enclave_id: EnclaveId) -> None:
         now = self.parts.clock.now()
-        regroup(tx, enclave_id, self._latest_supply, self._lookout.quarantined(), now)
+        reassign_gpus(tx, enclave_id, self._latest_supply, self._observer.quarantined(), now)
 
     def _console_tail(self, enclave_id: EnclaveId) -> str:
         return self.parts.enclaves.console_tail(enclave_id).decode(errors="replace")

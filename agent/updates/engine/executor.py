@@ -67,7 +67,7 @@ class Executor:
         now: Callable[[], Instant],
         measured: MeasurementCheck,
         keeps_route: Callable[[Deployment], bool],
-        bring_back: Callable[[DeploymentName], Awaitable[None]],
+        restart_old: Callable[[DeploymentName], Awaitable[None]],
         preflight: Preflight = no_preflight,
     ) -> None:
         self._store = store
@@ -83,7 +83,7 @@ class Executor:
         self._measured = measured
         self._keeps_route = keeps_route  # whether the data plane is to stay as it is
         self._preflight = preflight
-        self._bring_back = bring_back
+        self._restart_old = restart_old
         self.applied: dict[DeploymentName, int] = {}
         self.not_taken: dict[DeploymentName, str] = {}  # why the data plane refused a route last
         self.verdicts: dict[EnclaveId, Judged] = {}
@@ -129,8 +129,8 @@ class Executor:
                 self.applied.pop(name, None)
                 self.not_taken.pop(name, None)
                 self._secrets.forget(name)
-            case ActionKind.BRING_BACK:
-                await self._bring_back(name)
+            case ActionKind.RESTART_OLD:
+                await self._restart_old(name)
             case _:
                 assert_never(action.kind)
         return Outcome()

@@ -27,7 +27,7 @@ async def stays_up() -> bool:
     return False
 
 
-class HostEnd:
+class HostShutdown:
     """Asks only while a VM has ended by itself, and then not more often than every second.
 
     An agent that systemd stops before its VMs, as the shipped unit has it, never learns of a

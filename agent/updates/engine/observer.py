@@ -10,17 +10,17 @@ from agent.model.resources import GUEST_HTTPS_PORT
 from agent.model.revision import Revision
 from agent.probes.port import ProbeTarget, TcpCheck
 from agent.updates.engine.data_plane import DataPlaneWatch
-from agent.updates.engine.dependencies import Parts
+from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.executor import Executor
 from agent.updates.snapshot.rows import Observation, Rows
 
 
-class Lookout:
+class Observer:
     """Decides nothing."""
 
     def __init__(
         self,
-        parts: Parts,
+        parts: EngineDependencies,
         executor: Executor,
         data_plane: DataPlaneWatch,
     ) -> None:
@@ -42,8 +42,8 @@ class Lookout:
             connections=dict(self._data_plane.connections),
             applied_generation=self._executor.applied.get(name),
             firmware_changed_at=self._executor.firmware_changed_at,
-            values_here=parts.vault.here(name),
-            values_at_rest=parts.vault.at_rest.here(name),
+            values_here=parts.secret_values.here(name),
+            values_at_rest=parts.secret_values.at_rest.here(name),
         )
 
     def watch(self, rows: Rows) -> None:

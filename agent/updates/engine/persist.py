@@ -37,7 +37,7 @@ def persist(
     for row in write.put_enclaves:
         tx.put_enclave(row)
         if row.lifecycle in _HAS_RUN:
-            _soil(tx, row, now)
+            _mark_gpus_dirty(tx, row, now)
     _count(tx, write)
     if write.inherit:
         _inherit(tx, *write.inherit, now)
@@ -106,7 +106,7 @@ def reclaim_listeners(tx: Transaction, name: DeploymentName) -> None:
         tx.claim(Claim(kind=ClaimKind.LISTEN, key=key, holder=name))
 
 
-def _soil(tx: Transaction, row: Enclave, now: Instant) -> None:
+def _mark_gpus_dirty(tx: Transaction, row: Enclave, now: Instant) -> None:
     mark_used(tx, (*row.gpus, *row.switches), row.id, now)
 
 
@@ -114,7 +114,7 @@ def _drop(tx: Transaction, enclave_id: EnclaveId, now: Instant) -> None:
     """It goes; its GPUs are dirty in the same moment in which they are nobody's."""
     row = tx.enclave(enclave_id)
     if row is not None and row.lifecycle is not Lifecycle.PLANNED:
-        _soil(tx, row, now)
+        _mark_gpus_dirty(tx, row, now)
     tx.delete_enclave(enclave_id)
 
 

@@ -19,7 +19,7 @@ from agent.model.clock import Instant
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.store.port import Reader, Store, Transaction
 from agent.updates.engine.persist import persist, whose_words
-from agent.updates.engine.wakeups import Bells
+from agent.updates.engine.wakeups import Wakeups
 from agent.updates.planner.plan import plan
 from agent.updates.planner.types import Action, Outcome, Plan
 from agent.updates.snapshot.rows import Observation, Rows, read_rows, situation
@@ -52,12 +52,12 @@ class Reconciler:
         *,
         store: Store,
         clock: Clock,
-        bells: Bells,
+        wakeups: Wakeups,
         busy: Callable[[], AbstractContextManager[None]],
         observe: Callable[[DeploymentName, Rows | None], Awaitable[Observation]],
         perform: Callable[[DeploymentName, Action], Awaitable[Outcome]],
         publish: Callable[[DeploymentName, Rows | None], None],
-        regroup: Callable[[Transaction, EnclaveId], None],
+        reassign_gpus: Callable[[Transaction, EnclaveId], None],
         console_tail: Callable[[EnclaveId], str],
         drain_console: Callable[[EnclaveId], Awaitable[None]],
         well: Callable[[], None],
@@ -65,17 +65,17 @@ class Reconciler:
         self.name = name
         self._store = store
         self._clock = clock
-        self._bells = bells
-        self._bell = bells.of(name)
+        self._wakeups = wakeups
+        self._wakeup = wakeups.of(name)
         self._busy = busy  # around every turn, which is to end soon
         self._observe = observe
         self._perform = perform
         self._publish = publish
-        self._regroup = regroup
+        self._reassign_gpus = reassign_gpus
         self._console_tail = console_tail
         self._drain_console = drain_console
         self._well = well  # told after every turn that went through
-        self._flying: dict[Action, asyncio.Task[None]] = {}
+        self._in_flight: dict[Action, asyncio.Task[None]] = {}
         self._ended: dict[Action, _Ended] = {}
         self._rows: Rows | None = None
         self.settled = asyncio.Event()
@@ -84,7 +84,7 @@ class Reconciler:
         """Until the deployment is deleted, or cancelled (actions in flight are cancelled too)."""
         try:
             while True:
-                seen = self._bell.count
+                seen = self._wakeup.count
                 with self._busy():
                     answer = await self._turn()
                 self._well()
@@ -92,10 +92,10 @@ class Reconciler:
                     return
                 wake_at = self._have_in_flight(answer)
                 self.settled.set()
-                await self._bell.beyond(seen, self._seconds_until(wake_at))
+                await self._wakeup.beyond(seen, self._seconds_until(wake_at))
         finally:
             self.settled.set()
-            await self._land_all()
+            await self._cancel_all()
 
     async def show(self) -> None:
         """Publish what is recorded now, without a turn: a request has just changed it."""
@@ -127,19 +127,19 @@ class Reconciler:
             if rows is None or answer is None or answer.write is None:
                 return rows, answer
             persist(tx, self.name, answer.write, self._console_tail, seen.now)
-            if answer.write.regroup is not None:
-                self._regroup(tx, answer.write.regroup)
+            if answer.write.reassign_gpus is not None:
+                self._reassign_gpus(tx, answer.write.reassign_gpus)
         raise RuntimeError(f"the planner does not come to rest for {self.name}")
 
     def _have_in_flight(self, answer: Plan) -> Instant | None:
         """Start what is wanted, cancel what is not; returns when to look again."""
         for action in [action for action in self._ended if action not in answer.actions]:
             del self._ended[action]
-        landing = self._cancel_unwanted(answer.actions)
+        coming_down = self._cancel_unwanted(answer.actions)
         wake_at = answer.wake_at
         now = self._clock.now()
-        for action in answer.actions - self._flying.keys():
-            if action.enclave is not None and action.enclave in landing:
+        for action in answer.actions - self._in_flight.keys():
+            if action.enclave is not None and action.enclave in coming_down:
                 continue  # its end rings the bell
             ended = self._ended.get(action)
             if ended is None or now.reached(ended.again_at):
@@ -150,32 +150,32 @@ class Reconciler:
 
     def _cancel_unwanted(self, wanted: frozenset[Action]) -> set[EnclaveId]:
         """Enclaves on which a cancelled action is still coming down."""
-        landing = set()
-        for action, task in self._flying.items():
+        coming_down = set()
+        for action, task in self._in_flight.items():
             if action not in wanted:
                 task.cancel()
                 if action.enclave is not None:
-                    landing.add(action.enclave)
-        return landing
+                    coming_down.add(action.enclave)
+        return coming_down
 
     def _start(self, action: Action) -> None:
-        task = asyncio.create_task(self._fly(action), name=f"{self.name}:{action.kind}")
-        self._flying[action] = task
-        task.add_done_callback(lambda _: self._landed(action))
+        task = asyncio.create_task(self._run_action(action), name=f"{self.name}:{action.kind}")
+        self._in_flight[action] = task
+        task.add_done_callback(lambda _: self._action_ended(action))
 
-    async def _fly(self, action: Action) -> None:
+    async def _run_action(self, action: Action) -> None:
         outcome = await self._perform(self.name, action)
         before = self._ended.get(action)
         times = before.times + 1 if before else 0
         self._ended[action] = _Ended(outcome, self._clock.now(), times)
 
-    def _landed(self, action: Action) -> None:
+    def _action_ended(self, action: Action) -> None:
         """Also of a task that was cancelled before its first step."""
-        del self._flying[action]
-        self._bells.ring()  # what it frees others may wait for
+        del self._in_flight[action]
+        self._wakeups.notify()  # what it frees others may wait for
 
-    async def _land_all(self) -> None:
-        tasks = list(self._flying.values())
+    async def _cancel_all(self) -> None:
+        tasks = list(self._in_flight.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from agent.enclaves.port import Enclaves, Foundling, VmPhase
+from agent.enclaves.port import Enclaves, RestoredOrphan, VmPhase
 from agent.errors import AgentError, describe
 from agent.host.clock import Clock
 from agent.model.clock import Instant
@@ -39,9 +39,9 @@ from agent.probes.port import Probes
 from agent.store.port import Reader, Store, Transaction
 from agent.store.restore import RESTORED
 from agent.traffic.port import RouteOrder, Traffic
-from agent.updates.engine.wakeups import Bells
+from agent.updates.engine.wakeups import Wakeups
 from agent.updates.planner.types import Policy
-from agent.updates.snapshot.publisher import Board
+from agent.updates.snapshot.publisher import SnapshotPublisher
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ _LOOK_EVERY_S = 0.5
 _WHY = "runs, and the restored store does not know it"
 
 
-class Foundlings:
+class RestoredOrphans:
     """Knows which routes are held, and stops what nobody needs any more."""
 
     def __init__(
@@ -59,25 +59,25 @@ class Foundlings:
         enclaves: Enclaves,
         probes: Probes,
         traffic: Traffic,
-        board: Board,
+        publisher: SnapshotPublisher,
         clock: Clock,
         policy: Policy,
-        bells: Bells,
+        wakeups: Wakeups,
     ) -> None:
         self._store = store
         self._enclaves = enclaves
         self._probes = probes
         self._traffic = traffic
-        self._board = board
+        self._publisher = publisher
         self._clock = clock
         self._policy = policy
-        self._bells = bells
+        self._wakeups = wakeups
         self._held: dict[DeploymentName, RouteOrder] = {}  # as they are in force
-        self._spared: dict[EnclaveId, Foundling] = {}
+        self._spared: dict[EnclaveId, RestoredOrphan] = {}
         self._not_before: dict[EnclaveId, Instant] = {}
         self._restored = False
 
-    async def find(self, rows: Sequence[Enclave]) -> Sequence[Foundling]:
+    async def find(self, rows: Sequence[Enclave]) -> Sequence[RestoredOrphan]:
         """Before the VMs are adopted: amend the rows, and say which VMs are to be spared."""
         self._restored = await self._store.read(lambda tx: tx.meta(RESTORED)) == "yes"
         if not self._restored:
@@ -172,7 +172,7 @@ class Foundlings:
                 if one.address is None or one.address in sent_to:
                     self._not_before[one.enclave] = until
             applied(name)
-            self._bells.of(name).ring()
+            self._wakeups.of(name).notify()
 
     async def _stop_idle(self) -> None:
         needed = frozenset[str]().union(*map(_addresses, self._held.values()))
@@ -186,13 +186,13 @@ class Foundlings:
             await self._enclaves.remove(one.enclave, self._policy.stop_grace_s)
             await self._store.transact(lambda tx, one=one: tx.append(_event(one, "gone")))  # type: ignore[misc]
             del self._spared[one.enclave]
-            self._board.clear_problem(f"unrecorded:{one.enclave}")
+            self._publisher.clear_problem(f"unrecorded:{one.enclave}")
 
-    def _tell(self, one: Foundling) -> None:
+    def _tell(self, one: RestoredOrphan) -> None:
         held = self._held.items()
         served = [str(name) for name, order in held if one.address in _addresses(order)]
         name = ", ".join(served)
-        self._board.raise_problem(
+        self._publisher.raise_problem(
             f"unrecorded:{one.enclave}",
             code="unrecorded_enclave",
             severity="warning",
@@ -206,7 +206,7 @@ class Foundlings:
         return self._enclaves.view(enclave_id).phase is VmPhase.RUNNING
 
 
-def _event(one: Foundling, to: str, deployment: DeploymentName | None = None) -> EventDraft:
+def _event(one: RestoredOrphan, to: str, deployment: DeploymentName | None = None) -> EventDraft:
     return EventDraft(
         kind="enclave", enclave=one.enclave, deployment=deployment, to=to, reason=_WHY
     )

@@ -10,7 +10,7 @@ from agent.host.wake import Wake
 from agent.model.ids import DeploymentName
 
 
-class Bells:
+class Wakeups:
     """Of the deployments that have an owner."""
 
     def __init__(self) -> None:
@@ -20,10 +20,10 @@ class Bells:
         """The bell that its owner waits for."""
         return self._of.setdefault(name, Wake())
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """For everybody."""
-        for bell in self._of.values():
-            bell.ring()
+        for wakeup in self._of.values():
+            wakeup.notify()
 
     def forget(self, name: DeploymentName) -> None:
         """Nobody owns it any more."""

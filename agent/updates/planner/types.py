@@ -34,7 +34,7 @@ class ActionKind(StrEnum):
     APPLY_ROUTE = "apply_route"  # bring the data plane to the recorded route
     RESET = "reset"  # reset the connections still open to the enclave
     FORGET_DEPLOYMENT = "forget_deployment"  # listeners, secrets and logs of a deleted deployment
-    BRING_BACK = "bring_back"  # start the revision that is owed, once what is short has passed
+    RESTART_OLD = "restart_old"  # start the revision that is owed, once what is short has passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class Write:
     samples: tuple[Sample, ...] = ()
     events: tuple[EventDraft, ...] = ()
     restart: int | None = None
-    regroup: EnclaveId | None = None
+    reassign_gpus: EnclaveId | None = None
     failed_on: EnclaveId | None = None
     proven_on: EnclaveId | None = None
     last_words: EnclaveId | None = None

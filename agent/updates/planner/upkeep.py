@@ -36,18 +36,18 @@ def keep_up(s: Situation) -> Plan:
     """The next step for everything that no update owns."""
     if s.update is None and s.deployment.wish is not Wish.RUN:
         return _wind_down(s)
-    upkeep = _keep_active(s).also(_bring_back(s))
+    upkeep = _keep_active(s).also(_restart_old(s))
     if upkeep.write is None and not s.route_applied:
         return upkeep.also(act(s.apply_route))
     return upkeep
 
 
-def _bring_back(s: Situation) -> Plan:
+def _restart_old(s: Situation) -> Plan:
     """The old version of an update that failed after its stop, if its request wanted it back."""
     number = s.deployment.restart_revision
     if s.update is not None or number is None:
         return rest()
-    return act(Action(ActionKind.BRING_BACK, key=str(number)))
+    return act(Action(ActionKind.RESTART_OLD, key=str(number)))
 
 
 def _wind_down(s: Situation) -> Plan:
@@ -130,7 +130,7 @@ def _keep_active(s: Situation) -> Plan:
     if row.lifecycle is Lifecycle.LAUNCHING:
         return _relaunch(s, row)
     if s.gone(row.id):
-        return _mourn(s, row)
+        return _after_own_end(s, row)
     if s.vm(row.id).phase is VmPhase.STOPPING or row.launched_at is None:
         return act(Action(ActionKind.STOP, enclave=row.id))  # what ended is being cleaned
     return _serve(s, row)
@@ -198,7 +198,7 @@ def _route(
     return Plan(write=Write(deployment=deployment, events=(event,), proven_on=proven_on))
 
 
-def _mourn(s: Situation, row: Enclave) -> Plan:
+def _after_own_end(s: Situation, row: Enclave) -> Plan:
     """It ended by itself: refuse and reset at once, clean what is left, relaunch after a while."""
     vm = s.vm(row.id)
     reason = vm.exit_detail or vm.exit_reason or _launch_fault(s, row) or "its VM is gone"
@@ -307,7 +307,9 @@ def _relaunch(s: Situation, row: Enclave) -> Plan:
     if outcome and outcome.fault and outcome.fault.code == GPU_QUARANTINED:
         if s.update is not None:
             return act(action)  # the update chose among the others: its end is waited for
-        return Plan(write=Write(regroup=row.id))  # that one stays out: perhaps there are others
+        return Plan(
+            write=Write(reassign_gpus=row.id)
+        )  # that one stays out: perhaps there are others
     if s.vm(row.id).phase is VmPhase.EXITED or failed:
         # A launch that did not come up counts as one that ended: the same backoff, the same limit.
         ended = msgspec.structs.replace(row, lifecycle=Lifecycle.RUNNING)

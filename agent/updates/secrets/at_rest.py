@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import AgentError, describe
-from agent.host.credentials import CredentialError, Credentials
+from agent.host.credentials import CredentialCipher, CredentialError
 from agent.host.files import (
     FileAbsentError,
     make_private_directory,
@@ -53,7 +53,7 @@ class AtRest:
     def __init__(
         self,
         directory: Path,
-        credentials: Credentials | None = None,
+        credentials: CredentialCipher | None = None,
         lacks: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._directory = directory

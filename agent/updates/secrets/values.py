@@ -20,7 +20,7 @@ from agent.model.ids import DeploymentName
 from agent.updates.secrets.at_rest import AtRest, Version, file_of, keep_files, versions_in
 
 
-class Vault:
+class SecretValues:
     """Secrets' values under `directory` (tmpfs); `key_file` holds the host's digest key."""
 
     def __init__(self, directory: Path, key_file: Path, at_rest: AtRest | None = None) -> None:

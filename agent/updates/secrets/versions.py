@@ -21,7 +21,7 @@ from agent.updates.admission.audit import sign
 from agent.updates.errors import RefusedError
 from agent.updates.orders import Caller
 from agent.updates.planner.alarms import Alarm
-from agent.updates.secrets.values import Vault
+from agent.updates.secrets.values import SecretValues
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +61,11 @@ class Secrets:
     def __init__(
         self,
         store: Store,
-        vault: Vault,
+        secret_values: SecretValues,
         show: Callable[[str, Mapping[str, Alarm]], None] = lambda _name, _alarms: None,
     ) -> None:
         self._store = store
-        self._vault = vault
+        self._secret_values = secret_values
         self._show = show
         self._lacked: str | None = None
         self._turns: WeakValueDictionary[DeploymentName, asyncio.Lock] = WeakValueDictionary()
@@ -111,11 +111,13 @@ class Secrets:
                 if secret in known.current:
                     changes[secret] = None
                 continue
-            digest = self._vault.digest(value)
+            digest = self._secret_values.digest(value)
             had = [one for one in known.of(secret) if self._is(name, secret, one, known, digest)]
             wanted = known.choose(secret, had)
             for version in {*had, wanted}:
-                await self._vault.keep(name, secret, version, value, new=version not in had)
+                await self._secret_values.keep(
+                    name, secret, version, value, new=version not in had
+                )
             if known.current.get(secret) != wanted:
                 changes[secret] = (wanted, digest)
         versions = dict(known.current)
@@ -132,8 +134,8 @@ class Secrets:
         """Whether that version has this digest, which older agents kept of current ones only."""
         recorded = known.digests.get((secret, version))
         if recorded is None:
-            value = self._vault.get(name, secret, version)
-            recorded = self._vault.digest(value) if value is not None else ""
+            value = self._secret_values.get(name, secret, version)
+            recorded = self._secret_values.digest(value) if value is not None else ""
         return hmac.compare_digest(recorded, digest)
 
     async def only_current(self, revision: Revision) -> bool:
@@ -142,10 +144,10 @@ class Secrets:
         Raises RefusedError if neither are.
         """
         name = revision.deployment
-        if not self._vault.missing(name, revision.secrets):
+        if not self._secret_values.missing(name, revision.secrets):
             return False
         known = await self._store.read(lambda tx: _known(tx, name))
-        missing = self._vault.missing(name, known.current)
+        missing = self._secret_values.missing(name, known.current)
         if missing:
             reason = secrets_gone(missing)
             raise RefusedError(Decision(strategy=DecidedStrategy.REFUSE, reasons=(reason,)))
@@ -154,18 +156,20 @@ class Secrets:
     async def fetch(self, revision: Revision) -> dict[str, str]:
         """Those values of a revision that the host has, in memory or kept at rest."""
         name = revision.deployment
-        memory = {one: self._vault.get(name, *one) for one in revision.secrets.items()}
-        if None in memory.values() and self._vault.at_rest.on:
+        memory = {one: self._secret_values.get(name, *one) for one in revision.secrets.items()}
+        if None in memory.values() and self._secret_values.at_rest.on:
             async with self._turns.setdefault(name, asyncio.Lock()):
-                found = await asyncio.gather(*(self._vault.fetch(name, *one) for one in memory))
+                found = await asyncio.gather(
+                    *(self._secret_values.fetch(name, *one) for one in memory)
+                )
             memory = dict(zip(memory, found, strict=True))
         await self._say(name)
         return {secret: value for (secret, _), value in memory.items() if value is not None}
 
     async def keep(self) -> None:
         """Keep at rest what is in memory only, and show what is wrong; again after a while."""
-        if self._vault.at_rest.on:
-            self._say_what_lacks(self._vault.at_rest.lacks())
+        if self._secret_values.at_rest.on:
+            self._say_what_lacks(self._secret_values.at_rest.lacks())
             for row in await self._store.read(lambda tx: tx.deployments()):
                 async with self._turns.setdefault(row.name, asyncio.Lock()):
                     await self._keep_at_rest(row.name)
@@ -180,27 +184,27 @@ class Secrets:
 
     async def _keep_at_rest(self, name: DeploymentName) -> None:
         wanted = await self._store.read(lambda tx: _wanted(tx, name))
-        at_rest = self._vault.at_rest
-        for version in sorted(wanted & self._vault.here(name) - at_rest.here(name)):
-            value = self._vault.get(name, *version)
+        at_rest = self._secret_values.at_rest
+        for version in sorted(wanted & self._secret_values.here(name) - at_rest.here(name)):
+            value = self._secret_values.get(name, *version)
             if value is not None:
                 await at_rest.keep(name, version, value)
 
     async def _say(self, name: DeploymentName) -> None:
         """Show what is wrong with what a deployment has at rest, or that nothing is any more."""
-        if self._vault.at_rest.on:
+        if self._secret_values.at_rest.on:
             known = await self._store.read(lambda tx: _known(tx, name))
             needed = {*known.current.items(), *known.given.items()}
-            self._show(_shown_as(name), self._vault.at_rest.alarms(name, needed))
+            self._show(_shown_as(name), self._secret_values.at_rest.alarms(name, needed))
 
     def forget(self, name: DeploymentName) -> None:
         """Remove every value of a deployment."""
-        self._vault.forget(name)
+        self._secret_values.forget(name)
         self._show(_shown_as(name), {})
 
     async def sweep(self, name: DeploymentName) -> None:
         """Remove the values that neither a revision nor the current versions name."""
-        self._vault.keep_only(name, await self._store.read(lambda tx: _wanted(tx, name)))
+        self._secret_values.keep_only(name, await self._store.read(lambda tx: _wanted(tx, name)))
 
 
 def _wanted(tx: Reader, name: DeploymentName) -> set[tuple[str, int]]:

@@ -8,18 +8,18 @@ from agent.model.reasons import Strategy
 from agent.model.update import Booting, Decided, Verifying
 from agent.updates.planner.types import Situation
 from agent.updates.snapshot.rows import Rows
-from agent.updates.snapshot.snapshot import Expected
+from agent.updates.snapshot.snapshot import Estimate
 
-_NOTHING = Expected()
+_NOTHING = Estimate()
 
 
-def expected(rows: Rows, s: Situation) -> Expected:
+def expected(rows: Rows, s: Situation) -> Estimate:
     """Nothing of an update that is ready, or that is being undone."""
     update = rows.update
     if update is None or update.decided is not Decided.UNDECIDED or update.ready_at is not None:
         return _NOTHING
     stops = update.strategy is Strategy.STOP_THEN_START
-    return Expected(
+    return Estimate(
         boot=estimate(rows.boots),
         downtime=estimate(rows.downtimes) if stops else None,
         ready_at=_ready_at(rows, s, dwell_s=0.0 if stops else s.policy.dwell_s),

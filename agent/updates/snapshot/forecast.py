@@ -26,7 +26,7 @@ from agent.updates.admission.lookup import rollback_targets
 from agent.updates.admission.rows import Options
 from agent.updates.admission.warm_rollback import warm_enclave
 from agent.updates.errors import ConflictError, RefusedError
-from agent.updates.secrets.values import Vault
+from agent.updates.secrets.values import SecretValues
 from agent.updates.snapshot.snapshot import Feasibility, RollbackOption
 
 UNKNOWN = Decision(strategy=DecidedStrategy.REFUSE)
@@ -37,7 +37,7 @@ _Unsigned = dict[tuple[str, str, str], tuple[str, Instant]]  # why, and since wh
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Forecast:
     """What the next step could be, host-wide and for each deployment."""
 
     free: Amounts = NOTHING
@@ -55,14 +55,14 @@ class _Target(NamedTuple):
     refusal: str | None
 
 
-class OutlookMaker:
+class Forecaster:
     """Computes outlooks."""
 
     def __init__(
         self,
         store: Store,
         releases: Releases,
-        vault: Vault,
+        secret_values: SecretValues,
         *,
         supply: Callable[[], Awaitable[HostSupply]],
         is_well: Callable[[Enclave], bool],
@@ -70,22 +70,22 @@ class OutlookMaker:
     ) -> None:
         self._store = store
         self._releases = releases
-        self._vault = vault
+        self._secret_values = secret_values
         self._supply = supply
         self._is_well = is_well
         self._now = now
         self._unsigned: _Unsigned = {}
 
-    async def make(self) -> Outlook:
+    async def make(self) -> Forecast:
         """The outlook on this moment."""
         supply, now = await self._supply(), self._now()
-        missing = self._vault.missing
-        outlook, past = await self._store.read(lambda tx: _decide(tx, supply, missing, now))
+        missing = self._secret_values.missing
+        forecast, past = await self._store.read(lambda tx: _decide(tx, supply, missing, now))
         unsigned, self._unsigned = self._unsigned, {}
         for name, targets in past.items():
             options = [await self._option(target, unsigned, now) for target in targets]
-            outlook.rollback[name] = tuple(options)
-        return outlook
+            forecast.rollback[name] = tuple(options)
+        return forecast
 
     async def _option(self, target: _Target, unsigned: _Unsigned, now: Instant) -> RollbackOption:
         feasibility, reason = await self._feasibility(target, unsigned, now)
@@ -136,9 +136,9 @@ class OutlookMaker:
 
 def _decide(
     tx: Reader, supply: HostSupply, missing: Missing, now: Instant
-) -> tuple[Outlook, dict[DeploymentName, list[_Target]]]:
+) -> tuple[Forecast, dict[DeploymentName, list[_Target]]]:
     ledger = Ledger.read(tx, supply, now)
-    outlook = Outlook(
+    forecast = Forecast(
         free=free(ledger.supply, ledger.holdings, ledger.leases, now),
         total=total(ledger.supply),
         leased=leased(ledger.leases, now),
@@ -150,7 +150,7 @@ def _decide(
         revision = tx.revision(name, number)
         if revision is not None:
             asked = question(tx, name, revision, Options())
-            outlook.next_update[name] = ledger.judge(tx, asked).decision
+            forecast.next_update[name] = ledger.judge(tx, asked).decision
         past[name] = [
             _Target(
                 revision,
@@ -159,7 +159,7 @@ def _decide(
             )
             for revision in rollback_targets(tx, deployment)
         ]
-    return outlook, past
+    return forecast, past
 
 
 def _refusal(

@@ -14,21 +14,21 @@ from agent.model.inventory import Inventory
 from agent.model.reasons import DecidedStrategy, Decision
 from agent.store.port import MEND_DAMAGE
 from agent.updates.planner.alarms import Alarm
-from agent.updates.secrets.values import Vault
-from agent.updates.snapshot.forecast import Outlook
+from agent.updates.secrets.values import SecretValues
+from agent.updates.snapshot.forecast import Forecast
 from agent.updates.snapshot.rows import Observation, Rows
 from agent.updates.snapshot.snapshot import DeploymentFacts, HostFacts, Problem, Snapshot
 from agent.updates.snapshot.status import deployment_facts
 
 
-class Board:
+class SnapshotPublisher:
     """One writer (the engine's tasks), any number of readers of `snapshot`."""
 
-    def __init__(self, host: HostFacts, clock: Clock, vault: Vault) -> None:
+    def __init__(self, host: HostFacts, clock: Clock, secret_values: SecretValues) -> None:
         self._clock = clock
-        self._vault = vault
+        self._secret_values = secret_values
         self._host = host
-        self._outlook = Outlook()
+        self._forecast = Forecast()
         self._rows: dict[DeploymentName, tuple[Rows, Observation]] = {}
         self._facts: dict[DeploymentName, DeploymentFacts] = {}
         self._inventory: Inventory | None = None
@@ -55,13 +55,13 @@ class Board:
             self._facts[name] = facts
             self._publish()
 
-    def show_outlook(self, outlook: Outlook) -> None:
+    def show_forecast(self, forecast: Forecast) -> None:
         """A new outlook."""
-        if outlook == self._outlook:
+        if forecast == self._forecast:
             return
-        self._outlook = outlook
+        self._forecast = forecast
         self._host = msgspec.structs.replace(
-            self._host, free=outlook.free, total=outlook.total, leased=outlook.leased
+            self._host, free=forecast.free, total=forecast.total, leased=forecast.leased
         )
         for name in self._rows:
             self._facts[name] = self._facts_of(name)
@@ -131,19 +131,19 @@ class Board:
         rows, seen = self._rows[name]
         to_launch = rows.update.revision if rows.update else rows.deployment.active_revision
         revision = rows.revision(to_launch)
-        missing = self._vault.missing(name, revision.secrets) if revision else ()
+        missing = self._secret_values.missing(name, revision.secrets) if revision else ()
         unknown = Decision(strategy=DecidedStrategy.REFUSE)
         return deployment_facts(
             rows,
             seen,
-            next_update=self._outlook.next_update.get(name, unknown),
-            rollback=self._outlook.rollback.get(name, ()),
+            next_update=self._forecast.next_update.get(name, unknown),
+            rollback=self._forecast.rollback.get(name, ()),
             missing_secrets=missing,
         )
 
     def _publish(self) -> None:
         self.snapshot = self._snapshot(self.snapshot.version + 1)
-        self.changed.ring()
+        self.changed.notify()
 
     def _snapshot(self, version: int) -> Snapshot:
         return Snapshot(

@@ -51,7 +51,7 @@ class EnclaveFacts(msgspec.Struct, frozen=True, kw_only=True):
     connections: int | None = None
 
 
-class Expected(msgspec.Struct, frozen=True, kw_only=True):
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """What this host's own history says of an update that is not ready yet.
 
     `boot`: of guests of its size; `downtime`: of a stop_then_start; `ready_at`: about.
@@ -73,7 +73,7 @@ class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     revision: Revision | None
     update: Update | None
     update_deadline: Instant | None = None
-    expected: Expected = Expected()
+    expected: Estimate = Estimate()
     enclaves: tuple[EnclaveFacts, ...] = ()
     stale_secrets: tuple[str, ...] = ()
     rollback: tuple[RollbackOption, ...] = ()

@@ -41,7 +41,7 @@ def owed(host: SimulatedHost) -> int | None:
 
 def fail_and_wait(host: SimulatedHost) -> Callable[[], None]:
     """The update failed, and its GPU is dirty; returns what has the workshop clean again."""
-    workshop, host.clean_gpus = host.clean_gpus, lambda: None  # type: ignore[method-assign]
+    preparer, host.clean_gpus = host.clean_gpus, lambda: None  # type: ignore[method-assign]
     host.sick_tags.add("v2")
     host.request("v2", restart_old_on_failure=True)
     host.settle(seconds=300)
@@ -49,7 +49,7 @@ def fail_and_wait(host: SimulatedHost) -> Callable[[], None]:
     assert owed(host) == 1
 
     def clean() -> None:
-        host.clean_gpus = workshop  # type: ignore[method-assign]
+        host.clean_gpus = preparer  # type: ignore[method-assign]
 
     return clean
 
@@ -161,7 +161,7 @@ def test_a_cancel_after_the_stop_wants_nothing_back(host: SimulatedHost) -> None
     host.flag(cancel_requested=True)
     host.settle(seconds=120)
     assert (owed(host), host.vms) == (None, {})
-    assert ActionKind.BRING_BACK not in {action.kind for action in host.log}
+    assert ActionKind.RESTART_OLD not in {action.kind for action in host.log}
 
 
 async def owing(make: Make) -> InstantHost:
@@ -170,7 +170,7 @@ async def owing(make: Make) -> InstantHost:
     for tag in ("v1", "v2", "v3"):
         host.releases.made[tag] = release(tag, gpus=1)
     await host.deploy(NAME, "v1")
-    host.workshop.works = False
+    host.preparer.works = False
     host.vms.failing.add("v2")
     update = await host.update(NAME, "v2", restart_old_on_failure=True)
     assert (update.status, update.strategy) == (UpdateStatus.FAILED, Strategy.STOP_THEN_START)
@@ -191,7 +191,7 @@ async def test_the_engine_brings_it_back_by_itself(make: Make, crashed: bool) ->
     await host.engine.drain(CALLER)
     if crashed:
         await host.restart()
-    host.workshop.works = True
+    host.preparer.works = True
     await host.until(NAME, is_back)
     assert len(await host.engine.updates(NAME)) == 3
 
@@ -200,7 +200,7 @@ async def test_the_engine_brings_it_back_by_itself(make: Make, crashed: bool) ->
 async def test_the_engine_lets_a_stop_or_a_delete_win(make: Make, verb: str) -> None:
     host = await owing(make)
     await getattr(host.engine, verb)(NAME, CALLER)
-    host.workshop.works = True
+    host.preparer.works = True
     await asyncio.sleep(1.2)  # longer than it takes to look again
     assert host.vms.running == {}
     if verb == "stop":
@@ -227,7 +227,7 @@ async def test_the_engine_lets_another_update_win(
         await asked()
     assert refused.value.code == "gpus_dirty"
     assert host.engine.snapshot.deployments[NAME].row.restart_revision == 1, "refused is no change"
-    await host.workshop.clean()
+    await host.preparer.clean()
     update = await host.finish(await asked())
     assert update.status is UpdateStatus.COMPLETED
     await asyncio.sleep(0.05)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.eviction import Crowd
+from agent.api.eviction import EvictingQueue
 from agent.api.peers import Peers
 from agent.api.roles import Role
-from agent.pki.keeper import Trust
+from agent.pki.keeper import FleetCertificates
 from agent.pki.names import coordinator_uri, observer_uri
 from agent.pki.peer import Peer
 from tests.fakes.fleet import DOMAIN, HOST, NotedProblems, Pki
@@ -23,11 +23,11 @@ from tests.fakes.fleet import DOMAIN, HOST, NotedProblems, Pki
 
 @given(st.lists(st.sampled_from("abcde"), max_size=60))
 def test_a_newcomer_gets_in_and_whoever_has_most_makes_room(addresses: list[str]) -> None:
-    crowd: Crowd[int] = Crowd(8, 3)
+    queue: EvictingQueue[int] = EvictingQueue(8, 3)
     inside: list[tuple[str, int]] = []  # oldest first
     for number, address in enumerate(addresses):
         inside.append((address, number))
-        out = crowd.enter(address, number)
+        out = queue.enter(address, number)
         if out is not None:
             (gone,) = (one for one in inside if one[1] == out)
             held = [n for where, n in inside if where == gone[0]]
@@ -36,12 +36,12 @@ def test_a_newcomer_gets_in_and_whoever_has_most_makes_room(addresses: list[str]
             assert len(held) in (most, 4)
             inside.remove(gone)
         assert (address, number) in inside
-        assert len(crowd) == len(inside) <= 8
+        assert len(queue) == len(inside) <= 8
         assert all(sum(where == a for where, _ in inside) <= 3 for a in "abcde")
     for address, number in inside:
-        crowd.leave(address, number)
-        crowd.leave(address, number)
-    assert len(crowd) == 0
+        queue.leave(address, number)
+        queue.leave(address, number)
+    assert len(queue) == 0
 
 
 @dataclass(eq=False)
@@ -68,17 +68,17 @@ OBSERVER = observer_uri(DOMAIN)
 
 
 @pytest.fixture
-async def trust(tmp_path: Path) -> Trust:
-    made = Trust(Pki(tmp_path / "pki").tls(), HOST, NotedProblems())
+async def trust(tmp_path: Path) -> FleetCertificates:
+    made = FleetCertificates(Pki(tmp_path / "pki").tls(), HOST, NotedProblems())
     await made.look()
     return made
 
 
-def peers_of(trust: Trust, **limits: int) -> Peers:
+def peers_of(trust: FleetCertificates, **limits: int) -> Peers:
     return Peers(trust, Connection, **limits)  # type: ignore[arg-type]
 
 
-async def test_one_certificate_takes_no_more_than_its_share(trust: Trust) -> None:
+async def test_one_certificate_takes_no_more_than_its_share(trust: FleetCertificates) -> None:
     peers = peers_of(trust, max_open=5, max_open_per_certificate=2)
     first = peers.enter(peer(OBSERVER))
     assert first is not None
@@ -94,7 +94,7 @@ async def test_one_certificate_takes_no_more_than_its_share(trust: Trust) -> Non
     assert len(peers) == 5
 
 
-async def test_who_may_not_stay_is_closed_and_nobody_else(trust: Trust) -> None:
+async def test_who_may_not_stay_is_closed_and_nobody_else(trust: FleetCertificates) -> None:
     peers = peers_of(trust)
     past = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)
     revoked = peers.enter(peer(OBSERVER, 0xAB))

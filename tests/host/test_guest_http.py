@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.host.contact import Answer, Ending, NoAnswerError, client_context
-from agent.host.guest_http import Visit
+from agent.host.contact import Ending, HttpAnswer, NoAnswerError, client_context
+from agent.host.guest_http import GuestHttp
 from tests.fakes.tls_guest import Script, TlsGuest, hang, identity, reply
 
 LONG_S = 20.0
@@ -35,24 +35,27 @@ def then_close(answer: bytes) -> Script:
     return script
 
 
-async def ask(guest: TlsGuest, answer: bytes | Script, **changes: float) -> Answer:
+async def ask(guest: TlsGuest, answer: bytes | Script, **changes: float) -> HttpAnswer:
     guest.answers["/"] = answer
-    async with Visit(await guest.start(), client_context()) as visit:
-        return await visit.get("/", **{"timeout_s": LONG_S, "max_bytes": 1000, **changes})
+    async with GuestHttp(await guest.start(), client_context()) as guest_http:
+        return await guest_http.get("/", **{"timeout_s": LONG_S, "max_bytes": 1000, **changes})
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (reply(200, b"whole"), Answer(200, b"whole", Ending.COMPLETE)),
-        (EARLY * 3 + reply(200, b"whole"), Answer(200, b"whole", Ending.COMPLETE)),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", Answer(204, b"", Ending.COMPLETE)),
-        (b"HTTP/1.0 200 OK\r\n\r\nto the end", Answer(200, b"to the end", Ending.COMPLETE)),
-        (reply(200, b"whole")[:-2], Answer(200, b"who", Ending.CUT_OFF)),
-        (CHUNKED + b"2\r\nde\r\n0\r\n\r\n", Answer(200, b"abcde", Ending.COMPLETE)),
-        (CHUNKED + b"2\r\nd", Answer(200, b"abcd", Ending.CUT_OFF)),
-        (reply(200, b"mine") + reply(500, b"not asked"), Answer(200, b"mine", Ending.COMPLETE)),
-        (reply(500, b"x" * 1001), Answer(500, b"x" * 1000, Ending.TOO_LONG)),
+        (reply(200, b"whole"), HttpAnswer(200, b"whole", Ending.COMPLETE)),
+        (EARLY * 3 + reply(200, b"whole"), HttpAnswer(200, b"whole", Ending.COMPLETE)),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", HttpAnswer(204, b"", Ending.COMPLETE)),
+        (b"HTTP/1.0 200 OK\r\n\r\nto the end", HttpAnswer(200, b"to the end", Ending.COMPLETE)),
+        (reply(200, b"whole")[:-2], HttpAnswer(200, b"who", Ending.CUT_OFF)),
+        (CHUNKED + b"2\r\nde\r\n0\r\n\r\n", HttpAnswer(200, b"abcde", Ending.COMPLETE)),
+        (CHUNKED + b"2\r\nd", HttpAnswer(200, b"abcd", Ending.CUT_OFF)),
+        (
+            reply(200, b"mine") + reply(500, b"not asked"),
+            HttpAnswer(200, b"mine", Ending.COMPLETE),
+        ),
+        (reply(500, b"x" * 1001), HttpAnswer(500, b"x" * 1000, Ending.TOO_LONG)),
     ],
     ids=[
         "framed",
@@ -66,7 +69,7 @@ async def ask(guest: TlsGuest, answer: bytes | Script, **changes: float) -> Answ
         "long",
     ],
 )
-async def test_what_is_an_answer(guest: TlsGuest, answer: bytes, expected: Answer) -> None:
+async def test_what_is_an_answer(guest: TlsGuest, answer: bytes, expected: HttpAnswer) -> None:
     assert await ask(guest, then_close(answer)) == expected
 
 
@@ -93,7 +96,7 @@ async def test_a_status_without_its_body_in_time_is_an_answer(guest: TlsGuest) -
         await hang(reader, writer)
 
     answer = await ask(guest, slow, body_wait_s=0.1)
-    assert answer == Answer(200, b"abc", Ending.CUT_OFF)
+    assert answer == HttpAnswer(200, b"abc", Ending.CUT_OFF)
 
 
 async def test_a_hanging_guest_costs_the_time_that_it_was_given(guest: TlsGuest) -> None:
@@ -103,11 +106,11 @@ async def test_a_hanging_guest_costs_the_time_that_it_was_given(guest: TlsGuest)
 
 async def test_whole_answers_come_over_one_connection_with_its_key(guest: TlsGuest) -> None:
     endpoint = await guest.start()
-    async with Visit(endpoint, client_context()) as visit:
+    async with GuestHttp(endpoint, client_context()) as guest_http:
         for _ in range(3):
-            visit.begin_round()
-            await visit.get("/", timeout_s=LONG_S, max_bytes=1000)
-            assert visit.keys == [guest.identity.spki_sha256]
+            guest_http.begin_round()
+            await guest_http.get("/", timeout_s=LONG_S, max_bytes=1000)
+            assert guest_http.keys == [guest.identity.spki_sha256]
     assert guest.visits == [["/"] * 3]
 
 
@@ -126,9 +129,9 @@ async def test_after_anything_else_comes_another_connection(
     guest: TlsGuest, answer: bytes | Script
 ) -> None:
     guest.answers["/"] = answer
-    async with Visit(await guest.start(), client_context()) as visit:
+    async with GuestHttp(await guest.start(), client_context()) as guest_http:
         for _ in range(3):
-            given = await visit.get("/", timeout_s=LONG_S, max_bytes=1000)
+            given = await guest_http.get("/", timeout_s=LONG_S, max_bytes=1000)
             assert given.status == 200
     assert guest.visits == [["/"]] * 3
 
@@ -145,14 +148,17 @@ async def test_a_connection_that_is_not_used_again_is_closed_at_once(guest: TlsG
         raise ConnectionResetError
 
     guest.answers["/"] = says_close_and_stays
-    async with Visit(await guest.start(), client_context()) as visit, asyncio.timeout(LONG_S):
-        await visit.get("/", timeout_s=LONG_S, max_bytes=1000)
+    async with (
+        GuestHttp(await guest.start(), client_context()) as guest_http,
+        asyncio.timeout(LONG_S),
+    ):
+        await guest_http.get("/", timeout_s=LONG_S, max_bytes=1000)
         await closed.wait()
 
 
 async def test_a_visit_that_is_over_leaves_no_connection(guest: TlsGuest) -> None:
-    async with Visit(await guest.start(), client_context()) as visit:
-        await visit.get("/", timeout_s=LONG_S, max_bytes=1000)
+    async with GuestHttp(await guest.start(), client_context()) as guest_http:
+        await guest_http.get("/", timeout_s=LONG_S, max_bytes=1000)
     async with asyncio.timeout(LONG_S):
         while not guest.idle:
             await asyncio.sleep(0.01)
@@ -161,11 +167,11 @@ async def test_a_visit_that_is_over_leaves_no_connection(guest: TlsGuest) -> Non
 async def test_another_key_on_the_next_connection_is_noted(guest: TlsGuest) -> None:
     endpoint = await guest.start()
     guest.answers["/"] = reply(200, b"", close=True)
-    async with Visit(endpoint, client_context()) as visit:
-        await visit.get("/", timeout_s=LONG_S, max_bytes=1000)
+    async with GuestHttp(endpoint, client_context()) as guest_http:
+        await guest_http.get("/", timeout_s=LONG_S, max_bytes=1000)
         await guest.stop()
         impostor = TlsGuest(identity("impostor"))
         await impostor.start(endpoint.port)
-        await visit.get("/", timeout_s=LONG_S, max_bytes=1000)
+        await guest_http.get("/", timeout_s=LONG_S, max_bytes=1000)
         await impostor.stop()
-    assert visit.keys == [guest.identity.spki_sha256, impostor.identity.spki_sha256]
+    assert guest_http.keys == [guest.identity.spki_sha256, impostor.identity.spki_sha256]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.enclaves.actor import Owner
+from agent.enclaves.actor import Actor
 
 
 class Diary:
@@ -40,13 +40,13 @@ async def diary() -> Diary:
 
 
 @pytest.fixture
-async def owner(diary: Diary) -> AsyncIterator[Owner]:
-    owner = Owner("test", diary.look)
+async def owner(diary: Diary) -> AsyncIterator[Actor]:
+    owner = Actor("test", diary.look)
     yield owner
     await owner.close()
 
 
-async def test_orders_and_looks_are_done_one_after_the_other(owner: Owner, diary: Diary) -> None:
+async def test_orders_and_looks_are_done_one_after_the_other(owner: Actor, diary: Diary) -> None:
     first = asyncio.create_task(owner.ask(lambda: diary.work("a")))
     await diary.has("a begins")
     owner.nudge()
@@ -57,7 +57,7 @@ async def test_orders_and_looks_are_done_one_after_the_other(owner: Owner, diary
     assert owner.free
 
 
-async def test_an_error_is_the_callers_and_the_owner_goes_on(owner: Owner, diary: Diary) -> None:
+async def test_an_error_is_the_callers_and_the_owner_goes_on(owner: Actor, diary: Diary) -> None:
     async def fail() -> None:
         raise ValueError("no")
 
@@ -67,7 +67,7 @@ async def test_an_error_is_the_callers_and_the_owner_goes_on(owner: Owner, diary
     assert await owner.ask(lambda: diary.work("a")) == "a"
 
 
-async def test_a_revoked_order_is_undone_before_anything_later(owner: Owner, diary: Diary) -> None:
+async def test_a_revoked_order_is_undone_before_anything_later(owner: Actor, diary: Diary) -> None:
     launch = asyncio.create_task(owner.ask(lambda: diary.work("a"), undo=diary.undo))
     await diary.has("a begins")
     launch.cancel()
@@ -78,7 +78,7 @@ async def test_a_revoked_order_is_undone_before_anything_later(owner: Owner, dia
 
 
 async def test_an_order_that_was_revoked_while_it_waited_is_not_begun(
-    owner: Owner, diary: Diary
+    owner: Actor, diary: Diary
 ) -> None:
     first = asyncio.create_task(owner.ask(lambda: diary.work("a")))
     await diary.has("a begins")
@@ -92,7 +92,7 @@ async def test_an_order_that_was_revoked_while_it_waited_is_not_begun(
 
 
 async def test_an_order_without_undo_goes_on_when_its_caller_leaves(
-    owner: Owner, diary: Diary
+    owner: Actor, diary: Diary
 ) -> None:
     stop = asyncio.create_task(owner.ask(lambda: diary.work("a")))
     await diary.has("a begins")
@@ -103,7 +103,7 @@ async def test_an_order_without_undo_goes_on_when_its_caller_leaves(
 
 
 async def test_closing_cancels_who_waits_and_undoes_nothing(diary: Diary) -> None:
-    owner = Owner("test", diary.look)
+    owner = Actor("test", diary.look)
     first = asyncio.create_task(owner.ask(lambda: diary.work("a"), undo=diary.undo))
     second = asyncio.create_task(owner.ask(lambda: diary.work("b")))
     await diary.has("a begins")
@@ -117,7 +117,7 @@ async def test_a_look_that_fails_does_not_end_the_owner(diary: Diary) -> None:
     async def fail() -> None:
         raise RuntimeError("a defect")
 
-    owner = Owner("test", fail)
+    owner = Actor("test", fail)
     owner.nudge()
     diary.may_end.set()
     assert await owner.ask(lambda: diary.work("a")) == "a"

@@ -26,8 +26,8 @@ SLOW = Policy(dwell_s=0, soak_s=60, drain_s=600, stop_grace_s=0)
 
 async def shown(host: InstantHost) -> RollbackOption:
     """Of the revision that served before, by an outlook on this moment."""
-    outlook = await host.room.outlooks.make()
-    return outlook.rollback[NAME][0]
+    forecast = await host.runtime.forecaster.make()
+    return forecast.rollback[NAME][0]
 
 
 async def two_served(make: Make, policy: Policy = POLICY, gpus: int = 0) -> InstantHost:
@@ -121,8 +121,8 @@ def _foreign(host: InstantHost) -> None:
     host.supply = msgspec.structs.replace(host.supply, foreign_listeners=taken)
 
 
-def _vault(host: InstantHost) -> None:
-    host.room.parts.vault.forget(NAME)
+def _secret_values(host: InstantHost) -> None:
+    host.runtime.parts.secret_values.forget(NAME)
 
 
 def _gpus(host: InstantHost) -> None:
@@ -136,7 +136,7 @@ def _gpus(host: InstantHost) -> None:
         (_memory, "memory_insufficient", "MiB of memory needed"),
         (_inventory, "inventory_incomplete", "surveyed"),
         (_unsigned, "signature_required", "v1 is not signed"),
-        (_vault, "secrets_missing", "values of KEY"),
+        (_secret_values, "secrets_missing", "values of KEY"),
         (_gpus, "gpus_quarantined", "in quarantine"),
     ],
 )
@@ -158,10 +158,10 @@ async def test_a_drained_host_goes_back_to_nothing_that_must_be_booted(make: Mak
 
 async def test_gpus_that_are_being_cleaned_stand_in_the_way_for_as_long(make: Make) -> None:
     host = await two_served(make, gpus=2)
-    host.workshop.works = False
+    host.preparer.works = False
     await host.update(NAME, "v2")
     await refused(host, "gpus_dirty", "being cleaned")
-    host.workshop.works = True
+    host.preparer.works = True
     await asyncio.sleep(0.1)
     assert (await shown(host)).feasibility is Feasibility.COLD
 
