@@ -7,7 +7,6 @@ import asyncio
 import sys
 import time
 
-from scripts.simulating.profiles import PROFILES
 from scripts.story.agent_process import AgentProcess
 from scripts.story.fleet import leave_fleet
 from scripts.story.fleet_plot import play_fleet
@@ -19,6 +18,7 @@ from scripts.story.plot import NAME, Plot, vcpus_to_offer
 from scripts.story.releases import make_gpu_releases, make_releases
 from scripts.story.stage import Stage, StoryError
 from scripts.story.tell import Teller
+from simulator.profiles import PROFILES
 
 
 async def play(place: Place, teller: Teller, gpus: str | None) -> int:

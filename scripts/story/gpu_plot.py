@@ -6,12 +6,12 @@ import asyncio
 import time
 from pathlib import Path
 
-from scripts.simulating.machine import SimulatedHostError
-from scripts.simulating.profiles import Profile
 from scripts.story.place import LOOK_EVERY_S, Place
 from scripts.story.releases import BOARD, GPUS
 from scripts.story.stage import Stage, StoryError
 from scripts.story.tell import Row, Teller
+from simulator.machine import SimulatedHostError
+from simulator.profiles import Profile
 
 SIMULATED = "SIMULATED GPUs: stand-ins, which compute nothing"
 _CLEAN_S = 60

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from scripts.simulating.machine import SimulatedMachine
+from simulator.machine import SimulatedMachine
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GUEST = ROOT / ".cache" / "guest"

@@ -13,14 +13,14 @@ import pytest
 
 from agent.api.listeners import local_listener
 from agent.api.server import ApiServer
-from agent.host.clock import ManualClock
 from agent.model.ids import DeploymentName
 from agent.model.update import Step
-from agent.store.memory import MemoryStore
 from agent.updates.port import Engine
+from simulator.instant_host import InstantHost
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
+from simulator.simulated_host import release
 from tests.fakes.api_server import surface_of
-from tests.fakes.instant_host import InstantHost
-from tests.fakes.simulated_host import release
 
 NAME = DeploymentName("web")
 WEB = "/v1/deployments/web"

@@ -45,8 +45,8 @@ from agent.attestation.snp import verify_report
 from agent.attestation.snp_tcb import Product, Signer
 from agent.attestation.tdx.collateral import collateral_from_answers
 from agent.attestation.tdx.verify import verify_quote
-from agent.host.clock import ManualClock
 from agent.host.files import StorageError
+from simulator.manual_clock import ManualClock
 from tests.fakes import intel as intel_fake
 from tests.fakes.intel import FMSPC, FakeIntel
 from tests.fakes.snp_chain import NOW, FakeAmd, tcb_bytes

@@ -23,7 +23,7 @@ from agent.attestation.policy import Policy
 from agent.attestation.roots import Trust
 from agent.attestation.expected import Expected
 from agent.config import AttestationConfig
-from agent.host.clock import ManualClock
+from simulator.manual_clock import ManualClock
 open_verifier(AttestationConfig(), ManualClock())
 before = sorted(sys.modules)
 given = json.load(sys.stdin)

@@ -18,15 +18,15 @@ from agent.attestation.roots import Trust
 from agent.attestation.tdx.policy import TdxPolicy
 from agent.attestation.verifier import Verifier
 from agent.config import AttestationConfig, TdxConfig, TdxPlatform
-from agent.host.clock import ManualClock
 from agent.model.resources import Demand
 from agent.model.tcb_status import TcbStatus
+from simulator.manual_clock import ManualClock
+from simulator.rows import enclave, release
 from tests.attestation.refusals import GOOD as GUEST
 from tests.attestation.refusals import refused_for
 from tests.attestation.test_verifier import Served
 from tests.fakes.attested_guest import accept_everything
 from tests.fakes.intel import NOW, FakeIntel
-from tests.fakes.rows import enclave, release
 from tests.fakes.tdx_guest import (
     EXPECTED,
     Answers,

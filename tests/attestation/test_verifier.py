@@ -21,9 +21,9 @@ from agent.attestation.verifier import Endorser, Verifier
 from agent.config import AttestationConfig, SnpConfig
 from agent.model.enclave import Endpoint
 from agent.model.release import Release
+from simulator.rows import enclave, release
 from tests.attestation.refusals import GOOD
 from tests.fakes.evidence_guest import Clock, Served
-from tests.fakes.rows import enclave, release
 from tests.fakes.snp_chain import MEASUREMENT, NOW
 from tests.fakes.tls_guest import cut, endlessly, hang, identity, reply
 

@@ -18,7 +18,7 @@ from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId
 from agent.model.lease import Lease
 from agent.model.reasons import DecidedStrategy, Strategy
 from agent.model.resources import Demand
-from tests.fakes.boards import bdf, cards
+from simulator.boards import bdf, cards
 
 NOW = Instant(boot_id="b", boottime_s=100.0, wall=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
 ADDRESSES = tuple(f"10.215.0.{n}" for n in range(2, 6))

@@ -17,7 +17,7 @@ from agent.model.ids import Bdf, DeploymentName, EnclaveId
 from agent.model.pci import GroupMember, PciKind
 from agent.model.reasons import DecidedStrategy, ReasonCode, Strategy
 from agent.model.resources import Demand
-from tests.fakes.boards import bdf, cards, hgx_hopper
+from simulator.boards import bdf, cards, hgx_hopper
 
 NOW = Instant(boot_id="b", boottime_s=100.0, wall=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
 API, OTHER = DeploymentName("api"), DeploymentName("other")

@@ -18,7 +18,7 @@ from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId
 from agent.model.lease import Lease
 from agent.model.reasons import DecidedStrategy, ReasonCode, Strategy
 from agent.model.resources import Demand
-from tests.fakes.boards import bdf
+from simulator.boards import bdf
 
 NOW = Instant(boot_id="b", boottime_s=100.0, wall=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
 API, OTHER = DeploymentName("api"), DeploymentName("other")

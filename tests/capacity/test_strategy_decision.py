@@ -14,7 +14,7 @@ from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId
 from agent.model.lease import Claim, ClaimKind, Lease
 from agent.model.reasons import DecidedStrategy, Reason, ReasonCode, Strategy
 from agent.model.resources import Demand, Listen
-from tests.fakes.boards import cards
+from simulator.boards import cards
 
 NOW = Instant(boot_id="b", boottime_s=100.0, wall=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
 API = DeploymentName("api")

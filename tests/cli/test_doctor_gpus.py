@@ -10,9 +10,9 @@ import pytest
 from agent.cli.doctor_gpus import gpu_lines
 from agent.cli.doctor_line import Line
 from agent.config import Config, HostConfig
-from tests.fakes import sysfs_tree as trees
+from simulator import sysfs_tree as trees
+from simulator.nvml import Nvml
 from tests.fakes.gpus import BDF
-from tests.fakes.nvml import Nvml
 
 Tree = trees.SysfsTree
 

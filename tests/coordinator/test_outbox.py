@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from agent.host.clock import ManualClock
 from agent.link.numbers import Numbers
 from agent.link.outbox import PAGE, Outbox
 from agent.model.event import STORE_RESTORED, EventDraft
 from agent.store.chain import verify_chain
-from agent.store.memory import MemoryStore
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
 
 
 def new_store(**more: int) -> MemoryStore:

@@ -25,8 +25,8 @@ from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import Traffic
 from agent.updates.admission.gpus import Preparation
-from scripts.simulating.machine import SimulatedMachine
-from scripts.simulating.profiles import PROFILES
+from simulator.machine import SimulatedMachine
+from simulator.profiles import PROFILES
 from tests.daemon.crash_runs import Matrix, Take, is_by_the_clock
 from tests.daemon.crash_stories import GPUS, STORIES, Story, World
 from tests.daemon.full_disk_runs import FullDisk, is_write

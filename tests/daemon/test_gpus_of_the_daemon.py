@@ -10,10 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.fakes import sysfs_tree as trees
+from simulator import sysfs_tree as trees
+from simulator.nvml import Nvml, alive
 from tests.fakes.daemon_process import Daemon, place
 from tests.fakes.gpus import BDF, OTHER
-from tests.fakes.nvml import Nvml, alive
 
 
 class GpuHostUnderTest:

@@ -18,10 +18,10 @@ from agent.model.reasons import ReasonCode, Strategy
 from agent.model.resources import Demand
 from agent.updates.errors import RefusedError
 from agent.updates.orders import NewLease
-from tests.fakes.fake_gpus import FakeGpus
+from simulator.fake_gpus import FakeGpus
+from simulator.simulated_host import CALLER, NAME, SimulatedHost
 from tests.fakes.gpus import inventory
 from tests.fakes.leasing import leasing_of
-from tests.fakes.simulated_host import CALLER, NAME, SimulatedHost
 
 
 class Misc:

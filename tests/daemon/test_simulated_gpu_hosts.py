@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.simulating.machine import SimulatedHostError, SimulatedMachine
-from scripts.simulating.profiles import PROFILES
-from scripts.simulating.stand_in import with_stand_ins
+from simulator.machine import SimulatedHostError, SimulatedMachine
+from simulator.profiles import PROFILES
+from simulator.stand_in import with_stand_ins
 from tests.fakes.daemon_process import CHECKOUT, Daemon, place
 from tests.fakes.fake_vms import fake_releases, install, settings
 from tests.fakes.guest_releases import config_of, guest_image, make_releases
@@ -177,7 +177,7 @@ async def inventory_now(daemon: Daemon) -> Any:
 
 def simulate(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "scripts.simulating", *words],
+        [sys.executable, "-m", "simulator", *words],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,

@@ -10,11 +10,11 @@ import pytest
 import pytest_asyncio
 
 from agent.daemon.store_keeper import StoreKeeper
-from agent.host.clock import ManualClock
 from agent.store.backup import backups, generations
 from agent.store.sqlite import SqliteStore
 from agent.updates.snapshot.publisher import SnapshotPublisher
-from tests.fakes.instant_host import InstantHost
+from simulator.instant_host import InstantHost
+from simulator.manual_clock import ManualClock
 from tests.fakes.store_damage import carry_log_over, digest, zero_header
 
 

@@ -27,8 +27,8 @@ from agent.store.sqlite import SqliteStore
 from agent.updates.admission.admit import Ask, Terms, admit_new
 from agent.updates.admission.leases import admit_lease
 from agent.updates.orders import Caller, NewLease
-from tests.fakes.boards import bdf, cards
-from tests.fakes.simulated_host import release
+from simulator.boards import bdf, cards
+from simulator.simulated_host import release
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 

@@ -14,7 +14,6 @@ import msgspec
 
 from agent.attestation.port import Evidence, NothingClaimedError, Verdict
 from agent.enclaves.port import VmPhase, VmView
-from agent.host.clock import ManualClock
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave, EnclaveState, Lifecycle, ProcessIdentity
 from agent.model.event import GENESIS, Event, EventDraft, chain
@@ -74,7 +73,8 @@ from agent.updates.snapshot.snapshot import (
     RollbackOption,
     Snapshot,
 )
-from tests.fakes.fake_gpus import FakeGpus
+from simulator.fake_gpus import FakeGpus
+from simulator.manual_clock import ManualClock
 from tests.fakes.leasing import leasing_of
 
 MEMORY_MIB = 512

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from agent.attestation.document import PATH
-from agent.host.clock import ManualClock
+from simulator.manual_clock import ManualClock
 from tests.fakes.attested_guest import Guest
 from tests.fakes.snp_chain import NOW
 from tests.fakes.tls_guest import Script, TlsGuest, reply

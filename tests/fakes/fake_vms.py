@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tests.fakes import fake_qemu
+from simulator import fake_qemu
 from tests.fakes.guest_releases import config_of, make_releases
 from tests.fakes.release_parts import make_image
 

@@ -9,7 +9,7 @@ from agent.model.gpu import Gpu, KnownGpu, Quarantine
 from agent.model.ids import Bdf
 from agent.model.inventory import Inventory
 from agent.model.pci import Link, PciFunction, PciKind
-from tests.fakes.rows import instant
+from simulator.rows import instant
 
 BDF = Bdf("0000:18:00.0")
 OTHER = Bdf("0000:2a:00.0")

@@ -14,7 +14,7 @@ from agent.model.update import Decided
 from agent.updates.admission.admit import holdings
 from agent.updates.admission.gpus import recorded
 from agent.updates.planner.transitions import CANCELLED_AFTER_STOP as CANCELLED
-from tests.fakes.simulated_host import NAME, SimulatedHost
+from simulator.simulated_host import NAME, SimulatedHost
 
 
 def broken(host: SimulatedHost) -> list[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agent.capacity.supply import HostSupply
-from agent.host.clock import ManualClock
 from agent.model.release import Release
 from agent.releases.port import ReleaseNotFoundError, ReleaseSourceError
-from agent.store.memory import MemoryStore
 from agent.store.port import Store
 from agent.updates.admission.leases import Leasing
-from tests.fakes.simulated_host import release
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
+from simulator.simulated_host import release
 
 SUPPLY = HostSupply(
     memory_mib=4096,

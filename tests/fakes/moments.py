@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent.model.reasons import Strategy
 from agent.model.update import Update
-from tests.fakes.simulated_host import SimulatedHost
+from simulator.simulated_host import SimulatedHost
 
 
 @dataclass(frozen=True)

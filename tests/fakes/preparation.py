@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from agent.host.clock import ManualClock
 from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.modes import ModeTool
 from agent.inventory.preparation.preparer import Preparer
@@ -16,10 +15,11 @@ from agent.model.event import Event
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import Claim, ClaimKind
 from agent.model.preparation import GpuCondition
-from agent.store.memory import MemoryStore
 from agent.store.port import Reader, Store, Transaction
-from tests.fakes.pci_kernel import PciKernel
-from tests.fakes.sysfs_tree import SysfsTree
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
+from simulator.pci_kernel import PciKernel
+from simulator.sysfs_tree import SysfsTree
 
 T = TypeVar("T")
 ENCLAVE = EnclaveId("aaaaaaaa")

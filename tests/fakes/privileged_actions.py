@@ -31,9 +31,9 @@ from agent.inventory.preparation.modes import ModeTool
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf
 from agent.traffic.nftables import NftablesTraffic
-from tests.fakes.pci_kernel import PciKernel, install_tool
-from tests.fakes.pci_pipes import served
-from tests.fakes.sysfs_tree import HGX_BUSES, pcie_boards
+from simulator.pci_kernel import PciKernel, install_tool
+from simulator.pci_pipes import served
+from simulator.sysfs_tree import HGX_BUSES, pcie_boards
 
 BDF = Bdf(f"0000:{HGX_BUSES[0]:02x}:00.0")
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import msgspec
 
-from agent.host.clock import ManualClock
 from agent.model.ids import DeploymentName
 from agent.model.release import Release
 from agent.model.resources import Listen
 from agent.model.revision import DeploymentStatus
 from agent.model.update import Update
-from agent.store.memory import MemoryStore
 from agent.updates.orders import Change, NewDeployment
 from agent.updates.secrets.at_rest import AtRest
 from agent.updates.snapshot.snapshot import DeploymentFacts
-from tests.fakes.instant_host import CALLER, InstantHost, InstantReleases
+from simulator.instant_host import CALLER, InstantHost, InstantReleases
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
 
 NAME = DeploymentName("web")
 LISTEN = Listen(address="127.0.0.1", port=8443)

@@ -21,7 +21,7 @@ from agent.model.event import EventDraft
 from agent.model.lease import Claim
 from agent.store.port import ClaimTakenError, Transaction
 from agent.store.sqlite import SqliteStore
-from tests.fakes.rows import deployment
+from simulator.rows import deployment
 
 
 def _say(line: str) -> None:

@@ -28,8 +28,8 @@ from agent.model.measurement import MeasuredLaunch
 from agent.model.release import Artifact, LocalImage, Release
 from agent.model.resources import Demand
 from agent.releases.launch_digest import snp_launch_digest
+from simulator.rows import enclave, revision
 from tests.fakes.guest_releases import guest_firmware
-from tests.fakes.rows import enclave, revision
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 QEMU = "qemu-system-x86_64"

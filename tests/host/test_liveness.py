@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent.host.clock import ManualClock
 from agent.host.liveness import Liveness
+from simulator.manual_clock import ManualClock
 
 
 def test_a_loop_that_does_not_come_back_is_late_until_it_does() -> None:

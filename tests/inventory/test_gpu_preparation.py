@@ -27,9 +27,8 @@ from agent.inventory.preparation.records import DevicePlace, unowned_dirty, word
 from agent.model.gpu import HOST, CcMode, Gpu, GpuHealth, GpuState, HealthAction
 from agent.model.ids import Bdf
 from agent.model.pci import GroupMember, PciKind
-from tests.fakes.pci_kernel import Died
-from tests.fakes.preparation import ENCLAVE, GpuHost
-from tests.fakes.sysfs_tree import (
+from simulator.pci_kernel import Died
+from simulator.sysfs_tree import (
     HGX_BUSES,
     NVSWITCH,
     SWITCH,
@@ -37,6 +36,7 @@ from tests.fakes.sysfs_tree import (
     hgx_h100,
     pcie_boards,
 )
+from tests.fakes.preparation import ENCLAVE, GpuHost
 
 CARDS = tuple(Bdf(f"0000:{bus:02x}:00.0") for bus in HGX_BUSES[:2])
 AUDIO = Bdf(CARDS[0][:-1] + "1")

@@ -16,8 +16,8 @@ from agent.inventory.nvml.values import NvmlEvent, NvmlGpu
 from agent.inventory.xids import XIDS, Advice, advice_on
 from agent.model.gpu import CcMode, CcModes, GpuHealth, GpuUse, HealthAction, Severity
 from agent.model.pci import Aer, Link
+from simulator.rows import instant
 from tests.fakes.gpus import BDF, FULL_LINK, function, seen
-from tests.fakes.rows import instant
 
 A, S = HealthAction, Severity
 FACTS = Path(__file__).resolve().parents[2].parent / "shared/reference/gpu-hosts.md"

@@ -10,8 +10,8 @@ from agent.inventory.identity import recall
 from agent.model.gpu import KnownGpu
 from agent.model.ids import Bdf
 from agent.model.pci import PciKind
+from simulator.rows import instant
 from tests.fakes.gpus import BDF, OTHER, function, known, quarantine, seen
-from tests.fakes.rows import instant
 
 NOW = instant(2000)
 

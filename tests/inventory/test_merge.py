@@ -23,8 +23,8 @@ from agent.model.gpu import (
     Sight,
 )
 from agent.model.pci import PciFunction, PciKind
+from simulator.rows import instant
 from tests.fakes.gpus import BDF, function, known, quarantine, seen
-from tests.fakes.rows import instant
 
 BAD = GpuHealth(severity=Severity.ERROR, action=HealthAction.RESET)
 HOPELESS = GpuHealth(severity=Severity.ERROR, action=HealthAction.REBOOT)

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.host.clock import ManualClock
 from agent.inventory.nvml.frames import FrameError, Open, length_of, pack, request_of, told_of
 from agent.inventory.nvml.probe import NvmlProbe
 from agent.inventory.nvml.process import CHILD
 from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, NvmlLook
 from agent.model.gpu import CcMode, GpuProcess
 from agent.model.ids import Bdf
+from simulator.manual_clock import ManualClock
+from simulator.nvml import Nvml, alive
 from tests.fakes.gpus import BDF, OTHER
-from tests.fakes.nvml import Nvml, alive
 
 ONE = frozenset({BDF})
 

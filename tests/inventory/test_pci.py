@@ -10,7 +10,7 @@ import pytest
 from agent.inventory.host import InventoryError
 from agent.inventory.pci import PciReader
 from agent.model.pci import Aer, Link, PciFunction, PciKind, classify
-from tests.fakes import sysfs_tree as trees
+from simulator import sysfs_tree as trees
 
 ODD = "0000:18:00.0"
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from agent.host.clock import ManualClock
 from agent.host.kernel_log import KernelLog
 from agent.inventory.nvml.probe import NvmlProbe
 from agent.inventory.pci import PciReader
@@ -26,16 +25,17 @@ from agent.model.ids import Bdf
 from agent.model.inventory import Inventory
 from agent.model.lease import Claim, ClaimKind
 from agent.model.preparation import GpuCondition
-from agent.store.memory import MemoryStore
 from agent.store.port import Store, StoreFullError
 from agent.store.sqlite import SqliteStore
 from agent.updates.admission.gpus import gpu_uses
-from tests.fakes import sysfs_tree as trees
+from simulator import sysfs_tree as trees
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
+from simulator.nvml import Nvml
+from simulator.rows import deployment, enclave
 from tests.fakes.failing_store import FailingStore
 from tests.fakes.gpus import BDF, OTHER
 from tests.fakes.kmsg import writing
-from tests.fakes.nvml import Nvml
-from tests.fakes.rows import deployment, enclave
 
 FULL = StoreFullError("no space left")
 

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from agent.config import ProbesConfig
-from agent.host.clock import ManualClock
 from agent.model.clock import Instant
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 from agent.probes.port import HealthView, ProbeTarget
 from agent.probes.runner import Prober
+from simulator.manual_clock import ManualClock
 from tests.fakes.tls_guest import (
     BOOT,
     CONTAINERS,

@@ -14,13 +14,13 @@ from dataclasses import replace
 
 import pytest
 
-from agent.host.clock import ManualClock
 from agent.host.contact import NoAnswerError, client_context, open_tcp
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 from agent.probes.port import ProbeTarget, TcpCheck
 from agent.probes.round import RoundOrder, RoundResult, is_relayed, run_round
 from agent.probes.verdict import ProbeResult
+from simulator.manual_clock import ManualClock
 from tests.fakes.tls_guest import (
     BOOT,
     CONTAINERS,

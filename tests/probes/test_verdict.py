@@ -7,7 +7,6 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.host.clock import ManualClock
 from agent.probes.verdict import (
     KEY_CHANGED,
     KEY_PROBE,
@@ -19,6 +18,7 @@ from agent.probes.verdict import (
     retarget,
     views,
 )
+from simulator.manual_clock import ManualClock
 
 NAMES = ("a", "b")
 KEY = "11" * 32

@@ -24,7 +24,7 @@ from agent.enclaves.fleet import Fleet
 from agent.model.enclave import Enclave
 from agent.releases.launch_digest import snp_launch_digest
 from agent.releases.measurement import SnpMeasurements
-from tests.fakes.rows import revision
+from simulator.rows import revision
 from tests.fakes.snp_documents import check_report, read_v3
 from tests.fakes.vms import (
     INBOUND_PORT,

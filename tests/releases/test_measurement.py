@@ -20,7 +20,7 @@ from agent.releases.measurement import (
     unmeasured,
 )
 from agent.releases.port import ReleaseError
-from tests.fakes.simulated_host import release as some_release
+from simulator.simulated_host import release as some_release
 from tests.fakes.tiny_firmware import tiny_firmware
 
 CMDLINE = "root=/dev/mapper/root x=1,2"

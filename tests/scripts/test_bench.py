@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benching import planner, transitions
-from scripts.benching.figures import Table
-from scripts.benching.options import Options
-from scripts.benching.place import Place
-from scripts.benching.show import Show
+from bench import planner, transitions
+from bench.figures import Table
+from bench.options import Options
+from bench.place import Place
+from bench.show import Show
 
 MEASURES = {"planner": planner, "transitions": transitions}
 

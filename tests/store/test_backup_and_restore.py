@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.host.clock import ManualClock
 from agent.link.numbers import Numbers
 from agent.model.clock import Instant
 from agent.model.event import STORE_RESTORED, Event, EventDraft
@@ -22,7 +21,8 @@ from agent.store.integrity import check_file
 from agent.store.port import Reader, StoreDamagedError
 from agent.store.restore import GAP, Restored, RestoreError, restore
 from agent.store.sqlite import SqliteStore
-from tests.fakes.rows import deployment
+from simulator.manual_clock import ManualClock
+from simulator.rows import deployment
 from tests.fakes.store_damage import DAMAGES, carry_log_over, digest, zero_header
 
 CLOCK = ManualClock()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from agent.host.clock import ManualClock
 from agent.model.event import GENESIS, Event, EventDraft, chain, hash_of
 from agent.store.chain import verify_chain
-from agent.store.memory import MemoryStore
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
 
 START = (0, GENESIS)
 

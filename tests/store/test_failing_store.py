@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from agent.host.clock import ManualClock
-from agent.store.memory import MemoryStore
 from agent.store.port import Reader, StoreError, StoreFullError
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
+from simulator.rows import deployment
 from tests.fakes.failing_store import FailingStore
-from tests.fakes.rows import deployment
 
 
 @pytest.fixture

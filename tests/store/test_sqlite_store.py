@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 from agent.errors import describe
-from agent.host.clock import ManualClock
 from agent.model.event import EventDraft
 from agent.model.ids import DeploymentName
 from agent.store.chain import verify_chain
@@ -34,7 +33,8 @@ from agent.store.port import (
 )
 from agent.store.rows import encode
 from agent.store.sqlite import SqliteStore
-from tests.fakes.rows import deployment, revision
+from simulator.manual_clock import ManualClock
+from simulator.rows import deployment, revision
 
 NOW = ManualClock().now
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.host.clock import ManualClock
 from agent.model.enclave import Lifecycle
 from agent.model.event import GENESIS, STORE_RESTORED, EventDraft
 from agent.model.gpu import CcMode
@@ -16,12 +15,12 @@ from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId, UpdateId
 from agent.model.lease import Claim, ClaimKind, Sample
 from agent.model.preparation import GpuCondition
 from agent.store.chain import verify_chain
-from agent.store.memory import MemoryStore
 from agent.store.port import ClaimTakenError, KeptAnswer, Store, StoreError, Transaction
 from agent.store.retention import REVISIONS_KEPT, UPDATES_KEPT
 from agent.store.sqlite import SqliteStore
-from tests.fakes.gpus import known, quarantine
-from tests.fakes.rows import (
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
+from simulator.rows import (
     deployment,
     enclave,
     finished_update,
@@ -30,6 +29,7 @@ from tests.fakes.rows import (
     revision,
     update,
 )
+from tests.fakes.gpus import known, quarantine
 
 WEB = DeploymentName("web")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent.host.clock import ManualClock
-from agent.store.memory import MemoryStore
-from tests.fakes.instant_host import InstantHost, Make
+from simulator.instant_host import InstantHost, Make
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ import asyncio
 from pathlib import Path
 
 from agent.config import ReleasesConfig
-from agent.host.clock import ManualClock
 from agent.model.ids import DeploymentName
 from agent.model.release import LocalImage, Release
 from agent.model.update import Step, UpdateStatus
 from agent.releases.store import ReleaseStore, open_releases
-from agent.store.memory import MemoryStore
 from agent.updates.orders import Change
+from simulator.instant_host import CALLER, InstantHost
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
 from tests.fakes.fake_vms import releases_of_own_images
-from tests.fakes.instant_host import CALLER, InstantHost
 
 NAME = DeploymentName("hello")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
-from agent.host.clock import ManualClock
 from agent.model.ids import DeploymentName
 from agent.model.update import UpdateStatus
 from agent.store.chain import verify_chain
 from agent.store.retention import EVENTS_KEPT, REVISIONS_KEPT, UPDATES_KEPT
 from agent.store.sqlite import SqliteStore
-from tests.fakes.instant_host import InstantHost
+from simulator.instant_host import InstantHost
+from simulator.manual_clock import ManualClock
 
 NAME = DeploymentName("hello")
 UPDATES = 1000

@@ -10,8 +10,8 @@ from agent.model.reasons import Strategy
 from agent.model.revision import DeploymentStatus
 from agent.model.update import Step, UpdateStatus
 from agent.updates.planner.types import ActionKind
+from simulator.simulated_host import SimulatedHost
 from tests.fakes.invariants import at_rest
-from tests.fakes.simulated_host import SimulatedHost
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from agent.model.update import Step
 from agent.updates.planner.alarms import Alarm, alarms
 from agent.updates.planner.types import ActionKind
 from agent.updates.snapshot.rows import read_rows, situation
-from tests.fakes.simulated_host import NAME, SimulatedHost
+from simulator.simulated_host import NAME, SimulatedHost
 
 
 @pytest.fixture

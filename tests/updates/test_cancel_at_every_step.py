@@ -7,9 +7,9 @@ import pytest
 from agent.model.reasons import Strategy
 from agent.model.revision import DeploymentStatus
 from agent.model.update import Decided, Step, Update, UpdateStatus
+from simulator.simulated_host import SimulatedHost
 from tests.fakes.invariants import at_rest, broken
 from tests.fakes.moments import CASES, Case, at_every_moment
-from tests.fakes.simulated_host import SimulatedHost
 
 _BEFORE_THE_STOP = (Step.PREPARE, Step.ACCEPT)
 

@@ -9,7 +9,7 @@ import pytest
 
 from agent.attestation.port import Verdict
 from agent.model.update import Step, Update
-from tests.fakes.simulated_host import POLICY, SimulatedHost
+from simulator.simulated_host import POLICY, SimulatedHost
 
 GOOD = Verdict(attested=True)
 NOT_YET = Verdict(attested=None, retry=True)

@@ -13,7 +13,7 @@ from agent.updates.errors import ConflictError, RefusedError
 from agent.updates.orders import Change
 from agent.updates.planner.types import Policy
 from agent.updates.snapshot.snapshot import DeploymentFacts
-from tests.fakes.instant_host import CALLER, InstantHost, Make, new
+from simulator.instant_host import CALLER, InstantHost, Make, new
 
 NAME = DeploymentName("web")
 SLOW = Policy(dwell_s=60, soak_s=60, drain_s=600, stop_grace_s=0)

@@ -9,17 +9,17 @@ import pytest
 
 from agent.attestation.port import NothingClaimedError, NotYetError, Verdict
 from agent.attestation.unattested import Unattested
-from agent.host.clock import ManualClock
 from agent.model.enclave import Endpoint
 from agent.model.ids import DeploymentName, EnclaveId, HostId
 from agent.model.resources import GUEST_HTTPS_PORT
 from agent.releases.port import ReleaseSourceError
-from agent.store.memory import MemoryStore
 from agent.store.port import Transaction
 from agent.updates.engine.executor import Executor, UnknownEnclaveError
 from agent.updates.planner.types import Action, ActionKind, Judged
-from tests.fakes.instant_host import InstantHost
-from tests.fakes.rows import deployment, enclave, release, revision
+from simulator.instant_host import InstantHost
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
+from simulator.rows import deployment, enclave, release, revision
 
 ROW = enclave()
 HERE = Endpoint(address="127.0.0.9", port=GUEST_HTTPS_PORT)

@@ -22,8 +22,8 @@ from agent.traffic.userspace import UserspaceTraffic
 from agent.updates.errors import ConflictError, FieldError, RefusedError
 from agent.updates.orders import Change, PlanQuestion
 from agent.updates.snapshot.snapshot import DeploymentFacts
-from tests.fakes.instant_host import CALLER, InstantHost, Make, new
-from tests.fakes.simulated_host import release
+from simulator.instant_host import CALLER, InstantHost, Make, new
+from simulator.simulated_host import release
 
 NAME, OTHER = DeploymentName("web"), DeploymentName("other")
 STOP = Strategy.STOP_THEN_START

@@ -14,8 +14,8 @@ from agent.model.update import Step, Update, UpdateStatus
 from agent.store.rows import decode, encode
 from agent.updates.errors import RefusedError
 from agent.updates.orders import Change
-from tests.fakes.instant_host import CALLER, InstantHost, Make
-from tests.fakes.rows import update as some_update
+from simulator.instant_host import CALLER, InstantHost, Make
+from simulator.rows import update as some_update
 
 NAME = DeploymentName("web")
 ONE_VM = vm_memory_mib(256)

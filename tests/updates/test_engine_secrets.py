@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.host.clock import ManualClock
 from agent.model.ids import DeploymentName
-from agent.store.memory import MemoryStore
 from agent.store.port import Transaction
 from agent.updates.orders import Caller
 from agent.updates.secrets.values import SecretValues
 from agent.updates.secrets.versions import Secrets, Staged
-from tests.fakes.rows import deployment, revision
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
+from simulator.rows import deployment, revision
 
 NAME = DeploymentName("web")
 CALLER = Caller(name="test")

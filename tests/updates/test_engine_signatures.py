@@ -14,8 +14,8 @@ from agent.releases.port import ReleaseSourceError
 from agent.releases.signature import SignatureRequiredError
 from agent.updates.engine.commands import UpdateEngine
 from agent.updates.errors import RefusedError
+from simulator.simulated_host import CALLER, NAME, SimulatedHost, release
 from tests.fakes.leasing import TaggedReleases
-from tests.fakes.simulated_host import CALLER, NAME, SimulatedHost, release
 
 Request = Callable[[UpdateEngine], Coroutine[Any, Any, Update]]
 

@@ -12,7 +12,7 @@ from agent.updates.planner.boot_deadline import BOOTS, shape_of
 from agent.updates.snapshot.rows import read_rows
 from agent.updates.snapshot.snapshot import Estimate
 from agent.updates.snapshot.status import deployment_facts
-from tests.fakes.simulated_host import NAME, POLICY, SimulatedHost, release
+from simulator.simulated_host import NAME, POLICY, SimulatedHost, release
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from agent.updates.errors import RefusedError
 from agent.updates.orders import Change
 from agent.updates.planner.types import Policy
 from agent.updates.snapshot.snapshot import DeploymentFacts, Feasibility, RollbackOption
-from tests.fakes.boards import bdf, cards
-from tests.fakes.instant_host import CALLER, POLICY, InstantHost, Make, new
-from tests.fakes.simulated_host import release
+from simulator.boards import bdf, cards
+from simulator.instant_host import CALLER, POLICY, InstantHost, Make, new
+from simulator.simulated_host import release
 
 NAME = DeploymentName("web")
 SLOW = Policy(dwell_s=0, soak_s=60, drain_s=600, stop_grace_s=0)

@@ -11,8 +11,8 @@ from agent.model.enclave import Enclave
 from agent.model.ids import Bdf
 from agent.model.update import Step, UpdateStatus
 from agent.updates.planner.types import ActionKind
-from tests.fakes.boards import bdf
-from tests.fakes.simulated_host import NAME, SimulatedHost
+from simulator.boards import bdf
+from simulator.simulated_host import NAME, SimulatedHost
 
 ONE, TWO = bdf(1), bdf(2)
 

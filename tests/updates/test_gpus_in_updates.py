@@ -28,9 +28,9 @@ from agent.updates.orders import NewLease
 from agent.updates.planner.types import Action, ActionKind
 from agent.updates.secrets.values import SecretValues
 from agent.updates.secrets.versions import Secrets
-from tests.fakes.boards import bdf
+from simulator.boards import bdf
+from simulator.simulated_host import CALLER, NAME, SimulatedHost
 from tests.fakes.leasing import TaggedReleases, leasing_of
-from tests.fakes.simulated_host import CALLER, NAME, SimulatedHost
 
 ONE, TWO = bdf(1), bdf(2)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from agent.host.clock import ManualClock
 from agent.model.ids import DeploymentName
 from agent.model.update import Decided, Step, UpdateStatus
-from agent.store.memory import MemoryStore
-from tests.fakes.instant_host import InstantHost
-from tests.fakes.simulated_host import NAME, SimulatedHost
+from simulator.instant_host import InstantHost
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
+from simulator.simulated_host import NAME, SimulatedHost
 
 HELLO = DeploymentName("hello")
 

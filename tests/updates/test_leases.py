@@ -10,20 +10,20 @@ import msgspec
 import pytest
 
 from agent.capacity.supply import vm_memory_mib
-from agent.host.clock import ManualClock
 from agent.model.ids import LeaseId
 from agent.model.lease import Lease
 from agent.model.reasons import ReasonCode, Strategy
 from agent.model.resources import Demand
-from agent.store.memory import MemoryStore
 from agent.store.port import Reader
 from agent.store.sqlite import SqliteStore
 from agent.updates.admission.lease_rows import expire
 from agent.updates.admission.leases import Leasing
 from agent.updates.errors import FieldError, LeaseExpiredError, RefusedError, UnknownNameError
 from agent.updates.orders import NewLease
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
+from simulator.simulated_host import CALLER, NAME, SimulatedHost
 from tests.fakes.leasing import leasing_of
-from tests.fakes.simulated_host import CALLER, NAME, SimulatedHost
 
 ONE = vm_memory_mib(256)
 BARE = NewLease(demand=Demand(memory_mib=256, vcpus=1), ttl_s=60)

@@ -6,7 +6,7 @@ import msgspec
 
 from agent.model.ids import Bdf, DeploymentName
 from agent.updates.engine.launch_order import biggest_first
-from tests.fakes.rows import enclave
+from simulator.rows import enclave
 
 
 def test_the_biggest_deployments_start_first_by_gpus_and_then_by_memory() -> None:

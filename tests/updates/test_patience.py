@@ -7,7 +7,7 @@ import pytest
 from agent.model.resources import Demand
 from agent.model.update import Booting, Step
 from agent.updates.planner.boot_deadline import BOOTS, boot_deadline_s, shape_of
-from tests.fakes.simulated_host import SimulatedHost, release
+from simulator.simulated_host import SimulatedHost, release
 
 SMALL = Demand(memory_mib=1024, vcpus=1)
 WHOLE = Demand(memory_mib=800 << 10, vcpus=96, gpus=8)

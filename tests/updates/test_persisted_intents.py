@@ -16,10 +16,10 @@ import pytest
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
 from agent.model.update import Step
-from agent.store.memory import MemoryStore
 from agent.updates.planner.types import Action, ActionKind, Write
+from simulator.memory_store import MemoryStore
+from simulator.simulated_host import NAME, SimulatedHost
 from tests.fakes.invariants import broken
-from tests.fakes.simulated_host import NAME, SimulatedHost
 
 # What changes the host. To forget a deployment needs no intent beyond the wish of its request.
 EFFECTS = {ActionKind.LAUNCH, ActionKind.STOP, ActionKind.APPLY_ROUTE, ActionKind.RESET}

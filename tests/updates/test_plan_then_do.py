@@ -20,9 +20,9 @@ from agent.model.resources import Demand
 from agent.store.port import Transaction
 from agent.updates.errors import FieldError, RefusedError
 from agent.updates.orders import Change, PlanQuestion
-from tests.fakes.boards import bdf, cards, hgx_hopper
-from tests.fakes.instant_host import CALLER, InstantHost, Make, new
-from tests.fakes.simulated_host import release
+from simulator.boards import bdf, cards, hgx_hopper
+from simulator.instant_host import CALLER, InstantHost, Make, new
+from simulator.simulated_host import release
 
 NAME = DeploymentName("web")
 BLUE_GREEN, STOP, FRESH = Strategy.BLUE_GREEN, Strategy.STOP_THEN_START, Strategy.FRESH

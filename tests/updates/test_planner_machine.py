@@ -19,9 +19,9 @@ from agent.model.update import Decided, Step
 from agent.updates.admission.gpus import recorded
 from agent.updates.errors import ConflictError, LeaseExpiredError, RefusedError, UnknownNameError
 from agent.updates.planner.types import ActionKind, Plan
+from simulator.simulated_host import NAME, SimulatedHost
 from tests.fakes.invariants import at_rest, broken
 from tests.fakes.moments import walk
-from tests.fakes.simulated_host import NAME, SimulatedHost
 
 TAGS = ("v1", "v2", "v3")
 STEPS = (Step.STOP_OLD, Step.LAUNCH, Step.VERIFY, Step.SWITCH, Step.SOAK, Step.DRAIN)

@@ -11,7 +11,7 @@ from agent.model.revision import Wish
 from agent.model.update import Decided, Step, UpdateStatus
 from agent.updates.errors import ConflictError, RefusedError
 from agent.updates.planner.types import ActionKind
-from tests.fakes.simulated_host import NAME, SimulatedHost
+from simulator.simulated_host import NAME, SimulatedHost
 
 
 @pytest.fixture

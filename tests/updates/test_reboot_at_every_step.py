@@ -9,9 +9,9 @@ from agent.model.revision import DeploymentStatus
 from agent.model.update import Decided, Step, UpdateStatus
 from agent.updates.planner.types import ActionKind
 from agent.updates.planner.upkeep import SECRETS_MISSING
+from simulator.simulated_host import SimulatedHost
 from tests.fakes.invariants import at_rest, broken
 from tests.fakes.moments import CASES, Case, at_every_moment
-from tests.fakes.simulated_host import SimulatedHost
 
 STEPS = {
     Strategy.FRESH: {Step.PREPARE, Step.LAUNCH, Step.BOOT, Step.VERIFY, Step.SWITCH},

@@ -10,8 +10,8 @@ import pytest
 from agent.model.revision import DeploymentStatus, Fault
 from agent.model.update import Step, UpdateStatus
 from agent.updates.planner.types import ActionKind
+from simulator.simulated_host import POLICY, SimulatedHost
 from tests.fakes.invariants import at_rest
-from tests.fakes.simulated_host import POLICY, SimulatedHost
 
 POLICY_OF_THE_DOMAIN = dataclasses.replace(POLICY, relaunch_limit=5)
 

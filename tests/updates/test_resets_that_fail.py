@@ -9,7 +9,7 @@ import pytest
 from agent.model.reasons import Strategy
 from agent.model.update import Step, UpdateStatus
 from agent.updates.planner.types import ActionKind
-from tests.fakes.simulated_host import SimulatedHost
+from simulator.simulated_host import SimulatedHost
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from agent.updates.errors import RefusedError
 from agent.updates.orders import Change
 from agent.updates.planner.types import ActionKind
 from agent.updates.snapshot.snapshot import DeploymentFacts
-from tests.fakes.instant_host import CALLER, InstantHost, Make
-from tests.fakes.simulated_host import NAME, SimulatedHost, release
+from simulator.instant_host import CALLER, InstantHost, Make
+from simulator.simulated_host import NAME, SimulatedHost, release
 
 
 @pytest.fixture

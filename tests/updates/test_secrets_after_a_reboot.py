@@ -12,7 +12,7 @@ from agent.model.revision import DeploymentStatus
 from agent.model.update import UpdateStatus
 from agent.updates.errors import ConflictError, RefusedError
 from agent.updates.snapshot.snapshot import Feasibility
-from tests.fakes.instant_host import CALLER
+from simulator.instant_host import CALLER
 from tests.fakes.sealed_machine import NAME, RUNNING, WAITING, SealedMachine
 
 

@@ -14,7 +14,7 @@ from agent.host.credentials import CredentialCipher, CredentialError, why_none
 from agent.model.ids import DeploymentName
 from agent.updates.secrets.at_rest import AtRest
 from agent.updates.snapshot.snapshot import Problem
-from tests.fakes.instant_host import CALLER
+from simulator.instant_host import CALLER
 from tests.fakes.sealed_machine import NAME, RUNNING, WAITING, SealedMachine
 
 OTHER = DeploymentName("other")

@@ -11,8 +11,8 @@ from agent.enclaves.port import VmPhase
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.revision import Route, Wish
 from agent.model.update import Decided, Step, Update
+from simulator.simulated_host import SimulatedHost, Vm
 from tests.fakes.invariants import at_rest, broken
-from tests.fakes.simulated_host import SimulatedHost, Vm
 
 
 @pytest.fixture

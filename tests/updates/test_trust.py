@@ -13,7 +13,7 @@ from agent.updates.planner.alarms import alarms
 from agent.updates.planner.types import ActionKind
 from agent.updates.snapshot.rows import read_rows, situation
 from agent.updates.snapshot.status import deployment_status
-from tests.fakes.simulated_host import NAME, POLICY, SimulatedHost
+from simulator.simulated_host import NAME, POLICY, SimulatedHost
 
 GOOD = Verdict(attested=True, checks=(Check(code="snp_signature", passed=True, detail="ok"),))
 BAD = Verdict(

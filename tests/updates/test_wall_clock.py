@@ -17,8 +17,8 @@ from agent.model.update import Step
 from agent.updates.errors import LeaseExpiredError
 from agent.updates.orders import NewLease
 from agent.updates.planner.types import Write
+from simulator.simulated_host import CALLER, NAME, POLICY, SimulatedHost
 from tests.fakes.leasing import leasing_of
-from tests.fakes.simulated_host import CALLER, NAME, POLICY, SimulatedHost
 
 DAY_S = 86_400
 LEASE_S = 2000
