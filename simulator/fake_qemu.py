@@ -38,9 +38,8 @@ def after(argv: list[str], option: str) -> list[str]:
 
 def disk(argv: list[str], node: str) -> Any:
     """The document on a config disk."""
-    sets = dict(
-        reversed(pair.removeprefix("fd=").split(",set=")) for pair in after(argv, "-add-fd")
-    )
+    pairs = (pair.removeprefix("fd=").split(",set=") for pair in after(argv, "-add-fd"))
+    sets = {number: fd for fd, number in pairs}
     for text in after(argv, "-blockdev"):
         block = json.loads(text)
         if block["node-name"] == node:
@@ -74,7 +73,7 @@ class Guest:
 
     def ordered(self, word: str) -> bool:
         try:
-            return (ORDERS / self.tag).read_text() == word
+            return bool((ORDERS / self.tag).read_text() == word)
         except OSError:
             return False
 

@@ -10,7 +10,7 @@ from agent.inventory.preparation.records import begin, finish, unowned_dirty
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.release import LocalImage, Release
-from agent.releases.port import ReleaseError, ReleaseNotFoundError
+from agent.releases.port import KeptImage, ReleaseError, ReleaseNotFoundError
 from agent.releases.signature import SignatureRequiredError
 from agent.store.port import Store, Transaction
 from simulator.manual_clock import ManualClock
@@ -56,6 +56,12 @@ class InstantReleases:
 
     def protect(self, digests: frozenset[str]) -> None: ...
 
+    async def images(self) -> Sequence[KeptImage]:
+        return ()
+
+    async def prune(self, unused_for_s: float) -> Sequence[KeptImage]:
+        return ()
+
 
 class InstantPreparer:
     """Satisfies `agent.updates.admission.gpus.Preparation`.
@@ -72,7 +78,7 @@ class InstantPreparer:
 
     async def keep(self) -> None:
         while True:
-            if self.works and await self._store.read(unowned_dirty):
+            if self.works and await self._store.read(lambda tx: bool(unowned_dirty(tx))):
                 await self.clean()
             await asyncio.sleep(0.02)
 

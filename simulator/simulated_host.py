@@ -287,7 +287,7 @@ class SimulatedHost:
     def _do(self, action: Action) -> Outcome:
         if action.kind in self.broken:
             return Outcome(fault=Fault(code=self.fault_code, detail=f"{action.kind} is broken"))
-        row = self.read(lambda tx: tx.enclave(action.enclave)) if action.enclave else None
+        row = self._row(action.enclave) if action.enclave else None
         match action.kind:
             case ActionKind.LAUNCH:
                 assert row is not None
@@ -387,10 +387,13 @@ class SimulatedHost:
             vm.healthy, vm.healthy_since = None, None
             vm.judged_at = None
 
+    def _row(self, key: EnclaveId) -> Enclave | None:
+        return self.read(lambda tx: tx.enclave(key))
+
     def boot_all(self) -> None:
         """Guests that run finish booting and get healthy, unless their release is sick."""
         for key, vm in self.vms.items():
-            row = self.read(lambda tx, key=key: tx.enclave(key))
+            row = self._row(key)
             if row is None or vm.phase is not VmPhase.RUNNING:
                 continue
             revision = self.read(
