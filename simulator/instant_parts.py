@@ -1,4 +1,4 @@
-"""Releases and a workshop of values, for the host on which everything is done at once."""
+"""Releases and a preparer of values, for the host on which everything is done at once."""
 
 from __future__ import annotations
 

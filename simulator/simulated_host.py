@@ -156,7 +156,7 @@ class SimulatedHost:
         )
 
     def clean_gpus(self) -> None:
-        """Whatever is dirty and nobody's is requalified, as the workshop does by itself."""
+        """Whatever is dirty and nobody's is requalified, as the preparer does by itself."""
 
         def work(tx: Transaction) -> None:
             for one in unowned_dirty(tx):
@@ -344,7 +344,7 @@ class SimulatedHost:
         self.transact(lambda tx: restart_old(tx, NAME, self.supply(), lambda *_: gone, now))
 
     def _suspect(self, row: Enclave) -> str | None:
-        """As the workshop: what three launches in a row failed with goes into quarantine."""
+        """As the preparer: what three launches in a row failed with goes into quarantine."""
         counts = self.read(lambda tx: {one.bdf: one for one in tx.gpu_conditions()})
         for one in row.gpus:
             if one in counts and counts[one].failed_launches >= 3:

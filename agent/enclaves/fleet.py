@@ -90,7 +90,7 @@ class Fleet:
             ),
             check_launch=check_launch,
         )
-        self._workshop = DriverResources(
+        self._resources = DriverResources(
             launcher=launcher, network=network, supervisor=supervisor, processor=processor
         )
         self._drivers: dict[EnclaveId, Driver] = {}
@@ -206,7 +206,7 @@ class Fleet:
                 enclave_id,
                 RunDir(self._run_dir, enclave_id),
                 self._console(enclave_id),
-                self._workshop,
+                self._resources,
                 self.changed.notify,
             )
             self._drivers[enclave_id] = driver

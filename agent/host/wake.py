@@ -1,4 +1,4 @@
-"""A bell that many may ring and many may wait for, without ever missing a ring."""
+"""A change that many may notify and many may wait for, without ever missing one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class Wake:
-    """Counts rings. A waiter passes the count that it has seen, so that no ring is lost."""
+    """Counts notifications. A waiter passes the count that it has seen, so that none is lost."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -1,7 +1,7 @@
 """One enclave being watched: knock until its guest answers, then round after round.
 
 Invariants: at most one round is under way, but for the knocks; a view is only ever replaced by a
-newer one of the same launch. The bell is rung for what a reader would act upon at once, and for
+newer one of the same launch. Readers are woken for what a reader would act upon at once, and for
 the rest (a counter, an uptime in an answer) now and then.
 """
 

@@ -1,4 +1,4 @@
-"""A workshop on a host of a tree and a simulated kernel, as often restarted as a test likes."""
+"""A preparer on a host of a tree and a simulated kernel, as often restarted as a test likes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The work on one device, step by step: held by nobody, with vfio, reset, sound.
 
 Each step finds its work done, or does it; so a preparation that was interrupted anywhere is
-finished by doing all of it again. What is recorded, and when, is the workshop's.
+finished by doing all of it again. What is recorded, and when, is the preparer's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""The workshop: the only one to work on GPUs, and the keeper of what is recorded of them.
+r"""The preparer: the only one to work on GPUs, and the owner of what is recorded of them.
 
     clean --(an enclave has run on it)--> dirty --> busy --> clean
       \--(bound, or brought to a mode)--> busy --/    \--(fails)--> dirty, perhaps quarantined

@@ -1,6 +1,6 @@
 """Sees to it that what is nobody's becomes free: dirty devices, unknown modes, asked-for resets.
 
-It decides when; the work is the workshop's, which proves again that a device is nobody's before it
+It decides when; the work is the preparer's, which proves again that a device is nobody's before it
 touches it. A device that does not come clean is left alone for a while, longer each time.
 """
 

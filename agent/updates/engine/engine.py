@@ -299,19 +299,19 @@ class EngineRuntime:
             self.publisher.show_inventory(inventory)
 
     async def _keep_forecast(self) -> None:
-        """Soon after rows change, and now and then: outlook, connections, the data plane."""
+        """Soon after rows change, and now and then: forecast, connections, the data plane."""
         changed = True
         while True:
             seen = self._rows_changed.count
-            self.liveness.promise("outlook", _FORECAST_EVERY_S + _TURN_S)
+            self.liveness.promise("forecast", _FORECAST_EVERY_S + _TURN_S)
             try:
                 self.publisher.show_forecast(await self.forecaster.make())
                 await self.data_plane.look(self.publisher.rows.values(), changed=changed)
                 await self.protect_images()
-                self.publisher.clear_problem("outlook")
+                self.publisher.clear_problem("forecast")
             except AgentError as error:
                 self.publisher.raise_problem(
-                    "outlook",
+                    "forecast",
                     code=error.code,
                     severity="warning",
                     detail=describe(error),

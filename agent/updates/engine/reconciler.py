@@ -140,7 +140,7 @@ class Reconciler:
         now = self._clock.now()
         for action in answer.actions - self._in_flight.keys():
             if action.enclave is not None and action.enclave in coming_down:
-                continue  # its end rings the bell
+                continue  # its end wakes this reconciler
             ended = self._ended.get(action)
             if ended is None or now.reached(ended.again_at):
                 self._start(action)

@@ -1,4 +1,4 @@
-"""A bell for each deployment, and a stroke for all: whose world has changed is to have a turn.
+"""Wakes the reconciler whose world has changed: one deployment's, or all of them.
 
 What is seen of one enclave moves its own deployment alone. Of eight that are probed every few
 seconds each would otherwise have a turn for the news of every other.
@@ -17,7 +17,7 @@ class Wakeups:
         self._of: dict[DeploymentName, Wake] = {}
 
     def of(self, name: DeploymentName) -> Wake:
-        """The bell that its owner waits for."""
+        """What its reconciler waits for."""
         return self._of.setdefault(name, Wake())
 
     def notify(self) -> None:

@@ -1,4 +1,4 @@
-"""The outlook: what the next update of each deployment would be, and how far each rollback is.
+"""The forecast: what the next update of each deployment would be, and how far each rollback is.
 
 Recomputed when rows change and now and then, since memory on the host comes and goes; readers see
 the newest one. Each `next_update` is true for that deployment alone: only a lease reserves. A
@@ -56,7 +56,7 @@ class _Target(NamedTuple):
 
 
 class Forecaster:
-    """Computes outlooks."""
+    """Makes forecasts."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Forecaster:
         self._unsigned: _Unsigned = {}
 
     async def make(self) -> Forecast:
-        """The outlook on this moment."""
+        """Make the forecast of this moment."""
         supply, now = await self._supply(), self._now()
         missing = self._secret_values.missing
         forecast, past = await self._store.read(lambda tx: _decide(tx, supply, missing, now))

@@ -56,7 +56,7 @@ class SnapshotPublisher:
             self._publish()
 
     def show_forecast(self, forecast: Forecast) -> None:
-        """A new outlook."""
+        """Publish a new forecast."""
         if forecast == self._forecast:
             return
         self._forecast = forecast
