@@ -508,7 +508,7 @@ class SimulatedHost:
         def work(tx: Transaction) -> None:
             deployment = tx.deployment(NAME)
             if deployment is not None and tx.running_update(NAME) is None:
-                wished = msgspec.structs.replace(deployment, wish=wish, restart_revision=None)
+                wished = msgspec.structs.replace(deployment, wish=wish, restart_old_revision=None)
                 tx.put_deployment(wished)
 
         self.transact(work)

@@ -100,7 +100,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `route` is the decision that the data plane is reconciled to; `active_revision` the revision
     that serves, or served last. `relaunches` are the moments of recent relaunches after an exit.
-    `restart_revision` is what the agent owes to start again by itself as soon as it fits.
+    `restart_old_revision` is what the agent promised to start again as soon as it fits.
     """
 
     name: DeploymentName
@@ -111,7 +111,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     last_revision: int
     relaunches: tuple[Instant, ...] = ()
     fault: Fault | None = None
-    restart_revision: int | None = None
+    restart_old_revision: int | None = msgspec.field(default=None, name="restart_revision")
     created_at: Instant
 
 

@@ -36,7 +36,7 @@ def told(host: SimulatedHost) -> list[Event]:
 def owed(host: SimulatedHost) -> int | None:
     deployment = host.read(lambda tx: tx.deployment(NAME))
     assert deployment is not None
-    return deployment.restart_revision
+    return deployment.restart_old_revision
 
 
 def fail_and_wait(host: SimulatedHost) -> Callable[[], None]:
@@ -177,7 +177,7 @@ async def owing(make: Make) -> InstantHost:
     await asyncio.sleep(0.05)
     facts = host.engine.snapshot.deployments[NAME]
     assert facts.status is DeploymentStatus.FAILED
-    assert facts.row.restart_revision == 1
+    assert facts.row.restart_old_revision == 1
     return host
 
 
@@ -205,7 +205,7 @@ async def test_the_engine_lets_a_stop_or_a_delete_win(make: Make, verb: str) -> 
     assert host.vms.running == {}
     if verb == "stop":
         facts = host.engine.snapshot.deployments[NAME]
-        assert (facts.status, facts.row.restart_revision) == (DeploymentStatus.STOPPED, None)
+        assert (facts.status, facts.row.restart_old_revision) == (DeploymentStatus.STOPPED, None)
         back = await host.finish(await host.engine.start(NAME, CALLER))
         assert (back.tag, back.status) == ("v1", UpdateStatus.COMPLETED)
     else:
@@ -226,10 +226,12 @@ async def test_the_engine_lets_another_update_win(
     with pytest.raises(RefusedError) as refused:
         await asked()
     assert refused.value.code == "gpus_dirty"
-    assert host.engine.snapshot.deployments[NAME].row.restart_revision == 1, "refused is no change"
+    assert host.engine.snapshot.deployments[NAME].row.restart_old_revision == 1, (
+        "refused is no change"
+    )
     await host.preparer.clean()
     update = await host.finish(await asked())
     assert update.status is UpdateStatus.COMPLETED
     await asyncio.sleep(0.05)
     facts = host.engine.snapshot.deployments[NAME]
-    assert (facts.row.active_revision, facts.row.restart_revision) == (update.revision, None)
+    assert (facts.row.active_revision, facts.row.restart_old_revision) == (update.revision, None)

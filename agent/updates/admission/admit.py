@@ -249,7 +249,7 @@ def _admit(
         msgspec.structs.replace(
             deployment,
             wish=Wish.RUN,
-            restart_revision=None,
+            restart_old_revision=None,
             last_revision=max(deployment.last_revision, revision.number),
         )
     )

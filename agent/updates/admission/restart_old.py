@@ -65,11 +65,11 @@ class RestartOld:
         )
 
 
-def owe(tx: Transaction, name: DeploymentName, number: int) -> None:
+def promise_restart_old(tx: Transaction, name: DeploymentName, number: int) -> None:
     """Record that this revision is to be started again."""
     deployment = tx.deployment(name)
     assert deployment is not None
-    tx.put_deployment(msgspec.structs.replace(deployment, restart_revision=number))
+    tx.put_deployment(msgspec.structs.replace(deployment, restart_old_revision=number))
     tx.append(_event(name, "owed", f"revision {number}, which served before"))
 
 
@@ -80,7 +80,7 @@ def restart_old(
 
     `missing`: which of these secrets have no value on this host.
     """
-    revision = _owed(tx, name)
+    revision = _promised(tx, name)
     if revision is None:
         return True
     gone = missing(name, revision.secrets)
@@ -98,15 +98,15 @@ def restart_old(
     return True
 
 
-def _owed(tx: Reader, name: DeploymentName) -> Revision | None:
+def _promised(tx: Reader, name: DeploymentName) -> Revision | None:
     deployment = tx.deployment(name)
     if (
         deployment is None
-        or deployment.restart_revision is None
+        or deployment.restart_old_revision is None
         or deployment.wish is not Wish.RUN
     ):
         return None
-    return tx.revision(name, deployment.restart_revision)
+    return tx.revision(name, deployment.restart_old_revision)
 
 
 def _passes(tx: Reader, name: DeploymentName, reasons: tuple[Reason, ...], now: Instant) -> bool:
@@ -122,7 +122,7 @@ def _passes(tx: Reader, name: DeploymentName, reasons: tuple[Reason, ...], now: 
 def _give_up(tx: Transaction, name: DeploymentName, why: RefusedError | ConflictError) -> None:
     deployment = tx.deployment(name)
     assert deployment is not None
-    tx.put_deployment(msgspec.structs.replace(deployment, restart_revision=None))
+    tx.put_deployment(msgspec.structs.replace(deployment, restart_old_revision=None))
     tx.append(_event(name, "refused", f"{why.code}: {why}"))
 
 

@@ -249,7 +249,9 @@ class UpdateEngine:
             if deployment.wish is Wish.DELETE or deployment.wish is wish:
                 return
             tx.put_deployment(
-                msgspec.structs.replace(deployment, wish=wish, fault=None, restart_revision=None)
+                msgspec.structs.replace(
+                    deployment, wish=wish, fault=None, restart_old_revision=None
+                )
             )
             event = EventDraft(
                 kind="deployment", deployment=name, from_=str(deployment.wish), to=str(wish)

@@ -16,7 +16,7 @@ from agent.model.update import (
     Update,
 )
 from agent.store.port import Transaction
-from agent.updates.admission.restart_old import owe
+from agent.updates.admission.restart_old import promise_restart_old
 from agent.updates.planner.types import Write
 
 # A VM of this launch has, or may have, had the GPUs: they are dirty from the moment it is known,
@@ -47,8 +47,8 @@ def persist(
         tx.put_deployment(_with_last_words(write.deployment, write.last_words, console_tail))
     if write.update:
         _put_update(tx, write.update, console_tail)
-    if write.restart is not None:
-        owe(tx, name, write.restart)
+    if write.restart_old is not None:
+        promise_restart_old(tx, name, write.restart_old)
     for sample in write.samples:
         tx.add_sample(sample)
     for event in write.events:

@@ -240,7 +240,7 @@ def end(s: Situation, state: TearingDown, *, stopped: EnclaveId | None = None) -
                 event,
                 *(enclave_event(r, r.lifecycle, "stopped") for r in leaving if r.id == stopped),
             ),
-            restart=before.from_revision if back else None,
+            restart_old=before.from_revision if back else None,
         )
     )
 

@@ -173,9 +173,10 @@ class Write:
     """What is to be persisted in one transaction. None and empty mean: leave as it is.
 
     `inherit`: (from, to): claims of the first enclave pass to the second, then its row goes.
-    `restart`: a revision that is owed to be started again, as soon as it fits. `regroup`: an
-    enclave that is to have other GPUs than those that it failed with. `failed_on`, `proven_on`:
-    enclaves whose launch did not get through its boot, or did, which is held against their GPUs.
+    `restart_old`: a revision that was promised to be started again, as soon as it fits.
+    `reassign_gpus`: an enclave that is to have other GPUs than those that it failed with.
+    `failed_on`, `proven_on`: enclaves whose launch did not get through its boot, or did;
+    their GPUs are held to it.
     `last_words`: the enclave whose console tells more of the fault of the deployment.
     """
 
@@ -187,7 +188,7 @@ class Write:
     inherit: tuple[EnclaveId, EnclaveId] | None = None
     samples: tuple[Sample, ...] = ()
     events: tuple[EventDraft, ...] = ()
-    restart: int | None = None
+    restart_old: int | None = None
     reassign_gpus: EnclaveId | None = None
     failed_on: EnclaveId | None = None
     proven_on: EnclaveId | None = None

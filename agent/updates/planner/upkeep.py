@@ -44,7 +44,7 @@ def keep_up(s: Situation) -> Plan:
 
 def _restart_old(s: Situation) -> Plan:
     """The old version of an update that failed after its stop, if its request wanted it back."""
-    number = s.deployment.restart_revision
+    number = s.deployment.restart_old_revision
     if s.update is not None or number is None:
         return rest()
     return act(Action(ActionKind.RESTART_OLD, key=str(number)))
