@@ -23,6 +23,7 @@ from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 from agent.model.release import LocalImage, Release
 from agent.model.resources import GUEST_HTTPS_PORT
+from agent.probes.choice import choose_path
 from bench.first_answer import healthy
 from bench.place import Place
 
@@ -86,7 +87,9 @@ class BareVm:
                     pass_fds=fds,
                 )
             try:
-                await healthy(self.endpoint(), self._release.health_path)
+                path = choose_path(self._release.shim, None)
+                assert path is not None
+                await healthy(self.endpoint(), path)
                 return time.monotonic() - began
             finally:
                 process.kill()

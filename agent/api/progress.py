@@ -47,7 +47,10 @@ def _within(step: Step, health: HealthView | None) -> float:
     if step is Step.BOOT:
         return _booted(health)
     if step is Step.VERIFY and health.probes:
-        passing = sum(min(probe.passing, probe.needed) for probe in health.probes)
+        passing = sum(
+            probe.needed if probe.unknown else min(probe.passing, probe.needed)
+            for probe in health.probes
+        )
         return passing / max(1, sum(probe.needed for probe in health.probes))
     return 0.0
 

@@ -12,15 +12,27 @@ from agent.model import ids
 from agent.model.ids import DeploymentName
 from agent.model.reasons import DecidedStrategy, Decision, Reason, ReasonCode
 from agent.model.resources import Demand, Listen, Publish
+from agent.model.revision import ProbeOptions
 from agent.updates.errors import FieldError, RefusedError
-from agent.updates.orders import Change, NewDeployment, NewLease, PlanQuestion
+from agent.updates.orders import (
+    FORGET_PROBES,
+    KEEP_PROBES,
+    Change,
+    NewDeployment,
+    NewLease,
+    PlanQuestion,
+    ProbesChange,
+)
 from agent.wire import requests as wire
 from agent.wire.text import (
     DOMAIN_PATTERN,
     LEASE_PATTERN,
     LISTEN_PATTERN,
     MAX_NAMES,
+    MAX_PROBE_PATH,
     MAX_VALUE_BYTES,
+    PROBE_HOST_PATTERN,
+    PROBE_PATH_PATTERN,
 )
 
 T = TypeVar("T")
@@ -28,6 +40,8 @@ V = TypeVar("V", str, str | None)
 
 _LISTEN = re.compile(LISTEN_PATTERN)
 _DOMAIN = re.compile(DOMAIN_PATTERN)
+_PROBE_PATH = re.compile(PROBE_PATH_PATTERN)
+_PROBE_HOST = re.compile(PROBE_HOST_PATTERN)
 _LEASE = re.compile(LEASE_PATTERN)
 
 
@@ -43,6 +57,7 @@ def new_deployment(name: DeploymentName, body: wire.DeployRequest) -> NewDeploym
         listen=listen,
         publish=publish,
         domain=_matching("domain", body.domain, _DOMAIN, "must be a host name in lower case"),
+        probes=_probe_options(body.probes),
         variables=_values("variables", body.variables),
         secrets=_values("secrets", body.secrets),
         staging=body.staging,
@@ -59,6 +74,7 @@ def change(body: wire.UpdateRequest) -> Change:
         tag=body.tag if body.tag is UNSET else _parsed("tag", body.tag, ids.parse_tag),
         listen=listen,
         publish=publish,
+        probes=_probes_change(body.probes),
         variables=_changes("variables", body.variables),
         secrets=_changes("secrets", body.secrets),
         staging=body.staging,
@@ -76,7 +92,7 @@ def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
     if body.deployment is UNSET and body.demand is UNSET:
         raise FieldError("deployment", "a deployment or a demand is needed")
     full = body if isinstance(body, wire.PlanRequest) else wire.PlanRequest()
-    of_a_deployment = (body.deployment, body.tag, full.variables, full.secrets)
+    of_a_deployment = (body.deployment, body.tag, full.variables, full.secrets, full.probes)
     if body.demand is not UNSET and any(member is not UNSET for member in of_a_deployment):
         raise FieldError("demand", "either a demand, or a deployment with a tag")
     name = body.deployment
@@ -91,6 +107,7 @@ def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
         staging=full.staging,
         variables=_names("variables", full.variables or ()),
         secrets=_names("secrets", full.secrets or ()),
+        probes=_probes_change(full.probes),
     )
 
 
@@ -137,6 +154,35 @@ def _matching(field: str, text: str | None, form: re.Pattern[str], rule: str) ->
 
 def _lease(text: str | None) -> str | None:
     return _matching("lease", text, _LEASE, "must be a lease's id: 16 of a-z and 2-7")
+
+
+def _probe_options(body: wire.ProbesRequest | None) -> ProbeOptions:
+    if body is None:
+        return ProbeOptions()
+    return ProbeOptions(path=_probe_path(body.path), host=_probe_host(body.host))
+
+
+def _probes_change(body: wire.ProbesChange | UnsetType | None) -> ProbesChange:
+    if body is UNSET:
+        return KEEP_PROBES
+    if body is None:
+        return FORGET_PROBES
+    return ProbesChange(
+        path=UNSET if body.path is UNSET else _probe_path(body.path),
+        host=UNSET if body.host is UNSET else _probe_host(body.host),
+    )
+
+
+def _probe_path(text: str | None) -> str | None:
+    if text is not None and len(text) > MAX_PROBE_PATH:
+        raise FieldError("probes.path", f"must be at most {MAX_PROBE_PATH} characters")
+    rule = "must be a literal path such as /health, without '*', '%', '//', '.' or '..' segments"
+    return _matching("probes.path", text, _PROBE_PATH, rule)
+
+
+def _probe_host(text: str | None) -> str | None:
+    rule = "must be a host name such as api.example.com, or one with :PORT"
+    return _matching("probes.host", text, _PROBE_HOST, rule)
 
 
 def _listen(field: str, text: str) -> Listen:

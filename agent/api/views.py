@@ -12,6 +12,7 @@ from agent.model.reasons import Decision, DowntimeEstimate, Reason
 from agent.model.resources import Amounts
 from agent.model.revision import Fault, Revision
 from agent.model.update import Update
+from agent.probes.choice import unasked
 from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts
 from agent.wire.host_views import AmountsView
 from agent.wire.views import (
@@ -20,6 +21,7 @@ from agent.wire.views import (
     EnclaveView,
     EstimateView,
     FaultView,
+    ProbesView,
     ProbeView,
     ProgressView,
     PublishView,
@@ -48,6 +50,7 @@ def decision_view(decision: Decision) -> DecisionView:
         reasons=[reason_view(reason) for reason in decision.reasons],
         retry_after_s=unset if decision.retry_after_s is None else decision.retry_after_s,
         downtime_estimate_s=unset if estimate is None else _estimate_view(estimate),
+        warnings=list(decision.warnings),
     )
 
 
@@ -101,6 +104,7 @@ def update_view(update: Update, facts: DeploymentFacts | None) -> UpdateView:
         reset_connections=update.reset_connections,
         error=fault_view(update.fault),
         progress=_progress(update, facts),
+        warnings=list(update.warnings),
     )
 
 
@@ -116,7 +120,9 @@ def _progress(update: Update, facts: DeploymentFacts | None) -> ProgressView:
     return ProgressView(
         boot_stages=health.boot_stages if health else None,
         probes=[
-            ProbeView(name=p.name, passing=p.passing, needed=p.needed, last=p.last)
+            ProbeView(
+                name=p.name, passing=p.passing, needed=p.needed, last=p.last, unknown=p.unknown
+            )
             for p in (health.probes if health else ())
         ],
         deadline_at=_wall(facts.update_deadline),
@@ -164,6 +170,7 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         listen=str(revision.listen) if revision else None,
         publish=_publish(revision),
         domain=revision.domain if revision else None,
+        probes=_probes(revision) if revision else None,
         variables=dict(revision.variables) if revision else {},
         secrets=sorted(revision.secrets) if revision else [],
         stale_secrets=list(facts.stale_secrets),
@@ -182,7 +189,25 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         update=update_view(facts.update, facts) if facts.update else None,
         enclaves=[enclave_view(one, now) for one in facts.enclaves],
         error=fault_view(row.fault),
+        warnings=_warnings(facts),
     )
+
+
+def _probes(revision: Revision) -> ProbesView:
+    return ProbesView(
+        path=revision.probes.path,
+        host=revision.probes.host,
+        asked_path=revision.health_path,
+        asked_host=revision.probe_host,
+    )
+
+
+def _warnings(facts: DeploymentFacts) -> list[str]:
+    """Of how it is probed: what cannot be asked, and what was asked in vain."""
+    told = unasked(facts.revision) if facts.revision else None
+    probes = (p for one in facts.enclaves for p in (one.health.probes if one.health else ()))
+    vain = (f"{probe.name} tells nothing: {probe.last}" for probe in probes if probe.unknown)
+    return list(dict.fromkeys([*([told] if told else []), *vain]))
 
 
 def _is_simulated(facts: EnclaveFacts) -> bool:

@@ -116,6 +116,7 @@ class Question(_Value, frozen=True, kw_only=True):
     all of which an update with an outage would stop, the one whose address is to be kept first.
     `insisted`: the strategy asked for by name. `lease`: the promise to be redeemed. `obstacles`:
     what others have against it (a release that does not verify, missing secrets); any refuses.
+    `warnings` refuse nothing; they are told with whatever is decided.
     """
 
     demand: Demand
@@ -127,6 +128,7 @@ class Question(_Value, frozen=True, kw_only=True):
     staging: bool = False
     lease: LeaseId | None = None
     obstacles: tuple[Reason, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Grant(_Value, frozen=True, kw_only=True):

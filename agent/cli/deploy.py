@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.exits import Exit, Failure
-from agent.cli.options import values, waiting
+from agent.cli.options import probes, values, waiting
 from agent.cli.session import session
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--repo", metavar="R", help="Where releases come from. [NAME]")
 @click.option("--domain", metavar="D", help="The name that clients ask for.")
+@probes
 @values
 @click.option("--staging", is_flag=True, help="Stay ready until accepted.")
 @waiting
@@ -37,6 +38,8 @@ def deploy(  # noqa: PLR0917 - click passes them by name
     publish: tuple[str, ...],
     repo: str | None,
     domain: str | None,
+    probe_path: str | None,
+    probe_host: str | None,
     variables: tuple[str, ...],
     secrets: tuple[str, ...],
     staging: bool,
@@ -48,7 +51,7 @@ def deploy(  # noqa: PLR0917 - click passes them by name
     from agent.cli.values import parse_variables, read_secrets
     from agent.cli.waiting import follow_up
     from agent.wire.answers import Deployed
-    from agent.wire.requests import DeployRequest
+    from agent.wire.requests import DeployRequest, ProbesRequest
 
     body = DeployRequest(
         tag=tag,
@@ -56,6 +59,7 @@ def deploy(  # noqa: PLR0917 - click passes them by name
         publish=tuple(_publish(text) for text in publish),
         repo=repo,
         domain=domain,
+        probes=ProbesRequest(path=probe_path or None, host=probe_host or None),
         variables=parse_variables(variables),
         secrets=read_secrets(secrets),
         staging=staging,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import msgspec
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -10,6 +12,7 @@ from rich.text import Text
 from agent.cli.client import reason_text
 from agent.cli.expectation import history
 from agent.cli.overview import health_word, update_text
+from agent.cli.progress import probe_word
 from agent.cli.screen import pairs, table, word
 from agent.cli.text import duration, moment, safe, safe_lines
 from agent.config import SIMULATED
@@ -32,7 +35,7 @@ def detail(one: DeploymentView) -> RenderableType:
         parts.extend(["", *update_block(one.update)])
     if one.rollback:
         parts.extend(["", _rollback(one.rollback)])
-    parts.extend(["", *decision_block("next update", one.next_update)])
+    parts.extend(["", *decision_block("next update", one.next_update, one.warnings)])
     told = one.update.error if one.update is not None else None
     if one.error is not None and one.error != told:
         parts.extend(["", *fault_block(one.error)])
@@ -56,11 +59,16 @@ def _head(one: DeploymentView) -> RenderableType:
         shown.add_row("", f"{safe(extra.listen)} to port {extra.guest_port} of the guest")
     if one.domain:
         shown.add_row("domain", safe(one.domain))
+    if one.probes is not None and (one.probes.path or one.probes.host):
+        host = f" of {safe(one.probes.asked_host)}" if one.probes.asked_host else ""
+        shown.add_row("asks", f"{safe(one.probes.asked_path or 'nothing')}{host}")
     for name_, value in sorted(one.variables.items()):
         shown.add_row("variable", safe(f"{name_}={value}"))
     for secret in sorted({*one.secrets, *one.stale_secrets}):
         stale = ", newer value waits for a relaunch" if secret in one.stale_secrets else ""
         shown.add_row("secret", safe(secret) + stale)
+    for warning in one.warnings:
+        shown.add_row("warning", Text(safe(warning), style="yellow"))
     return shown
 
 
@@ -116,7 +124,7 @@ def update_block(update: UpdateView) -> list[RenderableType]:
         shown.add_row("boot", safe(", ".join(f"{name} {state}" for name, state in stages)))
     for probe in progress.probes:
         last = f"  last: {safe(probe.last)}" if probe.last else ""
-        shown.add_row("probe", f"{safe(probe.name)} {probe.passing}/{probe.needed}{last}")
+        shown.add_row("probe", f"{safe(probe.name)} {probe_word(probe)}{last}")
     if usual := history(update):
         shown.add_row("usually", usual)
     if progress.deadline_at is not None:
@@ -139,14 +147,18 @@ def stage_words(boot_stages: dict[str, object] | None) -> list[tuple[str, str]]:
     ]
 
 
-def decision_block(title: str, decision: DecisionView) -> list[RenderableType]:
-    """What admission says, with its reasons."""
+def decision_block(
+    title: str, decision: DecisionView, told: Container[str] = ()
+) -> list[RenderableType]:
+    """What admission says, with its reasons, and its warnings but for those that were told."""
     shown = pairs()
     shown.add_row(title, word(decision.strategy))
     if decision.gpus:
         shown.add_row("gpus", safe(", ".join(decision.gpus)))
     for reason in decision.reasons:
         shown.add_row("because", safe(reason_text(reason)))
+    for warning in (one for one in decision.warnings if one not in told):
+        shown.add_row("warning", Text(safe(warning), style="yellow"))
     if decision.retry_after_s is not msgspec.UNSET:
         shown.add_row("try again", f"in {duration(decision.retry_after_s)}")
     estimate = decision.downtime_estimate_s

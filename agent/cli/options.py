@@ -52,3 +52,18 @@ def values(command: F) -> F:
         help="A secret's value from a file or stdin; repeatable. One line end at its end is cut.",
     )
     return variable(secret(command))
+
+
+def probes(command: F) -> F:
+    """`--probe-path` and `--probe-host`."""
+    path = click.option(
+        "--probe-path",
+        metavar="/PATH",
+        help="Where the workload is asked whether it lives; '' for what its shim makes best.",
+    )
+    host = click.option(
+        "--probe-host",
+        metavar="NAME[:PORT]",
+        help="The Host that it is asked by; '' for the domain, or else the guest's address.",
+    )
+    return path(host(command))

@@ -12,7 +12,7 @@ from agent.cli.exits import Exit, Failure
 from agent.cli.options import STRATEGIES, output
 from agent.cli.session import session
 from agent.model.reasons import DecidedStrategy, Strategy
-from agent.wire.requests import PlanRequest
+from agent.wire.requests import PlanRequest, ProbesChange
 from agent.wire.views import DecisionView
 
 
@@ -44,6 +44,7 @@ def ask(
     staging: bool,
     variables: Iterable[str] = (),
     secrets: Iterable[str] = (),
+    probes: ProbesChange | UnsetType = UNSET,
     as_json: bool = False,
 ) -> None:
     """Show the decision; one that refuses ends the command as refused."""
@@ -54,6 +55,7 @@ def ask(
         staging=staging,
         variables=tuple(variables) or UNSET,
         secrets=tuple(secrets) or UNSET,
+        probes=probes,
     )
     decision = client.send("POST", "/v1/plan", body, DecisionView)
     if as_json:
@@ -64,6 +66,7 @@ def ask(
         lines = [reason_text(reason) for reason in decision.reasons] or ["no reason was given"]
         if decision.retry_after_s is not UNSET:
             lines.append(f"try again in {decision.retry_after_s:.0f} s")
+        lines += [f"besides: {warning}" for warning in decision.warnings]
         raise Failure(Exit.REFUSED, lines[0], lines[1:], word="refused")
     if not as_json:
         from rich.console import Group

@@ -14,7 +14,7 @@ import click
 from agent.cli.expectation import pace
 from agent.cli.text import duration, safe
 from agent.model.reasons import Strategy
-from agent.wire.views import DeploymentView, UpdateView
+from agent.wire.views import DeploymentView, ProbeView, UpdateView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -82,13 +82,18 @@ def stage_summary(update: UpdateView) -> str:
 
 def probe_summary(update: UpdateView) -> str:
     """`http 1/2, containers 0/2`."""
-    return ", ".join(f"{p.name} {p.passing}/{p.needed}" for p in update.progress.probes)
+    return ", ".join(f"{p.name} {probe_word(p)}" for p in update.progress.probes)
+
+
+def probe_word(probe: ProbeView) -> str:
+    """`1/2`, or that what it heard tells nothing."""
+    return "unknown" if probe.unknown else f"{probe.passing}/{probe.needed}"
 
 
 def probe_count(update: UpdateView) -> str:
-    """`2/3 probes`: those that have passed as often as they have to."""
+    """`2/3 probes`: those that have passed as often as they have to, or are left out."""
     probes = update.progress.probes
-    passed = sum(one.passing >= one.needed for one in probes)
+    passed = sum(one.unknown or one.passing >= one.needed for one in probes)
     return f"{passed}/{len(probes)} probes" if probes else ""
 
 

@@ -1,4 +1,4 @@
-"""Variables and secrets from the command line.
+"""Variables, secrets and probes from the command line.
 
 A secret's value never is an argument: every user of the machine can read the arguments of a
 process. No message here repeats what stands where a secret was expected.
@@ -10,8 +10,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from msgspec import UNSET, UnsetType
+
 from agent.cli.exits import Exit, Failure
 from agent.model.ids import parse_variable_name
+from agent.wire.requests import ProbesChange
 from agent.wire.text import MAX_VALUE_BYTES
 
 
@@ -83,3 +86,13 @@ def _text(name: str, data: bytes) -> str:
         return cut.decode()
     except UnicodeDecodeError:
         raise Failure(Exit.USAGE, f"secret {name}: is not UTF-8 text") from None
+
+
+def probes_change(path: str | None, host: str | None) -> ProbesChange | UnsetType:
+    """What is not said is kept; an empty text removes."""
+    if path is None and host is None:
+        return UNSET
+    return ProbesChange(
+        path=UNSET if path is None else path or None,
+        host=UNSET if host is None else host or None,
+    )

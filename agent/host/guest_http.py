@@ -34,17 +34,22 @@ class GuestHttp:
     `keys`: of the connections of this round in order, repeats left out (normally exactly one).
     `max_bytes`: what the guest may send over one connection in a round, whatever it calls it; a
     parser bounds bodies, but not endless interim answers or chunk extensions.
+    `host`: the name to ask for, in `Host` and to TLS; `:PORT` may follow it in the former.
     """
 
     def __init__(
-        self, endpoint: Endpoint, context: ssl.SSLContext, *, max_bytes: int = _MAX_ROUND_BYTES
+        self,
+        endpoint: Endpoint,
+        context: ssl.SSLContext,
+        *,
+        host: str | None = None,
+        max_bytes: int = _MAX_ROUND_BYTES,
     ) -> None:
         self._endpoint = endpoint
         self._context = context
         self._max_bytes = max_bytes
-        self._host = f"{endpoint.address}:{endpoint.port}"
-        if ":" in endpoint.address:
-            self._host = f"[{endpoint.address}]:{endpoint.port}"
+        self._host = host or _authority(endpoint)
+        self._server_name = host.partition(":")[0] if host else endpoint.address
         self._line: _Line | None = None
         self.keys: list[str] = []
 
@@ -105,6 +110,7 @@ class GuestHttp:
                     self._endpoint.address,
                     self._endpoint.port,
                     ssl=self._context,
+                    server_hostname=self._server_name,
                 )
             self._line = line
             line.read_key()
@@ -117,6 +123,12 @@ class GuestHttp:
         """What to say of a guest that sent more than anybody asked for."""
         flooded = self._line is not None and self._line.bytes_left < 0
         return f"it sent more than {self._max_bytes} bytes" if flooded else None
+
+
+def _authority(endpoint: Endpoint) -> str:
+    """ADDRESS:PORT as `Host` wants it."""
+    address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    return f"{address}:{endpoint.port}"
 
 
 class _Exchange:

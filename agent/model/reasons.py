@@ -76,13 +76,17 @@ class DowntimeEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What admission says. Reasons are present for a refusal and for why not a better strategy."""
+    """What admission says. Reasons are present for a refusal and for why not a better strategy.
+
+    `warnings` stand in nobody's way: sentences about what the user may not expect.
+    """
 
     strategy: DecidedStrategy
     gpus: tuple[Bdf, ...] = ()
     reasons: tuple[Reason, ...] = ()
     retry_after_s: float | None = None
     downtime_estimate_s: DowntimeEstimate | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def refused(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from agent.model.resources import Demand
+from agent.model.shim import ShimRules
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +46,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     env_names: tuple[str, ...] = ()
     secret_names: tuple[str, ...] = ()
     start_period_s: float = 0.0
-    health_path: str = "/"
+    shim: ShimRules = ShimRules()
 
 
 class LocalImage(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,12 +22,21 @@ class Slot(StrEnum):
         return Slot.GREEN if self is Slot.BLUE else Slot.BLUE
 
 
+class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the deployment wants its workload to be asked: the path, and the name of the host."""
+
+    path: str | None = None
+    host: str | None = None
+
+
 class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A release plus variables, secret versions and options. Immutable; no secret is in it.
 
     `secrets` maps a name to the version that the enclave was given; `secret_names`: those that the
     release needs, None in rows of before. `release_digest` is the SHA-256 (hex) of the manifest's
-    bytes: the same tag with other bytes is another release.
+    bytes: the same tag with other bytes is another release. `probes` is what was asked for;
+    `health_path` what it comes to with this release's shim: None if no path of the workload can
+    be asked without a key. `health_guarded`: the shim wants a key even for that one.
     """
 
     deployment: DeploymentName
@@ -45,7 +54,9 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     inbound_ports: tuple[int, ...] = ()
     start_period_s: float = 0.0
     container_names: tuple[str, ...] = ()
-    health_path: str = "/"
+    probes: ProbeOptions = ProbeOptions()
+    health_path: str | None = "/"
+    health_guarded: bool = False
     debug: bool = False
     created_at: Instant
 
@@ -62,6 +73,16 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """
         https = f"{self.listen}/{self.domain}" if self.domain else str(self.listen)
         return (https, *(str(one.listen) for one in self.publish))
+
+    @property
+    def published_ports(self) -> tuple[int, ...]:
+        """The guest ports other than 443 that clients are sent to, each once, in order."""
+        return tuple(sorted({one.guest_port for one in self.publish}))
+
+    @property
+    def probe_host(self) -> str | None:
+        """The name that probes ask for; without one it is the guest's address."""
+        return self.probes.host or self.domain
 
     @property
     def guest_ports(self) -> tuple[int, ...]:

@@ -273,6 +273,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     request: str | None = None  # marks the request that asked for it, if that had a key
     epoch: int | None = None
     reasons: tuple[Reason, ...] = ()
+    warnings: tuple[str, ...] = ()
     created_at: Instant
     started_at: Instant | None = None
     ready_at: Instant | None = None

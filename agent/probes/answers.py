@@ -112,19 +112,6 @@ def judge_containers(reading: Reading, wanted: Sequence[str]) -> Reading:
     return reading
 
 
-def judge_workload(path: str, status: int, body: bytes) -> str | None:
-    """What is wrong with the workload's answer, or None.
-
-    A path that was named for the purpose must say yes: 2xx or 3xx. At `/`, which is asked only
-    because nothing better is known, any answer of the workload itself shows that it is up (an API
-    may well answer 404 or 401 there); what stands before it while it is not up answers 5xx.
-    """
-    limit = 500 if path == "/" else 400
-    if 200 <= status < limit:
-        return None
-    return f"HTTP {status}: {printable(body)}"
-
-
 def _container_problem(container: dict[str, Any]) -> str | None:
     status = container.get("status")
     if container.get("oom_killed") is True:

@@ -21,24 +21,36 @@ class TcpCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """What to probe of an enclave. `https` is guest port 443."""
+    """What to probe of an enclave. `https` is guest port 443.
+
+    `health_path`: of the workload; None if none of its paths can be asked. `path_named`: the
+    deployment named it. `path_guarded`: the guest's shim wants a key for it. `host`: the name to
+    ask for, as in `Host`; None for the guest's address.
+    """
 
     enclave: EnclaveId
     launch_uuid: str
     https: Endpoint
-    health_path: str
+    health_path: str | None
+    path_named: bool = False
+    path_guarded: bool = False
+    host: str | None = None
     tcp: tuple[TcpCheck, ...]
     container_names: tuple[str, ...]
 
 
 class ProbeView(msgspec.Struct, frozen=True, kw_only=True):
-    """One probe: consecutive passes so far (`passing`) of the `needed`, and its last answer."""
+    """One probe: consecutive passes so far (`passing`) of the `needed`, and its last answer.
+
+    `unknown`: the last answer tells nothing of what was asked about; other probes decide.
+    """
 
     name: str
     passing: int
     needed: int
     failing: int
     last: str | None
+    unknown: bool = False
 
 
 class HealthView(msgspec.Struct, frozen=True, kw_only=True):

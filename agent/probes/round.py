@@ -25,11 +25,11 @@ from agent.probes.answers import (
     Reading,
     judge_boot_stages,
     judge_containers,
-    judge_workload,
     read_document,
 )
 from agent.probes.port import ProbeTarget, TcpCheck
 from agent.probes.verdict import ProbeResult
+from agent.probes.workload import Asked, judge_workload
 
 if TYPE_CHECKING:
     from agent.host.guest_http import GuestHttp
@@ -87,9 +87,9 @@ class RoundOrder:
     attempt: ConnectAttempt | None = None
 
 
-def workload_probe(target: ProbeTarget) -> str:
+def workload_probe(path: str) -> str:
     """The name of the probe of the health path."""
-    return f"https {target.health_path}"
+    return f"https {path}"
 
 
 def tcp_probe(check: TcpCheck) -> str:
@@ -99,8 +99,9 @@ def tcp_probe(check: TcpCheck) -> str:
 
 def probe_names(target: ProbeTarget) -> tuple[str, ...]:
     """Every probe that a round has a result of, in the order of print."""
-    tcp = (tcp_probe(check) for check in target.tcp)
-    return (BOOT_PROBE, CONTAINERS_PROBE, workload_probe(target), *tcp)
+    path = target.health_path
+    workload = () if path is None else (workload_probe(path),)
+    return (BOOT_PROBE, CONTAINERS_PROBE, *workload, *(tcp_probe(one) for one in target.tcp))
 
 
 async def run_round(
@@ -135,7 +136,7 @@ def open_guest_http(target: ProbeTarget, context: ssl.SSLContext) -> GuestHttp:
     """For one round or more. The client's library is loaded by the first."""
     from agent.host.guest_http import GuestHttp
 
-    return GuestHttp(target.https, context)
+    return GuestHttp(target.https, context, host=target.host)
 
 
 class _Interview:
@@ -162,7 +163,7 @@ class _Interview:
             observations=(
                 _observe_boot(boot),
                 _observe(CONTAINERS_PROBE, containers.problem, "container_unhealthy"),
-                workload,
+                *workload,
             ),
             keys=tuple(guest_http.keys),
             boot=boot,
@@ -187,15 +188,22 @@ class _Interview:
         problem = reading.problem and f"{_WELL_KNOWN}{name}: {reading.problem}"
         return Reading(reading.document, problem)
 
-    async def _ask_workload(self, guest_http: GuestHttp) -> ProbeResult:
-        path, name = self._target.health_path, workload_probe(self._target)
+    async def _ask_workload(self, guest_http: GuestHttp) -> tuple[ProbeResult, ...]:
+        """One observation; none where no path of the workload can be asked."""
+        path, target = self._target.health_path, self._target
+        if path is None:
+            return ()
+        name = workload_probe(path)
         try:
             answer = await self._get(guest_http, path, MAX_KEPT_BYTES, body_wait_s=_BODY_WAIT_S)
         except NoAnswerError as error:
-            return _observe(name, f"{path}: {error}", error.code)
-        problem = judge_workload(path, answer.status, answer.body)
-        passing = f"HTTP {answer.status}"
-        return _observe(name, problem and f"{path}: {problem}", passing=passing)
+            return (_observe(name, f"{path}: {error}", error.code),)
+        asked = Asked(path, named=target.path_named, guarded=target.path_guarded)
+        found = judge_workload(asked, answer.status, answer.body)
+        if found.unknown:
+            return (ProbeResult(name, True, f"{path}: {found.unknown}", unknown=True),)
+        problem = found.problem and f"{path}: {found.problem}"
+        return (_observe(name, problem, passing=f"HTTP {answer.status}"),)
 
     async def _get(
         self, guest_http: GuestHttp, path: str, max_bytes: int, body_wait_s: float | None = None

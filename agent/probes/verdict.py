@@ -29,13 +29,18 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """One result of one probe. `answer` is printable and short; `code` is for a failure."""
+    """One result of one probe. `answer` is printable and short; `code` is for a failure.
+
+    `unknown`: the answer tells nothing of what was asked about. It is not held against the
+    enclave, so it counts into the same runs as a pass, and is shown as what it is.
+    """
 
     probe: str
     passed: bool
     answer: str
     code: str = "probe_failed"
     decisive: bool = False  # one failure is enough for a verdict
+    unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +114,23 @@ def fold(
 
 
 def views(health: Health, thresholds: Thresholds) -> tuple[ProbeView, ...]:
-    """As they are published."""
+    """As they are published. What is unknown has passed nothing."""
     return tuple(
         ProbeView(
             name=state.name,
-            passing=min(state.passing, thresholds.success),
+            passing=0 if is_unknown(state) else min(state.passing, thresholds.success),
             needed=thresholds.success,
             failing=state.failing,
+            unknown=is_unknown(state),
             last=state.last.answer if state.last else None,
         )
         for state in health.probes
     )
+
+
+def is_unknown(state: ProbeState) -> bool:
+    """Whether the newest result of a probe tells nothing."""
+    return state.last is not None and state.last.unknown
 
 
 def _judge_key(first: str, key: str) -> ProbeResult:

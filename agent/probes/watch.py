@@ -86,11 +86,11 @@ class Watch:
         over new connections, as a client of the guest would open them. `rounds`: how many there
         were; returns how many there are.
         """
-        https = self._target.https
+        place = (self._target.https, self._target.host)
         async with open_guest_http(self._target, self._around.context) as guest_http:
             while True:
                 await asyncio.sleep(self._pause_s())
-                if self._target.https != https:
+                if (self._target.https, self._target.host) != place:
                     return rounds
                 order = self._order(with_metrics=rounds % _METRICS_EVERY == 0)
                 async with self._around.slots:

@@ -149,7 +149,7 @@ def _assemble(
         env_names=workload.env_names,
         secret_names=workload.secret_names,
         start_period_s=workload.start_period_s,
-        health_path=workload.health_path,
+        shim=workload.shim,
     )
 
 

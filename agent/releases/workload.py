@@ -13,10 +13,12 @@ import msgspec
 
 from agent.model.ids import parse_variable_name
 from agent.model.resources import GUEST_HTTPS_PORT
+from agent.model.shim import ShimRules
 from agent.releases.duration import parse_duration
 from agent.releases.fields import Field, ReleaseFieldError
 from agent.releases.layout import VERSION, VERSION_RULE
 from agent.releases.naming import CONFIG
+from agent.releases.shim import read_shim
 from agent.strict_yaml import StrictYamlError, load_strict_yaml
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -32,7 +34,6 @@ _PACK_FIELDS = ("mpk", "mwp", "emwp")
 _PACK = re.compile(r"([0-9a-f]{64})_([1-9][0-9]{0,17})_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VOLUME = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_HEALTH = re.compile(r"/([A-Za-z0-9._~-]+/){0,16}health")
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +50,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     env_names: tuple[str, ...]
     secret_names: tuple[str, ...]
     start_period_s: float
-    health_path: str
+    shim: ShimRules
 
 
 def parse_workload(data: bytes) -> Workload:
@@ -79,7 +80,7 @@ def parse_workload(data: bytes) -> Workload:
         env_names=_once(name for c in containers for name in _bare_env(c)),
         secret_names=_once(_secrets(containers, models)),
         start_period_s=max((_start_period(c) for c in containers), default=0.0),
-        health_path=_health_path(root),
+        shim=read_shim(root),
     )
 
 
@@ -162,18 +163,3 @@ def _start_period(container: Field) -> float:
         return parse_duration(period.value)
     except ValueError as error:
         raise period.error(str(error)) from None
-
-
-def _health_path(root: Field) -> str:
-    """`/health` if the shim lets it through, else a listed path that ends so, else `/`."""
-    shim = root.optional("shim")
-    paths = [p.text() for p in _list(shim, "paths", _MAX_LIST)] if shim else []
-    if any(_covers(path, "/health") for path in paths):
-        return "/health"
-    return next((path for path in paths if _HEALTH.fullmatch(path)), "/")
-
-
-def _covers(pattern: str, path: str) -> bool:
-    if pattern.endswith("*"):
-        return path.startswith(pattern[:-1])
-    return pattern == path

@@ -9,6 +9,7 @@ import msgspec
 from agent.model.ids import DeploymentName
 from agent.model.reasons import Strategy
 from agent.model.resources import Demand, Listen, Publish
+from agent.model.revision import ProbeOptions
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +24,26 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     request: str | None = None
 
 
+class ProbesChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Of how the workload is asked: UNSET keeps, None removes."""
+
+    path: str | msgspec.UnsetType | None = msgspec.UNSET
+    host: str | msgspec.UnsetType | None = msgspec.UNSET
+
+    def applied(self, before: ProbeOptions) -> ProbeOptions:
+        """What it comes to."""
+        return ProbeOptions(
+            path=before.path if self.path is msgspec.UNSET else self.path,
+            host=before.host if self.host is msgspec.UNSET else self.host,
+        )
+
+
+KEEP_PROBES = ProbesChange()
+
+
+FORGET_PROBES = ProbesChange(path=None, host=None)
+
+
 class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
     """A validated request to create a deployment. Holds secret values: never log it."""
 
@@ -32,6 +53,7 @@ class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
     listen: Listen
     publish: tuple[Publish, ...] = ()
     domain: str | None = None
+    probes: ProbeOptions = ProbeOptions()
     variables: Mapping[str, str] = {}
     secrets: Mapping[str, str] = {}
     staging: bool = False
@@ -47,6 +69,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | msgspec.UnsetType = msgspec.UNSET
     listen: Listen | msgspec.UnsetType = msgspec.UNSET
     publish: tuple[Publish, ...] | msgspec.UnsetType = msgspec.UNSET
+    probes: ProbesChange = KEEP_PROBES
     variables: Mapping[str, str | None] | msgspec.UnsetType | None = msgspec.UNSET
     secrets: Mapping[str, str | None] | msgspec.UnsetType | None = msgspec.UNSET
     staging: bool = False
@@ -72,6 +95,7 @@ class PlanQuestion(msgspec.Struct, frozen=True, kw_only=True):
     staging: bool = False
     variables: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    probes: ProbesChange = KEEP_PROBES
 
 
 class NewLease(msgspec.Struct, frozen=True, kw_only=True):

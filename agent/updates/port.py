@@ -14,7 +14,13 @@ from agent.model.lease import Lease
 from agent.model.reasons import Decision
 from agent.model.update import Update
 from agent.releases.port import KeptImage
-from agent.updates.orders import Caller, Change, NewDeployment, NewLease, PlanQuestion
+from agent.updates.orders import (
+    Caller,
+    Change,
+    NewDeployment,
+    NewLease,
+    PlanQuestion,
+)
 from agent.updates.snapshot.snapshot import Snapshot
 
 

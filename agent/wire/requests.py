@@ -21,6 +21,8 @@ from agent.wire.text import (
     LeaseText,
     ListenText,
     Port,
+    ProbeHostText,
+    ProbePathText,
     RepoText,
     TagText,
     ValueText,
@@ -51,6 +53,24 @@ class PublishRequest(_Request, frozen=True, kw_only=True):
 PublishList = Annotated[tuple[PublishRequest, ...], Meta(max_length=MAX_PUBLISH)]
 
 
+class ProbesRequest(_Request, frozen=True, kw_only=True):
+    """How the workload is asked whether it lives: where, and by which name of the host.
+
+    Without a path the one that the release's shim makes best is asked; without a host the
+    deployment's domain.
+    """
+
+    path: ProbePathText | None = None
+    host: ProbeHostText | None = None
+
+
+class ProbesChange(_Request, frozen=True, kw_only=True):
+    """Another way to ask the workload. What is absent keeps what is; null removes it."""
+
+    path: ProbePathText | UnsetType | None = UNSET
+    host: ProbeHostText | UnsetType | None = UNSET
+
+
 class DeployRequest(_Request, frozen=True, kw_only=True):
     """Create a deployment. `repo` defaults to the deployment's name."""
 
@@ -59,6 +79,7 @@ class DeployRequest(_Request, frozen=True, kw_only=True):
     publish: PublishList = ()
     repo: RepoText | None = None
     domain: DomainText | None = None
+    probes: ProbesRequest | None = None
     variables: Values = {}
     secrets: Values = {}
     staging: bool = False
@@ -71,6 +92,7 @@ class UpdateRequest(_Request, frozen=True, kw_only=True):
     tag: TagText | UnsetType = UNSET
     listen: ListenText | UnsetType = UNSET
     publish: PublishList | UnsetType | None = UNSET
+    probes: ProbesChange | UnsetType | None = UNSET
     variables: ValueChanges | UnsetType | None = UNSET
     secrets: ValueChanges | UnsetType | None = UNSET
     staging: bool = False
@@ -109,6 +131,7 @@ class PlanRequest(_Request, frozen=True, kw_only=True):
     staging: bool = False
     variables: NameList | UnsetType = UNSET
     secrets: NameList | UnsetType = UNSET
+    probes: ProbesChange | UnsetType | None = UNSET
 
 
 class PruneRequest(_Request, frozen=True, kw_only=True):

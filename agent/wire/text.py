@@ -42,6 +42,12 @@ VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 VALUE_PATTERN = r"^[^\u0000]*$"
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 DOMAIN_PATTERN = rf"^{_LABEL}(?:\.{_LABEL}){{0,7}}$"
+_SEGMENT = r"\.?[A-Za-z0-9_~!$&'()+,;=:@-][A-Za-z0-9_~!$&'()+,;=:@.-]*"
+_QUERY = r"[A-Za-z0-9_~!$&'()*+,;=:@%./?-]*"
+PROBE_PATH_PATTERN = rf"^/(?:{_SEGMENT}/)*(?:{_SEGMENT})?(?:\?{_QUERY})?$"
+MAX_PROBE_PATH = 256
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+PROBE_HOST_PATTERN = rf"^{_NAME}(?:\.{_NAME}){{0,7}}(?::{_PORT})?$"
 NONCE_PATTERN = r"^[0-9a-f]{64}$"
 
 
@@ -61,6 +67,14 @@ TagText = Annotated[str, _form(TAG_PATTERN, "A release's tag.")]
 RepoText = Annotated[str, _form(REPO_PATTERN, "Where releases come from: NAME or OWNER/NAME.")]
 LeaseText = Annotated[str, _form(LEASE_PATTERN, "A lease's id.")]
 DomainText = Annotated[str, _form(DOMAIN_PATTERN, "A host name in lower case.")]
+ProbePathText = Annotated[
+    str,
+    Meta(
+        description="A literal path of the workload, such as /health; a query may follow.",
+        extra_json_schema={"pattern": PROBE_PATH_PATTERN, "maxLength": MAX_PROBE_PATH},
+    ),
+]
+ProbeHostText = Annotated[str, _form(PROBE_HOST_PATTERN, "A host name; :PORT may follow.")]
 VariableName = Annotated[str, _form(VARIABLE_PATTERN, "The name of a variable or secret.")]
 ValueText = Annotated[
     str,

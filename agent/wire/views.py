@@ -38,13 +38,14 @@ class EstimateView(_View, frozen=True, kw_only=True):
 
 
 class DecisionView(_View, frozen=True, kw_only=True):
-    """What admission says."""
+    """What admission says. `warnings` stand in nobody's way."""
 
     strategy: DecidedStrategy
     gpus: list[str]
     reasons: list[ReasonView]
     retry_after_s: float | UnsetType = UNSET
     downtime_estimate_s: EstimateView | UnsetType = UNSET
+    warnings: list[str] = []
 
 
 class FaultView(_View, frozen=True, kw_only=True):
@@ -58,12 +59,16 @@ class FaultView(_View, frozen=True, kw_only=True):
 
 
 class ProbeView(_View, frozen=True, kw_only=True):
-    """One probe: `passing` of the `needed` passes in a row, and its last answer."""
+    """One probe: `passing` of the `needed` passes in a row, and its last answer.
+
+    `unknown`: that answer tells nothing of what was asked about; the other probes decide.
+    """
 
     name: str
     passing: int
     needed: int
     last: str | None
+    unknown: bool = False
 
 
 class ProgressView(_View, frozen=True, kw_only=True):
@@ -105,6 +110,7 @@ class UpdateView(_View, frozen=True, kw_only=True):
     reset_connections: int
     error: FaultView | None
     progress: ProgressView
+    warnings: list[str] = []
 
 
 class PublishView(_View, frozen=True, kw_only=True):
@@ -112,6 +118,19 @@ class PublishView(_View, frozen=True, kw_only=True):
 
     listen: str
     guest_port: int
+
+
+class ProbesView(_View, frozen=True, kw_only=True):
+    """How the workload is asked whether it lives.
+
+    `path` and `host`: what the deployment named; `asked_path` and `asked_host`: what is asked for
+    with this release's shim; null where no path can be asked, and for the guest's address.
+    """
+
+    path: str | None
+    host: str | None
+    asked_path: str | None
+    asked_host: str | None
 
 
 class RollbackView(_View, frozen=True, kw_only=True):
@@ -148,7 +167,10 @@ class EnclaveView(_View, frozen=True, kw_only=True):
 
 
 class DeploymentView(_View, frozen=True, kw_only=True):
-    """A deployment. `update`: the running one, or the newest. `simulated`: an enclave of it is."""
+    """A deployment. `update`: the running one, or the newest. `simulated`: an enclave of it is.
+
+    `warnings`: what the user may not expect of the revision that serves.
+    """
 
     name: str
     status: DeploymentStatus
@@ -158,6 +180,7 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     listen: str | None
     publish: list[PublishView]
     domain: str | None
+    probes: ProbesView | None = None
     variables: dict[str, str]
     secrets: list[str]
     stale_secrets: list[str]
@@ -168,3 +191,4 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     update: UpdateView | None
     enclaves: list[EnclaveView]
     error: FaultView | None
+    warnings: list[str] = []

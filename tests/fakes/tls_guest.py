@@ -113,7 +113,8 @@ def listed(*containers: dict[str, Any], unavailable: Any = "") -> bytes:
 class TlsGuest:
     """Answers each path with the bytes, or by the script, that stands in `answers`.
 
-    `visits` has one list of paths for each TLS connection, in order.
+    `visits` has one list of paths for each TLS connection, in order; `hosts` the `Host` of each
+    request, `names` the name that each TLS client asked for.
     """
 
     def __init__(self, who: Identity | None = None) -> None:
@@ -125,6 +126,8 @@ class TlsGuest:
             "/": says({"version": "1"}),
         }
         self.visits: list[list[str]] = []
+        self.hosts: list[str] = []
+        self.names: list[str | None] = []
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -133,7 +136,12 @@ class TlsGuest:
         """Nobody is connected."""
         return not self._tasks
 
+    def answer(self, path: str, host: str) -> bytes | Script:
+        """To one request."""
+        return self.answers[path]
+
     async def start(self, port: int = 0) -> Endpoint:
+        self.identity.context.sni_callback = lambda _tls, name, _context: self.names.append(name)
         self._server = await asyncio.start_server(
             self._serve, "127.0.0.1", port, ssl=self.identity.context, limit=1 << 20
         )
@@ -158,7 +166,8 @@ class TlsGuest:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 paths.append(head.split(b" ", 2)[1].decode())
-                answer = self.answers[paths[-1]]
+                self.hosts.append(_host_of(head))
+                answer = self.answer(paths[-1], self.hosts[-1])
                 if isinstance(answer, bytes):
                     writer.write(answer)
                     await writer.drain()
@@ -170,6 +179,11 @@ class TlsGuest:
             pass
         finally:
             writer.transport.abort()
+
+
+def _host_of(head: bytes) -> str:
+    lines = head.decode().split("\r\n")
+    return next(line[6:] for line in lines if line.startswith("Host: "))
 
 
 async def hang(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:

@@ -228,6 +228,7 @@ async def test_a_container_without_a_health_check_only_has_to_run(health: object
         ("/health", 204, True),
         ("/health", 302, True),
         ("/health", 404, False),
+        ("/health", 400, False),
         ("/health", 401, False),
         ("/health", 503, False),
     ],

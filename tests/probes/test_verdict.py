@@ -149,3 +149,19 @@ def test_what_is_published_counts_passes_no_further_than_needed() -> None:
         health = fold(health, [result("a", True)], [KEY], now, limits)
     shown = views(health, limits)[0]
     assert (shown.passing, shown.needed, shown.failing, shown.last) == (2, 2, 0, "fine")
+
+
+def test_what_is_unknown_is_not_held_against_the_enclave_and_is_shown_as_that() -> None:
+    limits, clock = Thresholds(success=2, failure=3), ManualClock()
+    health = begin(("a",))
+    silent = ProbeResult("a", True, "no key, no answer", unknown=True)
+    for wanted in (None, True):
+        health = fold(health, [silent], [KEY], clock.now(), limits)
+        (shown,) = (one for one in views(health, limits) if one.name == "a")
+        assert (shown.unknown, shown.passing, shown.failing) == (True, 0, 0)
+        assert (health.healthy is True) is (wanted is True)
+    for _ in range(limits.failure):
+        health = fold(health, [result("a", False)], [KEY], clock.now(), limits)
+    assert health.healthy is False
+    health = fold(health, [silent], [KEY], clock.now(), limits)
+    assert health.healthy is False, "one answer that tells nothing is not enough"

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from agent.model.shim import ShimRules
+from agent.probes.choice import choose_path
 from agent.releases.fields import ReleaseFieldError
 from agent.releases.workload import Workload, parse_workload
 
@@ -52,7 +54,7 @@ def test_real_configs_parse(name: str) -> None:
     found = parse_workload((CONFIGS / name).read_bytes())
     assert (
         found.cpus, found.memory_mib, found.gpus, len(found.models), found.start_period_s,
-        found.health_path,
+        choose_path(found.shim, None),
     ) == REAL[name]  # fmt: skip
 
 
@@ -90,7 +92,7 @@ def test_the_longest_start_period_counts() -> None:
 def test_a_config_with_the_least_is_enough() -> None:
     found = parse()
     assert (found.gpus, found.models, found.volumes, found.inbound_ports) == (0, (), (), ())
-    assert (found.container_names, found.start_period_s, found.health_path) == ((), 0.0, "/")
+    assert (found.container_names, found.start_period_s, found.shim) == ((), 0.0, ShimRules())
 
 
 def test_what_the_host_does_not_need_is_not_looked_at() -> None:
@@ -100,24 +102,6 @@ def test_what_the_host_does_not_need_is_not_looked_at() -> None:
                               env=[{"a b/c": "x"}, {"N": 1}, {"T": True}, {"Z": None}])],
     )  # fmt: skip
     assert found.container_names == ("web",)
-
-
-@pytest.mark.parametrize(
-    ("paths", "path"),
-    [
-        (["/health"], "/health"),
-        (["/*"], "/health"),
-        (["*"], "/health"),
-        (["/he*"], "/health"),
-        (["/v1/*", "/v1/health"], "/v1/health"),
-        (["/", "/api/health"], "/api/health"),
-        (["/api/health\r\nX: y", "/a b/health", "x/health"], "/"),
-        (["/v1/*"], "/"),
-        ([], "/"),
-    ],
-)
-def test_the_health_path_is_one_that_the_shim_lets_through(paths: list[str], path: str) -> None:
-    assert parse(shim={"upstream-port": 1, "paths": paths}).health_path == path
 
 
 @pytest.mark.parametrize(

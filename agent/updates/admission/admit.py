@@ -20,8 +20,9 @@ from agent.model.lease import Claim, Lease
 from agent.model.reasons import Reason, ReasonCode, Strategy
 from agent.model.release import Release
 from agent.model.resources import Demand, Listen, Publish
-from agent.model.revision import Deployment, Revision, Route, Wish
+from agent.model.revision import Deployment, ProbeOptions, Revision, Route, Wish
 from agent.model.update import Update
+from agent.probes.choice import choose_path, unasked
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.audit import sign
 from agent.updates.admission.gpus import recorded
@@ -50,6 +51,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     listen: Listen
     publish: tuple[Publish, ...]
     domain: str | None
+    probes: ProbeOptions = ProbeOptions()
     variables: Mapping[str, str]
     secrets: Mapping[str, int]
     staging: bool = False
@@ -80,6 +82,7 @@ def question(
     """What admission asks the capacity room."""
     own = [row.id for row in tx.enclaves(name)]
     running = tx.running_update(name) is not None
+    told = unasked(revision)
     return Question(
         demand=revision.demand,
         deployment=name,
@@ -90,6 +93,7 @@ def question(
         staging=options.staging,
         lease=LeaseId(options.lease) if options.lease else None,
         obstacles=options.obstacles,
+        warnings=(told,) if told else (),
     )
 
 
@@ -117,7 +121,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         """The decision; `tx` is the transaction that this was read in."""
         name = asked.deployment
         history = tx.samples("downtime", name) if name else []
-        return decide(
+        found = decide(
             msgspec.structs.replace(asked, demand=charged(asked.demand, self.supply)),
             self.supply,
             holdings=self.holdings,
@@ -126,6 +130,9 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
             now=self.now,
             history=history or tx.samples("downtime", ""),
         )
+        warnings = (*found.decision.warnings, *asked.warnings)
+        told = msgspec.structs.replace(found.decision, warnings=warnings)
+        return msgspec.structs.replace(found, decision=told)
 
 
 def judge(tx: Reader, asked: Question, supply: HostSupply, now: Instant) -> Admission:
@@ -136,6 +143,7 @@ def judge(tx: Reader, asked: Question, supply: HostSupply, now: Instant) -> Admi
 def new_revision(ask: Ask, number: int, now: Instant) -> Revision:
     """The revision that a request describes."""
     release = ask.release
+    path = choose_path(release.shim, ask.probes.path)
     return Revision(
         deployment=ask.name,
         number=number,
@@ -152,7 +160,9 @@ def new_revision(ask: Ask, number: int, now: Instant) -> Revision:
         inbound_ports=release.inbound_ports,
         start_period_s=release.start_period_s,
         container_names=release.container_names,
-        health_path=release.health_path,
+        probes=ask.probes,
+        health_path=path,
+        health_guarded=path is not None and release.shim.guards(path.partition("?")[0]),
         debug=release.debug,
         created_at=now,
     )

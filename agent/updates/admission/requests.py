@@ -54,6 +54,7 @@ def ask_for_new(
         listen=request.listen,
         publish=request.publish,
         domain=request.domain,
+        probes=request.probes,
         variables=request.variables,
         secrets=secrets,
         staging=request.staging,
@@ -88,6 +89,7 @@ def ask_for_change(
         listen=before.listen if change.listen is msgspec.UNSET else change.listen,
         publish=before.publish if change.publish is msgspec.UNSET else change.publish,
         domain=before.domain,
+        probes=change.probes.applied(before.probes),
         variables=variables,
         secrets=secrets,
         staging=change.staging,
@@ -102,6 +104,7 @@ def ask_for_change(
 def _checked(ask: Ask, traffic: Traffic) -> Ask:
     """With the refusals that the release and the data plane add. Raises FieldError."""
     _check_listeners(ask, traffic)
+    _check_probe_path(ask)
     known = {**ask.variables, **({"DOMAIN": ask.domain} if ask.domain else {})}
     wanted = [name for name in ask.release.env_names if name not in ask.variables]
     if "DOMAIN" in wanted and ask.domain:  # the deployment's own, which the config may ask for
@@ -112,6 +115,16 @@ def _checked(ask: Ask, traffic: Traffic) -> Ask:
     missing = sorted(set(ask.release.secret_names) - set(ask.secrets))
     obstacles = (secrets_missing(missing),) if missing else ()
     return msgspec.structs.replace(ask, obstacles=obstacles)
+
+
+def _check_probe_path(ask: Ask) -> None:
+    """A path that can only be answered by the shim itself would tell nothing of the workload."""
+    path = ask.probes.path
+    if path is None or ask.release.shim.lets_through(path.partition("?")[0]):
+        return
+    listed = ", ".join(ask.release.shim.paths[:8]) or "all but its own documents"
+    detail = f"{path} does not reach the workload of {ask.release.tag}: its shim lets through"
+    raise FieldError("probes.path", f"{detail} {listed}; name one of those, or null for none")
 
 
 def _check_listeners(ask: Ask, traffic: Traffic) -> None:

@@ -87,6 +87,7 @@ def new_update(
         request=terms.caller.request,
         epoch=terms.caller.epoch,
         reasons=decision.reasons,
+        warnings=decision.warnings,
         created_at=terms.now,
     )
 

@@ -299,6 +299,7 @@ class UpdateEngine:
             staging=wanted.staging,
             strategy=wanted.strategy,
             variables=dict.fromkeys(wanted.variables, ""),  # that there is one is what matters
+            probes=wanted.probes,
         )
         staged = await self._runtime.secrets.stage(name, {})
         try:

@@ -62,9 +62,12 @@ class Observer:
             launch_uuid=row.launch_uuid,
             https=endpoint(row, revision, GUEST_HTTPS_PORT),
             health_path=revision.health_path,
+            path_named=revision.probes.path is not None,
+            path_guarded=revision.health_guarded,
+            host=revision.probe_host,
             tcp=tuple(
                 TcpCheck(guest_port=port, endpoint=endpoint(row, revision, port))
-                for port in revision.inbound_ports
+                for port in revision.published_ports
             ),
             container_names=revision.container_names,
         )
