@@ -18,7 +18,10 @@ _D = "/v1/deployments/{name}"
 _U = f"{_D}/updates/current"
 _E = "/v1/enclaves/{id}"
 _OF_A_DEPLOYMENT = (("deployment",), ("demand",))
-_PLAN_NEEDS = (_OF_A_DEPLOYMENT, (("demand",), ("deployment", "tag", "variables", "secrets")))
+_PLAN_NEEDS = (
+    _OF_A_DEPLOYMENT,
+    (("demand",), ("deployment", "tag", "variables", "secrets", "probes")),
+)
 _LEASE_NEEDS = (_OF_A_DEPLOYMENT, (("demand",), ("deployment", "tag")))
 
 

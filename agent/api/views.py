@@ -121,7 +121,11 @@ def _progress(update: Update, facts: DeploymentFacts | None) -> ProgressView:
         boot_stages=health.boot_stages if health else None,
         probes=[
             ProbeView(
-                name=p.name, passing=p.passing, needed=p.needed, last=p.last, unknown=p.unknown
+                name=p.name,
+                passing=p.passing,
+                needed=p.needed,
+                last=p.last,
+                unknown=p.unknown or msgspec.UNSET,
             )
             for p in (health.probes if health else ())
         ],
@@ -170,7 +174,6 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         listen=str(revision.listen) if revision else None,
         publish=_publish(revision),
         domain=revision.domain if revision else None,
-        probes=_probes(revision) if revision else None,
         variables=dict(revision.variables) if revision else {},
         secrets=sorted(revision.secrets) if revision else [],
         stale_secrets=list(facts.stale_secrets),
@@ -189,6 +192,7 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         update=update_view(facts.update, facts) if facts.update else None,
         enclaves=[enclave_view(one, now) for one in facts.enclaves],
         error=fault_view(row.fault),
+        probes=_probes(revision) if revision else None,
         warnings=_warnings(facts),
     )
 

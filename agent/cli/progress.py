@@ -87,13 +87,13 @@ def probe_summary(update: UpdateView) -> str:
 
 def probe_word(probe: ProbeView) -> str:
     """`1/2`, or that what it heard tells nothing."""
-    return "unknown" if probe.unknown else f"{probe.passing}/{probe.needed}"
+    return "unknown" if probe.unknown is True else f"{probe.passing}/{probe.needed}"
 
 
 def probe_count(update: UpdateView) -> str:
     """`2/3 probes`: those that have passed as often as they have to, or are left out."""
     probes = update.progress.probes
-    passed = sum(one.unknown or one.passing >= one.needed for one in probes)
+    passed = sum(one.unknown is True or one.passing >= one.needed for one in probes)
     return f"{passed}/{len(probes)} probes" if probes else ""
 
 

@@ -61,14 +61,15 @@ class FaultView(_View, frozen=True, kw_only=True):
 class ProbeView(_View, frozen=True, kw_only=True):
     """One probe: `passing` of the `needed` passes in a row, and its last answer.
 
-    `unknown`: that answer tells nothing of what was asked about; the other probes decide.
+    `unknown`, where it is true: that answer tells nothing of what was asked about; the other
+    probes decide.
     """
 
     name: str
     passing: int
     needed: int
     last: str | None
-    unknown: bool = False
+    unknown: bool | UnsetType = UNSET
 
 
 class ProgressView(_View, frozen=True, kw_only=True):
@@ -180,7 +181,6 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     listen: str | None
     publish: list[PublishView]
     domain: str | None
-    probes: ProbesView | None = None
     variables: dict[str, str]
     secrets: list[str]
     stale_secrets: list[str]
@@ -191,4 +191,5 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     update: UpdateView | None
     enclaves: list[EnclaveView]
     error: FaultView | None
+    probes: ProbesView | None = None
     warnings: list[str] = []

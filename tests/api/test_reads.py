@@ -16,11 +16,11 @@ from tests.fakes.engine import STAGES, FakeEngine
 UPDATE = (
     "id deployment status strategy step revision tag from_revision from_tag reasons staging "
     "created_at started_at ready_at switched_at finished_at downtime_s reset_connections error "
-    "progress"
+    "progress warnings"
 )
 DEPLOYMENT = (
     "name status tag revision active_slot listen publish domain variables secrets stale_secrets "
-    "debug simulated rollback next_update update enclaves error"
+    "debug simulated rollback next_update update enclaves error probes warnings"
 )
 ENCLAVE = (
     "id deployment slot revision state teardown gpus memory_mib vcpus address pid unit healthy "
@@ -39,6 +39,36 @@ async def test_a_deployment_shows_every_agreed_field(api) -> None:
     assert shown["update"]["status"] == "completed"
     assert shown["update"]["progress"]["percent"] == 100
     assert shown["enclaves"][0]["attested"] is None
+
+
+async def test_how_the_workload_is_asked_is_shown_as_wanted_and_as_it_came_to(api) -> None:
+    probes = {"path": "/ready", "host": "web.example:8443"}
+    await api.deploy(probes=probes, domain="api.example")
+    shown = (await api.ask("GET", "/v1/deployments/web")).json
+    assert shown["probes"] == probes | {
+        "asked_path": "/ready",
+        "asked_host": "web.example:8443",
+    }
+    assert shown["warnings"] == shown["update"]["warnings"] == shown["next_update"]["warnings"]
+
+
+async def test_a_probe_that_tells_nothing_says_so_and_is_a_warning(api) -> None:
+    from agent.probes.port import HealthView, ProbeView
+
+    await api.deploy()
+    api.engine.advance("web")
+    api.engine.advance("web")
+    (enclave,) = api.engine.snapshot.deployments["web"].enclaves
+    vain = ProbeView(
+        name="https /x", passing=0, needed=2, failing=0, last="/x: HTTP 401", unknown=True
+    )
+    health = HealthView(launch_uuid="u", probes=(vain,))
+    api.engine.set_facts("web", enclave.row.id, health=health)
+    shown = (await api.ask("GET", "/v1/deployments/web")).json
+    assert shown["warnings"] == ["https /x tells nothing: /x: HTTP 401"]
+    assert shown["update"]["progress"]["probes"] == [
+        {"name": "https /x", "passing": 0, "needed": 2, "last": "/x: HTTP 401", "unknown": True}
+    ]
 
 
 async def test_a_booting_update_shows_stages_probes_deadline_and_percent(api) -> None:

@@ -51,7 +51,8 @@ def populate(agent) -> None:
     """One that runs, one in the middle of an update with stale secrets, one that failed."""
     agent.running("web")
     listen = ("--publish", "127.0.0.1:9001:8080", "--domain", "api.example")
-    agent.deploy("api", *listen, "--variable", "MODE=fast", port=9000)
+    asked = ("--probe-path", "/ready")
+    agent.deploy("api", *listen, *asked, "--variable", "MODE=fast", port=9000)
     agent.api.do(lambda engine: engine.finish("api"))
     agent.call("relaunch", "api", "--tag", "v1.1.0")
     agent.call("secrets", "set", "api", "API_KEY=-", stdin="s3cret-value")
@@ -174,3 +175,29 @@ def test_the_end_of_an_enclave_is_shown_phase_by_phase(agent) -> None:
 
     agent.api.do(stop)
     assert "stopping (qemu_gone)" in page(agent, "status", "web")
+
+
+def test_what_is_asked_in_vain_is_a_warning_told_once(agent) -> None:
+    from rich.console import Console
+
+    from agent.cli.client import Client
+    from agent.cli.detail import detail
+    from agent.wire.views import DeploymentView, ProbeView
+
+    populate(agent)
+    told = "its containers decide whether it is Ready"
+    one = Client(agent.api.path).read("/v1/deployments/api", DeploymentView)
+    vain = ProbeView(name="https /ready", passing=0, needed=2, last="HTTP 401", unknown=True)
+    progress = msgspec.structs.replace(one.update.progress, probes=[vain])
+    one = msgspec.structs.replace(
+        one,
+        warnings=[told],
+        next_update=msgspec.structs.replace(one.next_update, warnings=[told]),
+        update=msgspec.structs.replace(one.update, progress=progress),
+    )
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        console = Console(width=120, record=True, file=nowhere)
+        console.print(detail(one))
+        text = console.export_text()
+    assert text.count(told) == 1
+    assert "https /ready unknown  last: HTTP 401" in text

@@ -15,6 +15,7 @@ import pytest
 from agent.cli.exits import Exit
 from agent.cli.overlap import news
 from agent.cli.text import duration, safe, safe_lines
+from agent.model.revision import ProbeOptions
 
 SECRET = "s3cret-value"
 
@@ -36,7 +37,15 @@ def test_deploy_sends_everything(agent, tmp_path: Path) -> None:
         *("deploy", "web", "--tag", "v1.0.0", "--listen", "127.0.0.1:8443"),
         *("--publish", "127.0.0.1:9000:8080", "--domain", "web.example", "--repo", "org/web"),
         *("--variable", "A=1=2", "--variable", "B=", "--secret", f"KEY=@{tmp_path}/key"),
-        *("--secret", "OTHER=-", "--staging"),
+        *(
+            "--secret",
+            "OTHER=-",
+            "--staging",
+            "--probe-path",
+            "/ready",
+            "--probe-host",
+            "w.example",
+        ),
         stdin="from stdin",
     )
     assert result.exit_code == 0, result.output
@@ -45,6 +54,7 @@ def test_deploy_sends_everything(agent, tmp_path: Path) -> None:
     assert made.variables == {"A": "1=2", "B": ""}
     assert str(made.publish[0].listen) == "127.0.0.1:9000"
     assert made.domain == "web.example"
+    assert made.probes == ProbeOptions(path="/ready", host="w.example")
     assert agent.api.engine.values == {"KEY": SECRET, "OTHER": "from stdin"}
     assert result.stdout.startswith("web: update ")
     assert result.stdout.endswith(" to v1.0.0 admitted (fresh, revision 1)\n")
@@ -105,6 +115,40 @@ def test_relaunch_keeps_what_is_not_said(agent) -> None:
     assert (made.tag, made.variables) == ("v1.0.0", {"A": "1", "B": "2"})
     update = agent.api.do(lambda engine: engine.snapshot.deployments["web"].update)
     assert update.strategy == "stop_then_start"
+
+
+def test_relaunch_keeps_changes_and_removes_how_the_workload_is_asked(agent) -> None:
+    agent.running("web", "--probe-path", "/ready", "--probe-host", "w.example")
+    for arguments, wanted in (
+        ((), ProbeOptions(path="/ready", host="w.example")),
+        (("--probe-path", "/up"), ProbeOptions(path="/up", host="w.example")),
+        (("--probe-host", ""), ProbeOptions(path="/up")),
+        (("--probe-path", ""), ProbeOptions()),
+    ):
+        result = agent.call("relaunch", "web", "--tag", "v2", *arguments)
+        assert result.exit_code == 0, result.output
+        assert revision(agent).probes == wanted
+        agent.api.do(lambda engine: engine.finish("web"))
+
+
+def test_a_wrong_probe_path_is_told_by_its_field(agent) -> None:
+    result = agent.call(
+        "deploy", "web", "--tag", "v1", "--listen", "127.0.0.1:1", "--probe-path", "/v1/*"
+    )
+    assert result.exit_code == Exit.USAGE
+    assert "probes.path" in result.stderr
+
+
+def test_a_dry_run_asks_with_the_probes_and_shows_the_warnings(agent) -> None:
+    from agent.model.reasons import DecidedStrategy, Decision
+
+    agent.running()
+    told = Decision(strategy=DecidedStrategy.BLUE_GREEN, warnings=("its containers decide",))
+    agent.api.do(lambda engine: setattr(engine, "answer_to_plan", told))
+    result = agent.call("relaunch", "web", "--probe-path", "/up", "--dry-run")
+    (asked,) = agent.api.engine.planned
+    assert (asked.probes.path, asked.probes.host) == ("/up", msgspec.UNSET)
+    assert "its containers decide" in result.stdout
 
 
 def test_a_dry_run_changes_nothing(agent) -> None:

@@ -23,6 +23,33 @@ CASES: list[tuple[str, Callable[[str], object]]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("path", "good"),
+    [
+        ("/", True),
+        ("/health", True),
+        ("/api/v1/health/", True),
+        ("/.well-known/of-mine", True),
+        ("/ready?full=1&x=%20", True),
+        ("/a.b-c_d~e", True),
+        ("", False),
+        ("health", False),
+        ("/a//b", False),
+        ("/a/./b", False),
+        ("/..", False),
+        ("/a?b#c", False),
+        ("/ä", False),
+    ],
+)
+def test_a_probe_path_is_absolute_literal_and_plain(path: str, good: bool) -> None:
+    assert bool(re.fullmatch(text.PROBE_PATH_PATTERN, path)) is good
+
+
+@pytest.mark.parametrize("host", ["a", "API.example.com", "10.0.0.1", "a-b.c:8443"])
+def test_a_probe_host_is_a_name_with_or_without_a_port(host: str) -> None:
+    assert re.fullmatch(text.PROBE_HOST_PATTERN, host)
+
+
 @pytest.mark.parametrize(("pattern", "parse"), CASES)
 @given(data=st.data())
 def test_what_a_pattern_allows_the_parser_takes(
