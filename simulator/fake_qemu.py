@@ -4,11 +4,12 @@ Only what the agent can see: the monitor's socket, the console's ring, the liste
 networking forwards, and on them the documents and the workload of the reference guest. It reads
 the config disks from the descriptors that it inherits, so that a tag misbehaves by the same
 `GUEST_…` variables: NEVER_HEALTHY, HEALTHY_AFTER_S, SICK_AFTER_S, FREEZE_AFTER_S,
-CONTAINER_EXIT_AFTER_S, SLOW_STAGE, POWEROFF_AFTER_S, RESET_AFTER_S, IGNORE_ACPI. Where there is a
-directory of orders beside it, the file named like the tag says what its guests do for as long as
-it says so: `mute` (the monitor stays closed), `booting`, `sick`, `frozen`; or `reset`, which the
-first to hear of it obeys. The standard library alone, to be up within 100 ms; `install` in
-`fake_vms` puts it into a place, with a key.
+CONTAINER_EXIT_AFTER_S, SLOW_STAGE, POWEROFF_AFTER_S, RESET_AFTER_S, IGNORE_ACPI, HEALTH_HOST
+(400 for another `Host`), and DEAD_PORT (nothing listens behind the shim, which answers 502, while
+the containers run). Where there is a directory of orders beside it, the file named like the tag
+says what its guests do for as long as it says so: `mute` (the monitor stays closed), `booting`,
+`sick`, `dead`, `frozen`; or `reset`, which the first to hear of it obeys. The standard library
+alone, to be up within 100 ms; `install` in `fake_vms` puts it into a place, with a key.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Guest:
     def __init__(self, argv: list[str], printed: Ring) -> None:
         config, self.external = disk(argv, "config"), disk(argv, "ext-config")
         self.tag = self.external["metadata"]["tag"]
+        self.paths = config["shim"].get("paths") or []
         self.containers = [row["name"] for row in config["containers"]]
         env: dict[str, str] = {}
         for row in config["containers"]:
@@ -107,15 +109,17 @@ class Guest:
             stream = tls.wrap_socket(client, server_side=True) if tls else client
             with stream, stream.makefile("rb") as requests:
                 while line := requests.readline():
-                    while requests.readline().strip():
-                        pass
+                    host = ""
+                    while header := requests.readline().strip():
+                        if header.lower().startswith(b"host:"):
+                            host = header[5:].strip().decode()
                     if self.off.is_set():
                         return
                     if self._since("FREEZE_AFTER_S") or self.ordered("frozen"):
                         self.off.wait()
                         return
                     path = line.split()[1].decode()
-                    status, body = self.answer(path)
+                    status, body = self.answer(path, host, shimmed=tls is not None)
                     text = json.dumps(body).encode()
                     stream.sendall(
                         b"HTTP/1.1 %d Said\r\nContent-Length: %d\r\n\r\n" % (status, len(text))
@@ -124,7 +128,7 @@ class Guest:
                     if b"HTTP/1.0" in line:
                         return
 
-    def answer(self, path: str) -> tuple[int, Any]:
+    def answer(self, path: str, host: str, *, shimmed: bool) -> tuple[int, Any]:
         match path.removeprefix(WELL_KNOWN):
             case "boot-stages":
                 return 200, self._stages()
@@ -134,11 +138,26 @@ class Guest:
                 return 200, {"cpu_util": 1}
         if not self._healthy():
             return 503, {"error": {"message": "not yet", "type": "boot", "status": "pending"}}
+        if shimmed and not self._lists(path.partition("?")[0]):
+            return 404, {"error": {"message": "Not found.", "type": "invalid_request_error"}}
+        if self.told("DEAD_PORT") or self.ordered("dead"):
+            message = "The server had an error while processing your request."
+            return 502, {"error": {"message": message, "type": "server_error"}}
+        wanted = self.told("HEALTH_HOST")
+        if wanted and path.endswith("health") and host != wanted:
+            return 400, {"error": "no such host here"}
         return 200, {
             "version": self.tag,
             "id": self.external["metadata"]["id"],
             "env": self.external["env"],
         }
+
+    def _lists(self, path: str) -> bool:
+        """As the public shim reads its list."""
+        for one in self.paths:
+            if one == path or (one.endswith("/*") and path.startswith(one[:-1])):
+                return True
+        return not self.paths
 
     def _healthy(self) -> bool:
         late = float(self.told("HEALTHY_AFTER_S") or 0)
