@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 import msgspec
 from rich.console import Group, RenderableType
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from agent.cli.client import reason_text
@@ -32,7 +33,7 @@ def detail(one: DeploymentView) -> RenderableType:
     if one.enclaves:
         parts.extend(["", _enclaves(one.enclaves)])
     if one.update is not None:
-        parts.extend(["", *update_block(one.update)])
+        parts.extend(["", *update_block(one.update, one.warnings)])
     if one.rollback:
         parts.extend(["", _rollback(one.rollback)])
     parts.extend(["", *decision_block("next update", one.next_update, one.warnings)])
@@ -67,9 +68,14 @@ def _head(one: DeploymentView) -> RenderableType:
     for secret in sorted({*one.secrets, *one.stale_secrets}):
         stale = ", newer value waits for a relaunch" if secret in one.stale_secrets else ""
         shown.add_row("secret", safe(secret) + stale)
-    for warning in one.warnings:
-        shown.add_row("warning", Text(safe(warning), style="yellow"))
+    _warn(shown, one.warnings)
     return shown
+
+
+def _warn(shown: Table, warnings: Iterable[str], told: Container[str] = ()) -> None:
+    for warning in warnings:
+        if warning not in told:
+            shown.add_row("warning", Text(safe(warning), style="yellow"))
 
 
 def _enclaves(enclaves: list[EnclaveView]) -> RenderableType:
@@ -99,8 +105,11 @@ def _state(one: EnclaveView) -> Text:
     return shown.append(f" ({safe(one.teardown)})") if one.teardown else shown
 
 
-def update_block(update: UpdateView) -> list[RenderableType]:
-    """An update with its moments and, while it runs, its progress."""
+def update_block(update: UpdateView, told: Container[str] = ()) -> list[RenderableType]:
+    """An update with its moments and, while it runs, its progress.
+
+    Its warnings are shown but for those that were told.
+    """
     shown = pairs()
     title = Text(f"{update.id}  ")
     title.append_text(update_text(update))
@@ -108,6 +117,7 @@ def update_block(update: UpdateView) -> list[RenderableType]:
     shown.add_row("strategy", f"{update.strategy}{', staged' if update.staging else ''}")
     for reason in update.reasons:
         shown.add_row("", safe(reason_text(reason)))
+    _warn(shown, update.warnings, told)
     for name in ("created_at", "started_at", "ready_at", "switched_at", "finished_at"):
         at = getattr(update, name)
         if at is not None:
@@ -157,8 +167,7 @@ def decision_block(
         shown.add_row("gpus", safe(", ".join(decision.gpus)))
     for reason in decision.reasons:
         shown.add_row("because", safe(reason_text(reason)))
-    for warning in (one for one in decision.warnings if one not in told):
-        shown.add_row("warning", Text(safe(warning), style="yellow"))
+    _warn(shown, decision.warnings, told)
     if decision.retry_after_s is not msgspec.UNSET:
         shown.add_row("try again", f"in {duration(decision.retry_after_s)}")
     estimate = decision.downtime_estimate_s

@@ -193,7 +193,7 @@ def test_what_is_asked_in_vain_is_a_warning_told_once(agent) -> None:
         one,
         warnings=[told],
         next_update=msgspec.structs.replace(one.next_update, warnings=[told]),
-        update=msgspec.structs.replace(one.update, progress=progress),
+        update=msgspec.structs.replace(one.update, progress=progress, warnings=[told]),
     )
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         console = Console(width=120, record=True, file=nowhere)

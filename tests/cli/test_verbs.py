@@ -9,8 +9,10 @@ import pty
 import signal
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from agent.cli.exits import Exit
 from agent.cli.overlap import news
@@ -149,6 +151,25 @@ def test_a_dry_run_asks_with_the_probes_and_shows_the_warnings(agent) -> None:
     (asked,) = agent.api.engine.planned
     assert (asked.probes.path, asked.probes.host) == ("/up", msgspec.UNSET)
     assert "its containers decide" in result.stdout
+
+
+def test_what_the_update_warns_of_is_told_at_once(agent) -> None:
+    from agent.cli.client import Client
+    from agent.cli.waiting import follow_up
+    from agent.wire.views import DeploymentView
+
+    agent.running()
+    client = Client(agent.api.path)
+    update = client.read("/v1/deployments/web", DeploymentView).update
+    told = msgspec.structs.replace(update, warnings=["its containers decide\x1b[2J"])
+
+    @click.command()
+    def command() -> None:
+        follow_up(client, told, wait=False, timeout_s=None)
+
+    result = CliRunner().invoke(command)
+    assert result.stderr.startswith("warning: its containers decide")
+    assert "\x1b" not in result.stderr
 
 
 def test_a_dry_run_changes_nothing(agent) -> None:
