@@ -19,7 +19,7 @@ VENDORS = ("agent.attestation.snp", "agent.attestation.tdx", "agent.attestation.
 JUDGE = """
 import datetime as dt, json, sys
 from agent.attestation.opening import open_verifier
-from agent.attestation.policy import Policy
+from agent.attestation.policy import EvidencePolicy
 from agent.attestation.roots import Trust
 from agent.attestation.expected import Expected
 from agent.config import AttestationConfig
@@ -27,15 +27,15 @@ from simulator.manual_clock import ManualClock
 open_verifier(AttestationConfig(), ManualClock())
 before = sorted(sys.modules)
 given = json.load(sys.stdin)
-from agent.attestation.appraisal import Question, appraise, read_document
+from agent.attestation.appraisal import EvidenceQuestion, appraise, read_document
 from agent.attestation.snp_tcb import Product
 nonce = bytes.fromhex(given["nonce"])
 document = read_document(given["body"].encode(), nonce)
-question = Question(nonce=nonce, spki_sha256="", expected=Expected(gpus=given["gpus"]),
-                    now=dt.datetime.fromisoformat(given["now"]))
+question = EvidenceQuestion(nonce=nonce, spki_sha256="", expected=Expected(gpus=given["gpus"]),
+                            now=dt.datetime.fromisoformat(given["now"]))
 amd = {root: Product(name) for root, name in given["amd"].items()}
 trust = Trust(simulated=amd, intel=given["intel"], nvidia=given["nvidia"])
-verdict = appraise(document, question, Policy(config=AttestationConfig()), trust)
+verdict = appraise(document, question, EvidencePolicy(config=AttestationConfig()), trust)
 print(json.dumps({"before": before, "after": sorted(sys.modules),
                   "checks": [check.code for check in verdict.checks]}))
 """

@@ -30,15 +30,15 @@ async def test_a_teardown_is_shown_phase_by_phase(short_dir: Path) -> None:
     image = tiny_image(short_dir / "image", tiny_kernels.halting())
     shown: list[Teardown | None] = []
     async with lone_fleet(short_dir) as fleet:
-        ring = fleet.changed.ring
+        notify = fleet.changed.notify
 
         def note() -> None:
             view = fleet.view(vm.id)
             if view.phase is VmPhase.STOPPING and (not shown or shown[-1] is not view.teardown):
                 shown.append(view.teardown)
-            ring()
+            notify()
 
-        fleet.changed.ring = note  # type: ignore[method-assign] # every view, however short
+        fleet.changed.notify = note  # type: ignore[method-assign] # every view, however short
         await fleet.launch(vm, order(image))
         await fleet.stop(vm, grace_s=0)
         assert fleet.view(vm.id) == ABSENT
