@@ -133,6 +133,7 @@ class UpdateConfig(_Section, frozen=True, kw_only=True):
     soak_s: float = 30
     drain_s: float = 30
     boot_deadline_s: str | float = "auto"
+    pull_allowance_s: float = 300
     stop_grace_s: float = 60
     revert_after_switch: bool = True
 

@@ -211,6 +211,7 @@ CHECKS: dict[str, Check] = {
     "store.backup_interval_s": _SECONDS,
     "update.drain_s": _between(0, 86400),
     "update.boot_deadline_s": _boot_deadline,
+    "update.pull_allowance_s": _between(0, 86400),
     "update.stop_grace_s": _between(0.1, 3600),
     "probes.interval_s": _SECONDS,
     "probes.timeout_s": _SECONDS,

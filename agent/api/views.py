@@ -43,7 +43,7 @@ def reason_view(reason: Reason) -> ReasonView:
 
 def decision_view(decision: Decision) -> DecisionView:
     unset = msgspec.UNSET
-    estimate = decision.downtime_estimate_s
+    estimate, boots_left = decision.downtime_estimate_s, decision.certificate_boots_left
     return DecisionView(
         strategy=decision.strategy,
         gpus=list(decision.gpus),
@@ -51,6 +51,7 @@ def decision_view(decision: Decision) -> DecisionView:
         retry_after_s=unset if decision.retry_after_s is None else decision.retry_after_s,
         downtime_estimate_s=unset if estimate is None else _estimate_view(estimate),
         warnings=list(decision.warnings),
+        certificate_boots_left=unset if boots_left is None else boots_left,
     )
 
 
@@ -134,6 +135,7 @@ def _progress(update: Update, facts: DeploymentFacts | None) -> ProgressView:
         boot_estimate_s=_estimate_view(expected.boot) if expected.boot else None,
         downtime_estimate_s=_estimate_view(expected.downtime) if expected.downtime else None,
         ready_estimate_at=_wall(expected.ready_at),
+        note=facts.boot_note,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from agent.attestation.document import MAX_DOCUMENT_BYTES, PATH
 from agent.attestation.evidence import EvidenceError
-from agent.attestation.port import NotYetError
+from agent.attestation.port import KEY_CHANGED, NotYetError
 from agent.host.contact import Ending, HttpAnswer, NoAnswerError, client_context
 from agent.model.enclave import Endpoint
 
@@ -56,7 +56,7 @@ class EvidenceFetcher:
             keys = tuple(guest_http.keys)
         body = _body(answer)
         if len(keys) != 1:
-            raise EvidenceError("tls_key_changed", "the guest showed more than one TLS key")
+            raise EvidenceError(KEY_CHANGED, "the guest showed more than one TLS key")
         return Fetched(body, keys[0])
 
 

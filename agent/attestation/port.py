@@ -13,6 +13,8 @@ from agent.model.enclave import Enclave, Endpoint
 from agent.model.ids import EnclaveId
 from agent.model.release import Release
 
+KEY_CHANGED = "tls_key_changed"  # the check of a connection that showed another key
+
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One check of a verdict."""

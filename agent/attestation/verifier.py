@@ -19,7 +19,7 @@ from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected, ExpectedSource, expected_of
 from agent.attestation.fetch import EvidenceFetcher, Fetched
 from agent.attestation.policy import EvidencePolicy
-from agent.attestation.port import Check, Evidence, NotYetError, Verdict
+from agent.attestation.port import KEY_CHANGED, Check, Evidence, NotYetError, Verdict
 from agent.attestation.roots import Trust
 from agent.host.clock import Clock
 from agent.host.threads import finish_in_thread
@@ -100,7 +100,11 @@ class Verifier:
     async def verify(
         self, enclave: Enclave, release: Release, endpoint: Endpoint, spki_sha256: str
     ) -> Verdict:
-        """Fetch with a fresh nonce and judge. `retry`: the guest has no evidence yet."""
+        """Fetch with a fresh nonce and judge. `retry`: the guest has no evidence yet.
+
+        Nor is it a verdict on this key that the connection showed another one: a guest changes its
+        key while it starts, and whoever asked looks at the key again.
+        """
         nonce = os.urandom(NONCE_BYTES)
         try:
             found = await self._observe(release, endpoint, spki_sha256, nonce)
@@ -110,6 +114,8 @@ class Verifier:
                 retry=True,
                 checks=(Check(code=error.code, passed=False, detail=str(error)),),
             )
+        if any(check.code == KEY_CHANGED for check in found.verdict.checks):
+            return Verdict(attested=None, retry=True, checks=found.verdict.checks)
         self._latest[enclave.id] = (enclave.launch_uuid, found)
         _tell(enclave, found)
         return found.verdict
@@ -161,7 +167,7 @@ class Verifier:
         """Raises EvidenceError for a document that cannot be read, or came over another key."""
         if fetched.spki_sha256 != spki_sha256:
             raise EvidenceError(
-                "tls_key_changed",
+                KEY_CHANGED,
                 f"the guest showed the TLS key {fetched.spki_sha256}, not {spki_sha256} as before",
             )
         document, question = await finish_in_thread(_read, fetched, expected, nonce, self._clock)

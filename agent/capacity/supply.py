@@ -117,6 +117,7 @@ class Question(_Value, frozen=True, kw_only=True):
     `insisted`: the strategy asked for by name. `lease`: the promise to be redeemed. `obstacles`:
     what others have against it (a release that does not verify, missing secrets); any refuses.
     `warnings` refuse nothing; they are told with whatever is decided.
+    `certificate_domain`: the name for which its guests ask for a certificate at each boot.
     """
 
     demand: Demand
@@ -129,6 +130,7 @@ class Question(_Value, frozen=True, kw_only=True):
     lease: LeaseId | None = None
     obstacles: tuple[Reason, ...] = ()
     warnings: tuple[str, ...] = ()
+    certificate_domain: str | None = None
 
 
 class Grant(_Value, frozen=True, kw_only=True):

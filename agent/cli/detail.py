@@ -170,6 +170,9 @@ def decision_block(
     _warn(shown, decision.warnings, told)
     if decision.retry_after_s is not msgspec.UNSET:
         shown.add_row("try again", f"in {duration(decision.retry_after_s)}")
+    if decision.certificate_boots_left is not msgspec.UNSET:
+        left = decision.certificate_boots_left
+        shown.add_row("boots left", f"{left} this week, each asks for a certificate")
     estimate = decision.downtime_estimate_s
     if estimate is not msgspec.UNSET and not estimate.p90:
         shown.add_row("downtime", "none expected")

@@ -100,7 +100,7 @@ def probe_count(update: UpdateView) -> str:
 def step_words(update: UpdateView) -> list[str]:
     """What is known of the step that it is at, without times."""
     if update.step == "boot":
-        return [stage_summary(update), probe_count(update)]
+        return [stage_summary(update), probe_count(update), update.progress.note or ""]
     if update.step == "verify":
         return [probe_count(update), probe_summary(update)]
     return []

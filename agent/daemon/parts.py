@@ -129,7 +129,7 @@ def build(
             tee=tee,
             listeners_by_name=choices.traffic.value == TrafficMode.HAPROXY,
         ),
-        policy=policy(config),
+        policy=policy(config, choices.tee.value),
         host_id=host_id,
         measured=_measured(tee, measurements),
         preflight=HostPreflight(
@@ -230,8 +230,8 @@ def at_rest_of(config: Config, *, in_units: bool) -> AtRest:
     return AtRest(directory, CredentialCipher(run), why_none)
 
 
-def policy(config: Config) -> Policy:
-    """The configured times."""
+def policy(config: Config, tee: str) -> Policy:
+    """The configured times, on a host of this TEE."""
     update, probes = config.update, config.probes
     deadline = update.boot_deadline_s
     rounds_s = (probes.failure_threshold + 1) * (probes.interval_s + probes.timeout_s)
@@ -243,7 +243,8 @@ def policy(config: Config) -> Policy:
         stop_grace_s=update.stop_grace_s,
         probe_slack_s=rounds_s,
         failing_for_s=probes.failure_threshold * probes.interval_s,
-        reverify_s=config.attestation.interval_s,
+        pull_allowance_s=update.pull_allowance_s,
+        reverify_s=None if tee == Tee.NONE else config.attestation.interval_s,
         drop_on_loss=config.attestation.on_loss == "drop_traffic",
     )
 

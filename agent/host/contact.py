@@ -16,8 +16,22 @@ from agent.host.peer_key import UnreadableKeyError
 from agent.model.enclave import Endpoint
 
 
+class Door(StrEnum):
+    """How a guest's port kept a caller out, as far as one attempt can tell."""
+
+    REFUSED = "refused"
+    CLOSED = "closed"  # accepted, by somebody, and ended before TLS was spoken
+
+
 class NoAnswerError(AgentError):
-    """The guest gave no answer that is HTTP. The text says what happened instead."""
+    """The guest gave no answer that is HTTP. The text says what happened instead.
+
+    `door`: what the port did, where it did something; None for a silence.
+    """
+
+    def __init__(self, text: str, door: Door | None = None) -> None:
+        super().__init__(text)
+        self.door = door
 
     @property
     def code(self) -> str:
@@ -68,9 +82,9 @@ class TcpConnection:
         except TimeoutError:
             return
         except OSError as error:
-            raise NoAnswerError("accepted, then reset") from error
+            raise NoAnswerError("accepted, then reset", Door.CLOSED) from error
         if not first:
-            raise NoAnswerError("accepted, then closed")
+            raise NoAnswerError("accepted, then closed", Door.CLOSED)
 
 
 @asynccontextmanager
@@ -84,8 +98,19 @@ async def open_tcp(endpoint: Endpoint, *, timeout_s: float) -> AsyncIterator[Tcp
                 to = (endpoint.address, endpoint.port)
                 await asyncio.get_running_loop().sock_connect(connected, to)
         except (TimeoutError, OSError) as error:
-            raise NoAnswerError(tell(error, timeout_s)) from error
+            raise NoAnswerError(tell(error, timeout_s), door_of(error)) from error
         yield TcpConnection(connected)
+
+
+def door_of(error: BaseException) -> Door | None:
+    """What the port did to a connection that ended in this before there was a TLS session."""
+    match error:
+        case ConnectionRefusedError():
+            return Door.REFUSED
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError() | ConnectionError():
+            return Door.CLOSED
+        case _:
+            return None
 
 
 def tell(error: BaseException, timeout_s: float) -> str:

@@ -19,7 +19,7 @@ from typing import Self, cast
 
 import httptools
 
-from agent.host.contact import Ending, HttpAnswer, NoAnswerError, tell
+from agent.host.contact import Ending, HttpAnswer, NoAnswerError, door_of, tell
 from agent.host.peer_key import UnreadableKeyError, spki_sha256
 from agent.model.enclave import Endpoint
 
@@ -94,7 +94,7 @@ class GuestHttp:
                 line = await self._connected(deadline)
                 exchange = await line.exchange(request, deadline, max_bytes, body_wait_s)
         except (TimeoutError, OSError, UnreadableKeyError) as error:
-            raise NoAnswerError(tell(error, timeout_s)) from error
+            raise NoAnswerError(tell(error, timeout_s), door_of(error)) from error
         if exchange.status is None:
             why = self.flooded or exchange.problem or tell(TimeoutError(), timeout_s)
             raise NoAnswerError(why)

@@ -56,6 +56,7 @@ class ReasonCode(StrEnum):
     LEASE_EXPIRED = "lease_expired"
     STRATEGY_UNAVAILABLE = "strategy_unavailable"
     STAGING_NEEDS_BLUE_GREEN = "staging_needs_blue_green"
+    CERTIFICATE_BOOTS = "certificate_boots"
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -79,6 +80,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What admission says. Reasons are present for a refusal and for why not a better strategy.
 
     `warnings` stand in nobody's way: sentences about what the user may not expect.
+    `certificate_boots_left`: of a guest that asks for a public certificate at each boot, how many
+    it has until it is not launched again by itself; None of all others.
     """
 
     strategy: DecidedStrategy
@@ -87,6 +90,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
     downtime_estimate_s: DowntimeEstimate | None = None
     warnings: tuple[str, ...] = ()
+    certificate_boots_left: int | None = None
 
     @property
     def refused(self) -> bool:

@@ -9,6 +9,8 @@ import msgspec
 from agent.model.resources import Demand
 from agent.model.shim import ShimRules
 
+SELF_SIGNED = "self-signed"  # a guest's tls-mode: it asks nobody for a certificate
+
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """One file of an image. `sha256` is None for the root disk: its verity root speaks for it."""
@@ -21,6 +23,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable tag. `digest`: SHA-256 of the manifest's bytes; `config`: byte for byte.
 
     `env_names` and `secret_names` are the names whose values the deployment must supply.
+    `boot_wait_s`: the longest that the boot waits for a container to be healthy. `tls_mode`: where
+    the guest's certificate comes from; anything but `self-signed` is a public one.
     """
 
     repo: str
@@ -47,6 +51,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     secret_names: tuple[str, ...] = ()
     start_period_s: float = 0.0
     shim: ShimRules = ShimRules()
+    boot_wait_s: float = 0.0
+    tls_mode: str = SELF_SIGNED
 
 
 class LocalImage(msgspec.Struct, frozen=True, kw_only=True):

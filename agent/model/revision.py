@@ -8,6 +8,7 @@ import msgspec
 
 from agent.model.clock import Instant
 from agent.model.ids import DeploymentName, EnclaveId
+from agent.model.release import SELF_SIGNED
 from agent.model.resources import GUEST_HTTPS_PORT, Demand, Listen, Publish
 
 
@@ -37,6 +38,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bytes: the same tag with other bytes is another release. `probes` is what was asked for;
     `health_path` what it comes to with this release's shim: None if no path of the workload can
     be asked without a key. `health_guarded`: the shim wants a key even for that one.
+    `boot_wait_s` and `tls_mode` are its release's.
     """
 
     deployment: DeploymentName
@@ -53,6 +55,8 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     secret_names: tuple[str, ...] | None = None
     inbound_ports: tuple[int, ...] = ()
     start_period_s: float = 0.0
+    boot_wait_s: float = 0.0
+    tls_mode: str = SELF_SIGNED
     container_names: tuple[str, ...] = ()
     probes: ProbeOptions = ProbeOptions()
     health_path: str | None = "/"

@@ -102,9 +102,18 @@ class Launching(_State, frozen=True, kw_only=True, tag="launching"):
 
 
 class Booting(_State, frozen=True, kw_only=True, tag="booting"):
-    """The VM runs; its boot stages are not complete yet."""
+    """The VM runs; its boot stages are not complete yet.
+
+    `deadline` as it was first computed; progress extends it, up to `latest`. `answered_after_s`:
+    from the launch to its first answer. `reached`: the stage that was under way at the last mark
+    that was recorded: its first answer, the end of its GPUs' attestation, the containers' begin.
+    """
 
     deadline: Instant
+    latest: Instant | None = None
+    answered_after_s: float | None = None
+    reached: str | None = None
+    gpus_attested: bool = False
 
 
 class Verifying(_State, frozen=True, kw_only=True, tag="verifying"):

@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
+from agent.probes.stages import DONE
+
 MAX_BODY_BYTES = 64 * 1024
 MAX_KEPT_BYTES = 2048
 _MAX_DEPTH = 12
 _MAX_MEMBERS = 4096
-_DONE = frozenset({"ok", "skipped", "warning"})
-_STATUSES = _DONE | {"pending", "failed"}
+_STATUSES = DONE | {"pending", "failed"}
 _NO_HEALTHCHECK = frozenset({"", "none"})
 
 
@@ -80,7 +81,7 @@ def judge_boot_stages(reading: Reading) -> BootReading:
         if status == "failed":
             failed = _told(name, stage.get("detail"))
             return BootReading(reading.document, f"boot stage {failed}", failed=failed)
-        if status not in _DONE:
+        if status not in DONE:
             running = running or name
     if running is not None:
         return BootReading(reading.document, f"boot stage {running} is not done")

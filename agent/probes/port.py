@@ -26,6 +26,9 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
     `health_path`: of the workload; None if none of its paths can be asked. `path_named`: the
     deployment named it. `path_guarded`: the guest's shim wants a key for it. `host`: the name to
     ask for, as in `Host`; None for the guest's address.
+    `bound_key`: the only TLS key (SHA-256, hex) that it may show, once one was bound.
+    `binds_itself`: nothing is claimed on this host, so that the first round that passes wholly
+    binds the key that it was made over.
     """
 
     enclave: EnclaveId
@@ -37,6 +40,8 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None = None
     tcp: tuple[TcpCheck, ...]
     container_names: tuple[str, ...]
+    bound_key: str | None = None
+    binds_itself: bool = False
 
 
 class ProbeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +66,13 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
     pass (with hysteresis). `healthy_since`: since when all pass, fixed while it is healthy; the
     results that made the verdict lie after it, so that a dwell counts from here. `flaps`: how
     often it became unhealthy again. `fault`: the newest failing probe with its answer.
-    `spki_sha256`: of the key that the guest's TLS showed on the newest connection (hex); another
-    key than the first of this launch makes the enclave unhealthy.
+    `spki_sha256`: of the key that the guest's TLS showed on the newest connection (hex).
+    `bound_spki_sha256`: of the one that is bound; `another_key`: another one was shown for longer
+    than a probe may fail, which makes the enclave unhealthy.
+    `stage`: the boot stage under way when the stages were last seen, `stage_since` when it was
+    first seen to be, `stage_before` the one that was done before it. `gpus_attested`: the stage of
+    that name is ok. `progressed_at`: when a stage or substage was last seen to be finished.
+    `shut_since`: since when the guest's port has kept every caller out, without a break.
     """
 
     launch_uuid: str
@@ -78,6 +88,14 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
     containers: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     spki_sha256: str | None = None
+    bound_spki_sha256: str | None = None
+    another_key: bool = False
+    stage: str | None = None
+    stage_before: str | None = None
+    stage_since: Instant | None = None
+    gpus_attested: bool = False
+    progressed_at: Instant | None = None
+    shut_since: Instant | None = None
 
 
 class Probes(Protocol):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from agent.host.contact import Ending, HttpAnswer, NoAnswerError, open_tcp
+from agent.host.contact import Door, Ending, HttpAnswer, NoAnswerError, open_tcp
 from agent.model.clock import Instant
 from agent.probes.answers import (
     MAX_BODY_BYTES,
@@ -27,8 +27,8 @@ from agent.probes.answers import (
     judge_containers,
     read_document,
 )
+from agent.probes.observation import Observation
 from agent.probes.port import ProbeTarget, TcpCheck
-from agent.probes.verdict import ProbeResult
 from agent.probes.workload import Asked, judge_workload
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ BOOT_PROBE = "boot-stages"
 CONTAINERS_PROBE = "containers"
 _WELL_KNOWN = "/.well-known/tinfoil-"
 _SETTLE_S = 0.15
+_SHUT_WITHIN_S = 2.0  # in which QEMU learns from a slow guest that it refuses
 _BODY_WAIT_S = 0.5
 _TCP_AT_ONCE = 4
 _ENDINGS = {
@@ -50,12 +51,14 @@ _ENDINGS = {
 class RoundResult:
     """`answered`: the guest gave at least one HTTP answer. Documents: None where there is none.
 
-    `at`: by then all had answered, or had failed to; what it took to be sure comes after.
+    `at`: by then all had answered, or had failed to; what it took to be sure comes after. `shut`:
+    the guest's port kept us out (see `_is_shut`); a guest that is silent did not.
     """
 
     at: Instant
     answered: bool = False
-    observations: tuple[ProbeResult, ...] = ()
+    shut: bool = False
+    observations: tuple[Observation, ...] = ()
     keys: tuple[str, ...] = ()
     boot: BootReading | None = None
     containers: dict[str, Any] | None = None
@@ -157,9 +160,11 @@ class _Interview:
         )
         metrics = await self._read(guest_http, "metrics") if self._order.with_metrics else None
         workload = await self._ask_workload(guest_http)
+        at = self._order.now()
         return RoundResult(
-            at=self._order.now(),
+            at=at,
             answered=self._answered.is_set(),
+            shut=await self._is_shut(),
             observations=(
                 _observe_boot(boot),
                 _observe(CONTAINERS_PROBE, containers.problem, "container_unhealthy"),
@@ -170,6 +175,26 @@ class _Interview:
             containers=containers.document,
             metrics=metrics.document if metrics and metrics.problem is None else None,
         )
+
+    async def _is_shut(self) -> bool:
+        """Whether nobody listens there any more.
+
+        A refusal says so. QEMU's user-mode network accepts first and closes when the guest has
+        refused; a server that listens, and failed in its handshake, would wait for a client that
+        says nothing. A knock is not sure of it: its guest may be about to begin.
+        """
+        door = self._unreachable.door if self._unreachable else None
+        https = self._target.https
+        if door is not Door.CLOSED:
+            return door is Door.REFUSED
+        if not is_loopback(https.address) or self._order.attempt:
+            return is_loopback(https.address)
+        try:
+            async with open_tcp(https, timeout_s=self._order.timeout_s) as connection:
+                await connection.settle(min(_SHUT_WITHIN_S, self._order.timeout_s))
+        except NoAnswerError as error:
+            return error.door is not None
+        return False
 
     async def _read_boot(self, guest_http: GuestHttp) -> BootReading | None:
         """None if there is no need to ask."""
@@ -188,7 +213,7 @@ class _Interview:
         problem = reading.problem and f"{_WELL_KNOWN}{name}: {reading.problem}"
         return Reading(reading.document, problem)
 
-    async def _ask_workload(self, guest_http: GuestHttp) -> tuple[ProbeResult, ...]:
+    async def _ask_workload(self, guest_http: GuestHttp) -> tuple[Observation, ...]:
         """One observation; none where no path of the workload can be asked."""
         path, target = self._target.health_path, self._target
         if path is None:
@@ -201,7 +226,7 @@ class _Interview:
         asked = Asked(path, named=target.path_named, guarded=target.path_guarded)
         found = judge_workload(asked, answer.status, answer.body)
         if found.unknown:
-            return (ProbeResult(name, True, f"{path}: {found.unknown}", unknown=True),)
+            return (Observation(name, True, f"{path}: {found.unknown}", unknown=True),)
         problem = found.problem and f"{path}: {found.problem}"
         return (_observe(name, problem, passing=f"HTTP {answer.status}"),)
 
@@ -236,7 +261,7 @@ class _Interview:
 
 async def _check_all_tcp(
     target: ProbeTarget, order: RoundOrder, answered: asyncio.Event
-) -> list[tuple[Instant, ProbeResult]]:
+) -> list[tuple[Instant, Observation]]:
     """All TCP checks, a few at once, each with the moment of its accepting or failing."""
     if order.attempt:
         await answered.wait()
@@ -244,7 +269,7 @@ async def _check_all_tcp(
         return [await _check_tcp(target.tcp[0], order)]
     slots = asyncio.Semaphore(_TCP_AT_ONCE)
 
-    async def check(one: TcpCheck) -> tuple[Instant, ProbeResult]:
+    async def check(one: TcpCheck) -> tuple[Instant, Observation]:
         async with slots:
             return await _check_tcp(one, order)
 
@@ -253,7 +278,7 @@ async def _check_all_tcp(
     return [task.result() for task in tasks]
 
 
-async def _check_tcp(check: TcpCheck, order: RoundOrder) -> tuple[Instant, ProbeResult]:
+async def _check_tcp(check: TcpCheck, order: RoundOrder) -> tuple[Instant, Observation]:
     name = tcp_probe(check)
     try:
         async with open_tcp(check.endpoint, timeout_s=order.timeout_s) as connection:
@@ -271,10 +296,15 @@ def is_relayed(check: TcpCheck) -> bool:
 
     At its own address a guest accepts itself: there is nothing to be seen by waiting.
     """
-    return ip_address(check.endpoint.address).is_loopback
+    return is_loopback(check.endpoint.address)
 
 
-def _observe_boot(boot: BootReading | None) -> ProbeResult:
+def is_loopback(address: str) -> bool:
+    """Whether it is one of this host's own: of a guest behind QEMU's user-mode network."""
+    return ip_address(address).is_loopback
+
+
+def _observe_boot(boot: BootReading | None) -> Observation:
     if boot is None:
         return _observe(BOOT_PROBE, None)
     code = "boot_stage_failed" if boot.failed else "probe_failed"
@@ -288,7 +318,7 @@ def _observe(
     *,
     passing: str = "ok",
     decisive: bool = False,
-) -> ProbeResult:
+) -> Observation:
     if problem is None:
-        return ProbeResult(probe, True, passing)
-    return ProbeResult(probe, False, problem, code, decisive)
+        return Observation(probe, True, passing)
+    return Observation(probe, False, problem, code, decisive)

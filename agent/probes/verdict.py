@@ -4,19 +4,21 @@ Invariants: a probe changes its verdict only after so many results of the other 
 enclave is healthy only while every probe's verdict is good. `healthy_since` does not move while it
 is: when it becomes healthy, it is the moment since which every probe has passed without a failure
 in between, so that the results that made the verdict count into a dwell.
+
+The key's probe is stricter than the others: one look at the bound key among looks at another one
+does not make those forgotten, it takes as many in a row as make a good verdict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agent.model.clock import Instant
 from agent.model.revision import Fault
+from agent.probes.keys import KEY_PROBE, judge_keys
+from agent.probes.observation import Observation
 from agent.probes.port import ProbeView
-
-KEY_PROBE = "tls-key"
-KEY_CHANGED = "key_changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +30,6 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """One result of one probe. `answer` is printable and short; `code` is for a failure.
-
-    `unknown`: the answer tells nothing of what was asked about. It is not held against the
-    enclave, so it counts into the same runs as a pass, and is shown as what it is.
-    """
-
-    probe: str
-    passed: bool
-    answer: str
-    code: str = "probe_failed"
-    decisive: bool = False  # one failure is enough for a verdict
-    unknown: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class ProbeState:
     """One probe's run of results. `verdict` None: not enough results yet."""
 
@@ -52,19 +38,21 @@ class ProbeState:
     failing: int = 0
     verdict: bool | None = None
     passing_since: Instant | None = None
-    last: ProbeResult | None = None
+    last: Observation | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """All probes of one launch. `flaps`: how often a healthy enclave became unhealthy."""
+    """All probes of one launch. `flaps`: how often a healthy enclave became unhealthy.
+
+    `key`: the newest one that was shown.
+    """
 
     probes: tuple[ProbeState, ...] = ()
     healthy: bool | None = None
     healthy_since: Instant | None = None
     flaps: int = 0
     fault: Fault | None = None
-    first_key: str | None = None
     key: str | None = None
 
 
@@ -80,23 +68,31 @@ def retarget(health: Health, names: Iterable[str]) -> Health:
     return replace(health, probes=tuple(known.get(n, ProbeState(n)) for n in wanted))
 
 
+def rebound(health: Health) -> Health:
+    """Another key is bound from here on: what was counted against it is worth nothing."""
+    probes = tuple(
+        replace(state, failing=0) if state.name == KEY_PROBE else state for state in health.probes
+    )
+    return replace(health, probes=probes)
+
+
 def fold(
     health: Health,
-    observations: Iterable[ProbeResult],
-    keys: Iterable[str],
+    observations: Iterable[Observation],
+    keys: Sequence[str],
     now: Instant,
     thresholds: Thresholds,
+    *,
+    bound: str | None = None,
 ) -> Health:
     """Take in the results of one round, and the keys that its connections showed, in order.
 
-    Results of unknown probes are left out; a probe without a result stays as it is.
+    Results of unknown probes are left out; a probe without a result stays as it is. `bound`: the
+    only key that may be shown, once there is one.
     """
-    first, key = health.first_key, health.key
     results = {o.probe: o for o in observations}
-    for key in keys:
-        first = first or key
-        if KEY_PROBE not in results or results[KEY_PROBE].passed:
-            results[KEY_PROBE] = _judge_key(first, key)
+    if (shown := judge_keys(bound, health.key, keys)) is not None:
+        results[KEY_PROBE] = shown
     probes = tuple(
         _step(state, results[state.name], now, thresholds) if state.name in results else state
         for state in health.probes
@@ -108,9 +104,13 @@ def fold(
         healthy_since=_since(health, probes, now) if healthy else None,
         flaps=health.flaps + (health.healthy is True and healthy is False),
         fault=_fault(probes),
-        first_key=first,
-        key=key,
+        key=keys[-1] if keys else health.key,
     )
+
+
+def shows_another_key(health: Health) -> bool:
+    """Whether another key than the bound one was shown for longer than is borne."""
+    return any(state.name == KEY_PROBE and state.verdict is False for state in health.probes)
 
 
 def views(health: Health, thresholds: Thresholds) -> tuple[ProbeView, ...]:
@@ -133,28 +133,17 @@ def is_unknown(state: ProbeState) -> bool:
     return state.last is not None and state.last.unknown
 
 
-def _judge_key(first: str, key: str) -> ProbeResult:
-    if key == first:
-        return ProbeResult(KEY_PROBE, True, f"sha256:{key}")
-    return ProbeResult(
-        KEY_PROBE,
-        False,
-        f"TLS showed key sha256:{key}, but this launch began with sha256:{first}",
-        KEY_CHANGED,
-        decisive=True,
-    )
-
-
 def _step(
-    state: ProbeState, result: ProbeResult, now: Instant, thresholds: Thresholds
+    state: ProbeState, result: Observation, now: Instant, thresholds: Thresholds
 ) -> ProbeState:
     if result.passed:
-        passing = state.passing + 1
+        passing = 1 if result.afresh else state.passing + 1
+        forgiven = state.name != KEY_PROBE or passing >= thresholds.success
         return replace(
             state,
             passing=passing,
-            failing=0,
-            passing_since=state.passing_since or now,
+            failing=0 if forgiven else state.failing,
+            passing_since=now if result.afresh else state.passing_since or now,
             verdict=True if passing >= thresholds.success else state.verdict,
             last=result,
         )
@@ -185,9 +174,14 @@ def _since(before: Health, probes: Iterable[ProbeState], now: Instant) -> Instan
 
 
 def _fault(probes: Iterable[ProbeState]) -> Fault | None:
-    """Of the probes whose newest result is a failure: a decisive one, else the first."""
-    failing = [state.last for state in probes if state.last and not state.last.passed]
-    worst = next((last for last in failing if last.decisive), next(iter(failing), None))
+    """Of the probes whose newest result is a failure: a decisive one, else the first.
+
+    A key that is shown for too long comes before all: whoever shows it gave the other answers too.
+    """
+    failing = [(state, state.last) for state in probes if state.last and not state.last.passed]
+    grave = [last for state, last in failing if state.name == KEY_PROBE and state.verdict is False]
+    grave += [last for _, last in failing if last.decisive]
+    worst = next(iter((*grave, *(last for _, last in failing))), None)
     if worst is None:
         return None
     return Fault(code=worst.code, detail=worst.answer, probe=worst.probe)

@@ -8,6 +8,7 @@ the rest (a counter, an uptime in an answer) now and then.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import ssl
 from collections.abc import Callable, Coroutine
@@ -18,9 +19,12 @@ import msgspec
 
 from agent.config import ProbesConfig
 from agent.host.clock import Clock
+from agent.model.clock import Instant
 from agent.model.ids import EnclaveId
 from agent.probes import pace
+from agent.probes.answers import BootReading
 from agent.probes.hedged_connect import HedgedConnect
+from agent.probes.keys import bound_by_round
 from agent.probes.port import HealthView, ProbeTarget
 from agent.probes.round import (
     ConnectAttempt,
@@ -30,10 +34,19 @@ from agent.probes.round import (
     probe_names,
     run_round,
 )
-from agent.probes.verdict import Thresholds, begin, fold, retarget, views
+from agent.probes.stages import Stages, read_stages
+from agent.probes.verdict import (
+    Thresholds,
+    begin,
+    fold,
+    rebound,
+    retarget,
+    shows_another_key,
+    views,
+)
 
 _METRICS_EVERY = 5  # rounds
-_VISIT = 2 * _METRICS_EVERY  # rounds over one connection at most
+_MAX_FINISHED = 4096  # stages of one boot that are told apart
 _WORDS = {None: "unknown", True: "healthy", False: "unhealthy"}
 _log = logging.getLogger(__name__)
 
@@ -58,6 +71,8 @@ class Watch:
         config = surroundings.config
         self._thresholds = Thresholds(config.success_threshold, config.failure_threshold)
         self._health = begin(probe_names(target))
+        self._bound = target.bound_key
+        self._stages = Stages()
         self._began_s = asyncio.get_running_loop().time()
         self._rung_s = self._told_s = self._began_s
         self.enclave = target.enclave
@@ -71,6 +86,9 @@ class Watch:
         if target != self._target:
             self._target = target
             self._health = retarget(self._health, probe_names(target))
+            if target.bound_key not in (None, self._bound):
+                self._bound = target.bound_key
+                self._health = rebound(self._health)
 
     async def run(self) -> None:
         """Probe until cancelled."""
@@ -83,10 +101,11 @@ class Watch:
         """A round over a new connection, and further ones over it while all is well.
 
         Most of what a round costs is its handshake. Whatever is not as it should be is looked at
-        over new connections, as a client of the guest would open them. `rounds`: how many there
-        were; returns how many there are.
+        over new connections, as a client of the guest would open them; and what a client would
+        see is looked at as often as a probe may fail, for a connection that is kept shows the key
+        of when it was opened. `rounds`: how many there were; returns how many there are.
         """
-        place = (self._target.https, self._target.host)
+        place, begun = (self._target.https, self._target.host), rounds
         async with open_guest_http(self._target, self._around.context) as guest_http:
             while True:
                 await asyncio.sleep(self._pause_s())
@@ -97,7 +116,7 @@ class Watch:
                     result = await run_round(self._target, order, guest_http)
                 self._take(result)
                 rounds += 1
-                if rounds % _VISIT == 0 or not self._well(result):
+                if rounds - begun >= self._thresholds.failure or not self._well(result):
                     return rounds
 
     def _well(self, result: RoundResult) -> bool:
@@ -128,15 +147,32 @@ class Watch:
 
     def _take_silence(self, result: RoundResult) -> None:
         """Of the many knocks that nobody answered, one an interval counts as a failed round."""
+        self._note_door(result)
         now_s = asyncio.get_running_loop().time()
         if now_s >= self._told_s + self._around.config.interval_s:
             self._told_s = now_s
             self._take(result)
 
+    def _note_door(self, result: RoundResult) -> None:
+        """A door that shuts, or opens, is told at once: it is judged by how long it was shut."""
+        old = self.view
+        since = (old.shut_since or result.at) if result.shut else None
+        self.view = msgspec.structs.replace(old, shut_since=since)
+        self._ring(old)
+
     def _take(self, result: RoundResult) -> None:
         """Fold a result in, and publish."""
         before = self._health
-        self._health = fold(before, result.observations, result.keys, result.at, self._thresholds)
+        if self._bound is None and self._target.binds_itself:
+            self._bound = bound_by_round(result.observations, result.keys)
+        self._health = fold(
+            before,
+            result.observations,
+            result.keys,
+            result.at,
+            self._thresholds,
+            bound=self._bound,
+        )
         if before.healthy is not self._health.healthy:
             self._log_change(before.healthy)
         self._publish(result)
@@ -155,23 +191,50 @@ class Watch:
 
     def _publish(self, result: RoundResult) -> None:
         old, health = self.view, self._health
-        boot = result.boot if result.boot and result.boot.document is not None else None
-        self.view = msgspec.structs.replace(
+        believed = self._bound is None or set(result.keys) == {self._bound}
+        view = msgspec.structs.replace(
             old,
             answered=old.answered or result.answered,
-            boot_stages=boot.document if boot else old.boot_stages,
-            boot_complete=boot.complete if boot else old.boot_complete,
-            boot_failed=boot.failed if boot else old.boot_failed,
             healthy=health.healthy,
             healthy_since=health.healthy_since,
             flaps=health.flaps,
             fault=health.fault,
             probes=views(health, self._thresholds),
-            containers=result.containers or old.containers,
-            metrics=result.metrics or old.metrics,
             spki_sha256=health.key,
+            bound_spki_sha256=self._bound,
+            another_key=shows_another_key(health),
+            shut_since=(old.shut_since or result.at) if result.shut else None,
         )
+        self.view = self._with_documents(view, result) if believed else view
         self._ring(old)
+
+    def _with_documents(self, view: HealthView, result: RoundResult) -> HealthView:
+        """With what the guest told of itself; of a stranger's connection nothing is taken."""
+        if result.boot is not None and result.boot.document is not None:
+            view = self._with_stages(view, result.boot, result.at)
+        return msgspec.structs.replace(
+            view,
+            containers=result.containers or view.containers,
+            metrics=result.metrics or view.metrics,
+        )
+
+    def _with_stages(self, view: HealthView, boot: BootReading, at: Instant) -> HealthView:
+        """With how far its boot is, and since when it is there."""
+        seen, stages = self._stages, read_stages(boot.document)
+        if len(seen.finished) < _MAX_FINISHED:
+            self._stages = dataclasses.replace(stages, finished=seen.finished | stages.finished)
+        same = view.stage_since is not None and view.stage == stages.under_way
+        return msgspec.structs.replace(
+            view,
+            boot_stages=boot.document,
+            boot_complete=boot.complete,
+            boot_failed=boot.failed,
+            stage=stages.under_way,
+            stage_before=stages.before,
+            stage_since=view.stage_since if same else at,
+            gpus_attested=view.gpus_attested or stages.gpus_attested,
+            progressed_at=view.progressed_at if stages.finished <= seen.finished else at,
+        )
 
     def _ring(self, old: HealthView) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -197,7 +260,7 @@ class Watch:
 
 
 def _essence(view: HealthView) -> tuple[object, ...]:
-    """What a reader acts upon at once: no counters beyond what is needed, no texts, no times."""
+    """What a reader acts upon at once: no counters beyond what is needed, no texts."""
     return (
         view.answered,
         view.boot_complete,
@@ -205,6 +268,12 @@ def _essence(view: HealthView) -> tuple[object, ...]:
         view.healthy,
         view.healthy_since,
         view.spki_sha256,
+        view.bound_spki_sha256,
+        view.another_key,
+        view.stage,
+        view.gpus_attested,
+        view.progressed_at,
+        view.shut_since,
         (view.fault.code, view.fault.probe) if view.fault else None,
         tuple((probe.name, probe.passing) for probe in view.probes),
     )

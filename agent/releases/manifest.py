@@ -150,6 +150,8 @@ def _assemble(
         secret_names=workload.secret_names,
         start_period_s=workload.start_period_s,
         shim=workload.shim,
+        boot_wait_s=workload.boot_wait_s,
+        tls_mode=workload.tls_mode,
     )
 
 

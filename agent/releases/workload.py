@@ -14,7 +14,7 @@ import msgspec
 from agent.model.ids import parse_variable_name
 from agent.model.resources import GUEST_HTTPS_PORT
 from agent.model.shim import ShimRules
-from agent.releases.duration import parse_duration
+from agent.releases.boot_waits import healthy_within_s, start_period_s, tls_mode
 from agent.releases.fields import Field, ReleaseFieldError
 from agent.releases.layout import VERSION, VERSION_RULE
 from agent.releases.naming import CONFIG
@@ -51,6 +51,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     secret_names: tuple[str, ...]
     start_period_s: float
     shim: ShimRules
+    boot_wait_s: float
+    tls_mode: str
 
 
 def parse_workload(data: bytes) -> Workload:
@@ -79,8 +81,10 @@ def parse_workload(data: bytes) -> Workload:
         ),
         env_names=_once(name for c in containers for name in _bare_env(c)),
         secret_names=_once(_secrets(containers, models)),
-        start_period_s=max((_start_period(c) for c in containers), default=0.0),
         shim=read_shim(root),
+        start_period_s=max(map(start_period_s, containers), default=0.0),
+        boot_wait_s=max(map(healthy_within_s, containers), default=0.0),
+        tls_mode=tls_mode(root),
     )
 
 
@@ -152,14 +156,3 @@ def _secrets(containers: list[Field], models: list[Field]) -> Iterable[str]:
         key = model.optional("key-secret")
         if key is not None:
             yield key.parsed(parse_variable_name)
-
-
-def _start_period(container: Field) -> float:
-    check = container.optional("healthcheck")
-    period = check.optional("start_period") if check else None
-    if period is None:
-        return 0.0
-    try:
-        return parse_duration(period.value)
-    except ValueError as error:
-        raise period.error(str(error)) from None

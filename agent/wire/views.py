@@ -38,7 +38,12 @@ class EstimateView(_View, frozen=True, kw_only=True):
 
 
 class DecisionView(_View, frozen=True, kw_only=True):
-    """What admission says. `warnings` stand in nobody's way."""
+    """What admission says.
+
+    `warnings` stand in nobody's way.
+    `certificate_boots_left`: of a guest that asks for a public certificate at each boot, how many
+    boots it has until it is not launched again by itself when it ends.
+    """
 
     strategy: DecidedStrategy
     gpus: list[str]
@@ -46,6 +51,7 @@ class DecisionView(_View, frozen=True, kw_only=True):
     retry_after_s: float | UnsetType = UNSET
     downtime_estimate_s: EstimateView | UnsetType = UNSET
     warnings: list[str] = []
+    certificate_boots_left: int | UnsetType = UNSET
 
 
 class FaultView(_View, frozen=True, kw_only=True):
@@ -77,6 +83,7 @@ class ProgressView(_View, frozen=True, kw_only=True):
 
     By this host's own history: `boot_estimate_s` of guests of this size, `downtime_estimate_s` of
     a stop_then_start, `ready_estimate_at` about when it will be ready; null without a history.
+    `note`: why its boot seems to stand still, where that is known.
     """
 
     boot_stages: dict[str, Any] | None
@@ -86,6 +93,7 @@ class ProgressView(_View, frozen=True, kw_only=True):
     boot_estimate_s: EstimateView | None = None
     downtime_estimate_s: EstimateView | None = None
     ready_estimate_at: dt.datetime | None = None
+    note: str | None = None
 
 
 class UpdateView(_View, frozen=True, kw_only=True):

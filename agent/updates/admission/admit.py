@@ -35,6 +35,7 @@ from agent.updates.admission.rows import (
     new_enclave,
     new_update,
 )
+from agent.updates.certificates import boots_of, certificate_domain, told
 from agent.updates.errors import ConflictError, RefusedError
 
 # Which of a deployment's secrets (name → version) have no value on this host.
@@ -94,6 +95,7 @@ def question(
         lease=LeaseId(options.lease) if options.lease else None,
         obstacles=options.obstacles,
         warnings=(told,) if told else (),
+        certificate_domain=certificate_domain(revision),
     )
 
 
@@ -119,7 +121,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     def judge(self, tx: Reader, asked: Question) -> Admission:
         """The decision; `tx` is the transaction that this was read in."""
-        name = asked.deployment
+        name, domain = asked.deployment, asked.certificate_domain
         history = tx.samples("downtime", name) if name else []
         found = decide(
             msgspec.structs.replace(asked, demand=charged(asked.demand, self.supply)),
@@ -131,8 +133,9 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
             history=history or tx.samples("downtime", ""),
         )
         warnings = (*found.decision.warnings, *asked.warnings)
-        told = msgspec.structs.replace(found.decision, warnings=warnings)
-        return msgspec.structs.replace(found, decision=told)
+        decision = msgspec.structs.replace(found.decision, warnings=warnings)
+        decision = told(decision, domain, boots_of(tx, domain), self.now)
+        return msgspec.structs.replace(found, decision=decision)
 
 
 def judge(tx: Reader, asked: Question, supply: HostSupply, now: Instant) -> Admission:
@@ -159,6 +162,8 @@ def new_revision(ask: Ask, number: int, now: Instant) -> Revision:
         secret_names=release.secret_names,
         inbound_ports=release.inbound_ports,
         start_period_s=release.start_period_s,
+        boot_wait_s=release.boot_wait_s,
+        tls_mode=release.tls_mode,
         container_names=release.container_names,
         probes=ask.probes,
         health_path=path,

@@ -25,7 +25,7 @@ from agent.store.port import Reader, Store
 from agent.traffic.port import Binding, RouteOrder, Traffic, TrafficError
 from agent.updates.admission.gpus import Preparation
 from agent.updates.engine.preflight import Preflight, no_preflight
-from agent.updates.planner.attestation import held_since
+from agent.updates.planner.attestation import judged_anew
 from agent.updates.planner.types import Action, ActionKind, Judged, Outcome
 from agent.updates.planner.upkeep import SECRETS_MISSING
 from agent.updates.secrets.versions import Secrets
@@ -215,14 +215,12 @@ class Executor:
             return
         verdict = await self._judged(row, revision, spki)
         known, at = self.verdicts.get(row.id), self._now()
-        if verdict.retry and known is not None and known.key == key:
-            if not known.verdict.retry:
-                return  # what was proven before stands until it is too old
-            at = known.at  # since when it has given none
+        judged = judged_anew(known, key, verdict, at)
+        if judged is None:
+            return
         if known is not None and _another_firmware(known.verdict, verdict):
-            self.firmware_changed_at = at
-        since = held_since(known, key) if verdict.admits else None
-        self.verdicts[row.id] = Judged(key, verdict, at, since)
+            self.firmware_changed_at = judged.at
+        self.verdicts[row.id] = judged
 
     async def _judged(self, row: Enclave, revision: Revision, spki: str) -> Verdict:
         """What cannot be held against its release for now is no verdict yet."""
@@ -239,10 +237,12 @@ class Executor:
     async def evidence(self, enclave_id: EnclaveId, nonce: bytes | None) -> Evidence:
         """What an enclave answers to this nonce, or answered last to one of ours.
 
+        Held against the key that is bound, or the newest one while there is none.
+
         Raises UnknownEnclaveError, NotYetError, NothingClaimedError, ReleaseError.
         """
         row, revision = await self._recorded(enclave_id)
-        spki = self._spki_of(row.id)
+        spki = row.spki_sha256 or self._spki_of(row.id)
         if spki is None:
             raise NotYetError(f"enclave {row.id} has shown no TLS key yet")
         release = await self._releases.resolve(

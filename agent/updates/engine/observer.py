@@ -70,6 +70,8 @@ class Observer:
                 for port in revision.published_ports
             ),
             container_names=revision.container_names,
+            bound_key=row.spki_sha256,
+            binds_itself=not self._parts.policy.by_evidence,
         )
 
     def wants_others(self, row: Enclave) -> bool:

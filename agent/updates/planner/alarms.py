@@ -8,6 +8,7 @@ from agent.enclaves.port import VmPhase
 from agent.model.enclave import Enclave
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
+from agent.updates.certificates import WARN_FROM, counted, left, recent
 from agent.updates.planner.attestation import loss
 from agent.updates.planner.types import Situation
 from agent.updates.planner.upkeep import active_enclave
@@ -35,7 +36,25 @@ def alarms(s: Situation, not_taken: str | None = None) -> dict[str, Alarm]:
         "secrets": _secrets(s),
         "route": _not_routed(s, not_taken),
     }
+    few = {f"certificate:{domain}": _few(s, domain) for domain in s.certificate_boots}
+    single |= few
     return stuck | {key: alarm for key, alarm in single.items() if alarm is not None}
+
+
+def _few(s: Situation, domain: str) -> Alarm | None:
+    """A name for which issuers will soon give no certificate any more."""
+    boots = s.certificate_boots[domain]
+    if recent(boots, s.now) < WARN_FROM:
+        return None
+    name, remaining = s.deployment.name, left(boots, s.now)
+    then = f"after {remaining} more" if remaining else "now"
+    return Alarm(
+        code="certificate_boots",
+        severity="warning",
+        detail=f"{name}: {counted(boots, domain, s.now)}: issuers give few a week for one name",
+        mend=f"boot it less often; {then} it is not launched again by itself when it ends, but "
+        f"`enclave-agent start {name}` still does",
+    )
 
 
 def _is_stuck(s: Situation, row: Enclave) -> bool:

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
+
 from agent.enclaves.port import VmPhase
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave
+from agent.model.ids import EnclaveId
 from agent.model.lease import Sample
 from agent.model.reasons import Strategy
 from agent.model.revision import Fault
 from agent.model.update import AwaitingAccept, Booting, Step, Update, Verifying
+from agent.probes.port import HealthView
+from agent.probes.stages import CONTAINERS
+from agent.updates.boot_words import boot_timeout
 from agent.updates.planner.attestation import (
     REFUSED,
     admitted,
     keep_verified,
     loss,
+    rebinding,
     refusals,
     verification,
 )
-from agent.updates.planner.boot_deadline import BOOTS, shape_of
+from agent.updates.planner.boot_deadline import BOOTS, deadline_of, shape_of
 from agent.updates.planner.transitions import (
     become,
     fail,
     launch_anew,
     move,
+    note,
     running_update,
     switch,
 )
 from agent.updates.planner.types import Plan, Situation, Write, rest
+from agent.updates.shut_door import ANSWERS, shut_fault, shut_over_gpus, shut_until
 
 # Of a launch: QEMU was started with the devices, and did not come up. What failed before that (the
 # host is not ready, the measurement is another, a cancel) says nothing of them.
@@ -63,13 +72,33 @@ def boot(s: Situation, state: Booting) -> Plan:
     if health and health.boot_failed:
         return fail(s, Step.BOOT, Fault(code="boot_stage_failed", detail=health.boot_failed))
     if health and health.boot_complete:
-        return _booted(s, update, row)
-    if s.now.reached(state.deadline):
-        answered = "answered, but its boot stages did not complete"
-        silent = "did not answer"
-        detail = f"the guest {answered if health and health.answered else silent} in time"
-        return _boot_failed(s, Fault(code="boot_timeout", detail=detail))
-    return rest(state.deadline)
+        return _booted(s, update, row, state)
+    if (marked := _marked(s, row, state)) is not None:
+        return note(s, state=marked)
+    if (shut := shut_fault(s, row, state)) is not None:
+        return (fail_on_gpus if shut_over_gpus(health, state) else fail)(s, Step.BOOT, shut)
+    deadline = deadline_of(state, health)
+    if s.now.reached(deadline):
+        return _boot_failed(s, boot_timeout(s, row))
+    shut_at = shut_until(s, row, state)
+    return rest(deadline).also(rest(shut_at) if shut_at else rest())
+
+
+def _marked(s: Situation, row: Enclave, state: Booting) -> Booting | None:
+    """The state with what is to be known after a crash of the agent; None: there is no news."""
+    health = s.health_of(row.id)
+    if health is None or not health.answered:
+        return None
+    after_s = s.now.since(row.launched_at) if row.launched_at else None
+    marked = msgspec.structs.replace(
+        state,
+        answered_after_s=after_s if state.answered_after_s is None else state.answered_after_s,
+        gpus_attested=state.gpus_attested or health.gpus_attested,
+    )
+    begins = health.stage == CONTAINERS and state.reached != CONTAINERS
+    if marked == state and not begins:
+        return None
+    return msgspec.structs.replace(marked, reached=health.stage)
 
 
 def _boot_failed(s: Situation, fault: Fault) -> Plan:
@@ -78,18 +107,32 @@ def _boot_failed(s: Situation, fault: Fault) -> Plan:
 
 
 def fail_on_gpus(s: Situation, step: Step, fault: Fault) -> Plan:
-    """Fail, and hold it against the GPUs of the new enclave."""
-    plan = fail(s, step, fault)
+    """Fail, and hold it against the GPUs of the new enclave, unless it has attested them."""
+    update, plan = running_update(s), fail(s, step, fault)
+    if gpus_attested(s, update.enclave):
+        return plan
     assert plan.write is not None
-    return Plan(write=replace(plan.write, failed_on=running_update(s).enclave))
+    return Plan(write=replace(plan.write, failed_on=update.enclave))
 
 
-def _booted(s: Situation, update: Update, row: Enclave) -> Plan:
+def gpus_attested(s: Situation, enclave: EnclaveId) -> bool:
+    """Whether this launch of the guest found its GPUs to be good: what fails then is another."""
+    health, update = s.health_of(enclave), s.update
+    recorded = update.state if update is not None and update.enclave == enclave else None
+    if isinstance(recorded, Booting) and recorded.gpus_attested:
+        return True
+    return health is not None and health.gpus_attested
+
+
+def _booted(s: Situation, update: Update, row: Enclave, state: Booting) -> Plan:
     """Its boot is over, and how long it took is remembered for those of its size."""
     after, event = move(s, _verifying(s, update))
     took_s = s.now.since(row.launched_at) if row.launched_at else None
     shape = shape_of(s.revisions[update.revision].demand)
-    samples = (Sample(kind=BOOTS, key=shape, value_s=took_s),) if took_s is not None else ()
+    times = {BOOTS: took_s, ANSWERS: state.answered_after_s}
+    samples = tuple(
+        Sample(kind=kind, key=shape, value_s=value) for kind, value in times.items() if value
+    )
     return Plan(
         write=Write(update=after, events=(event,), samples=samples, proven_on=update.enclave)
     )
@@ -136,22 +179,26 @@ def _together(s: Situation, row: Enclave, healthy_since: Instant) -> Instant:
 def _not_healthy(s: Situation, state: Verifying, row: Enclave) -> Plan:
     health = s.health_of(row.id)
     past_grace = s.now.reached(state.grace_until)
+    if (shut := shut_fault(s, row, None)) is not None:
+        return fail(s, Step.VERIFY, shut)
     if health and health.healthy is False and past_grace:
         fault = health.fault or Fault(code="unhealthy", detail="its probes fail")
         return fail(s, Step.VERIFY, fault)
     if s.now.reached(state.deadline):
-        detail = "its probes did not all pass in time"
-        last = health.fault if health else None
-        return fail(
-            s,
-            Step.VERIFY,
-            Fault(
-                code="not_healthy_in_time",
-                detail=f"{detail}: {last.detail}" if last else detail,
-                probe=last.probe if last else None,
-            ),
-        )
-    return rest(_first(state.grace_until, state.deadline, s.now))
+        return fail(s, Step.VERIFY, _not_in_time(health))
+    shut_at = shut_until(s, row, None)
+    waiting = rest(_first(state.grace_until, state.deadline, s.now)).also(rebinding(s, row))
+    return waiting.also(rest(shut_at) if shut_at else rest())
+
+
+def _not_in_time(health: HealthView | None) -> Fault:
+    detail = "its probes did not all pass in time"
+    last = health.fault if health else None
+    return Fault(
+        code="not_healthy_in_time",
+        detail=f"{detail}: {last.detail}" if last else detail,
+        probe=last.probe if last else None,
+    )
 
 
 def _first(grace: Instant, deadline: Instant, now: Instant) -> Instant:

@@ -35,6 +35,7 @@ from agent.model.update import (
     Update,
     Verifying,
 )
+from agent.updates.certificates import boot_sample
 from agent.updates.planner.after_switch import (
     drain,
     old_can_take_over,
@@ -43,6 +44,7 @@ from agent.updates.planner.after_switch import (
     soak,
     tear_down,
 )
+from agent.updates.planner.attestation import bind
 from agent.updates.planner.before_switch import (
     await_accept,
     boot,
@@ -51,7 +53,7 @@ from agent.updates.planner.before_switch import (
     verify,
     vm_fault,
 )
-from agent.updates.planner.boot_deadline import boot_deadline_s
+from agent.updates.planner.boot_deadline import boot_deadline_s, booting, declared_by
 from agent.updates.planner.stop_old import end_old
 from agent.updates.planner.transitions import (
     become,
@@ -85,6 +87,8 @@ def plan(s: Situation) -> Plan:
     """The next step for one deployment. While the host shuts down: as if we had ended before."""
     if s.host_stopping:
         return rest(s.now.plus(_STOPPING_S))
+    if (bound := bind(s)) is not None:
+        return bound
     if s.update is None:
         return keep_up(s)
     return _step(s).also(keep_up(s))
@@ -225,16 +229,18 @@ def _launched(s: Situation, update: Update, row: Enclave) -> Plan:
         launched_at=s.now,
     )
     revision = s.revisions[update.revision]
-    deadline = s.policy.boot_deadline_s
-    if deadline is None:
-        deadline = boot_deadline_s(revision.demand, s.boots)
-    after, event = move(
-        s, Booting(deadline=s.now.plus(deadline)), started_at=update.started_at or s.now
-    )
+    limit_s, declared = s.policy.boot_deadline_s, declared_by(revision, s.policy.pull_allowance_s)
+    if limit_s is not None:
+        state = booting(s.now, limit_s, final=True)
+    else:
+        computed_s = boot_deadline_s(revision.demand, s.boots, declared)
+        state = booting(s.now, computed_s, final=False)
+    after, event = move(s, state, started_at=update.started_at or s.now)
     return Plan(
         write=Write(
             update=after,
             put_enclaves=(running,),
+            samples=boot_sample(revision, s.now),
             events=(event, enclave_event(running, row.lifecycle)),
         )
     )

@@ -60,12 +60,14 @@ class Judged:
     """What evidence was worth at a moment. `key`: the launch and the TLS key that it is about.
 
     `since`: from when on every verdict over this key let it take traffic; None: this one on.
+    `doubted`: since when the connections that were to bring newer evidence show another key.
     """
 
     key: str
     verdict: Verdict
     at: Instant
     since: Instant | None = None
+    doubted: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,21 @@ class Policy:
     relaunch_backoff_s: float = 5
     reverify_s: float | None = None
     drop_on_loss: bool = False
+    pull_allowance_s: float = 300  # of a boot, for the images that its containers pull
+
+    @property
+    def by_evidence(self) -> bool:
+        """Whether guests of this host give evidence, which binds their keys."""
+        return self.reverify_s is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
     """All that a decision may depend on.
 
-    `boots`: seconds that guests of the size of the update's took on this host, newest first.
+    `boots`: seconds that guests of the size of the update's took on this host, newest first;
+    `answers`: those that they took to their first answer. `certificate_boots`: when guests of a
+    domain of the deployment began to boot, newest first, in seconds since 1970.
     `secrets`: the current versions; `values_here`: names and versions whose value is in memory;
     `values_at_rest`: those that are kept encrypted, as far as is known.
     """
@@ -117,6 +127,8 @@ class Situation:
     outcomes: Mapping[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False
     boots: tuple[float, ...] = ()
+    answers: tuple[float, ...] = ()
+    certificate_boots: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     secrets: Mapping[str, int] = field(default_factory=dict)
     values_here: frozenset[tuple[str, int]] = frozenset()
     values_at_rest: frozenset[tuple[str, int]] = frozenset()

@@ -15,9 +15,16 @@ from agent.model.event import EventDraft
 from agent.model.ids import EnclaveId
 from agent.model.revision import Deployment, Fault, Wish
 from agent.model.update import Decided, Releasing, Step, StoppingOld, Update
-from agent.updates.planner.attestation import admitted, keep_verified, loss, verification
-from agent.updates.planner.before_switch import suspect
-from agent.updates.planner.boot_deadline import boot_deadline_s
+from agent.updates.certificates import SPENT, boot_sample, certificate_domain, counted, left
+from agent.updates.planner.attestation import (
+    admitted,
+    keep_verified,
+    loss,
+    rebinding,
+    verification,
+)
+from agent.updates.planner.before_switch import gpus_attested, suspect
+from agent.updates.planner.boot_deadline import MOST_TIMES, boot_deadline_s, declared_by, extended
 from agent.updates.planner.relaunch_secrets import with_current_secrets
 from agent.updates.planner.stop_old import reset_action
 from agent.updates.planner.transitions import (
@@ -156,8 +163,10 @@ def _serve(s: Situation, row: Enclave) -> Plan:
     decided = s.update is not None and s.update.decided is not Decided.UNDECIDED
     if not decided and s.deployment.fault is None and _stays_in_boot(s, row):
         return _give_up_boot(s, row)
-    if decided or s.deployment.fault is not None or not s.is_up(row) or not s.healthy(row.id):
+    if decided or s.deployment.fault is not None or not s.is_up(row):
         return rest()
+    if not s.healthy(row.id):
+        return rebinding(s, row)  # which may be all that it lacks
     if admitted(s, row):
         return _route(s, row.id, "healthy again", proven_on=row.id)
     judged = s.verdicts.get(row.id)
@@ -171,24 +180,29 @@ def _stays_in_boot(s: Situation, row: Enclave) -> bool:
     Not of a guest that only was not asked yet, since the agent began anew.
     """
     health, limit_s = s.health_of(row.id), _boot_limit_s(s, row)
-    age_s = s.now.since(row.launched_at) if row.launched_at else None
     if health is None or health.boot_complete or health.healthy is not False:
         return False
-    return age_s is not None and limit_s is not None and age_s >= limit_s and s.is_up(row)
+    if row.launched_at is None or limit_s is None or not s.is_up(row):
+        return False
+    final = s.policy.boot_deadline_s is not None
+    latest = row.launched_at.plus(limit_s if final else MOST_TIMES * limit_s)
+    return s.now.reached(extended(row.launched_at.plus(limit_s), latest, health))
 
 
 def _boot_limit_s(s: Situation, row: Enclave) -> float | None:
     revision = s.revisions.get(row.revision)
     if revision is None:
         return None
-    return s.policy.boot_deadline_s or boot_deadline_s(revision.demand)
+    declared = declared_by(revision, s.policy.pull_allowance_s)
+    return s.policy.boot_deadline_s or boot_deadline_s(revision.demand, declared=declared)
 
 
 def _give_up_boot(s: Situation, row: Enclave) -> Plan:
     """It counts as a launch that did not come up, whose VM is to be stopped."""
     ended = msgspec.structs.replace(row, launched_at=None)
     event = enclave_event(ended, row.lifecycle, "it did not boot in time")
-    return Plan(write=Write(put_enclaves=(ended,), events=(event,), failed_on=row.id))
+    blamed = None if gpus_attested(s, row.id) else row.id
+    return Plan(write=Write(put_enclaves=(ended,), events=(event,), failed_on=blamed))
 
 
 def _route(
@@ -212,7 +226,9 @@ def _after_own_end(s: Situation, row: Enclave) -> Plan:
         return act(reset)  # what is open to it has nobody left who would end it
     recent = _recent_relaunches(s)
     if len(recent) >= s.policy.relaunch_limit:
-        return _give_up(s, row, reason)
+        return _give_up(s, row, _crash_loop(s, reason))
+    if (spent := _certificates_spent(s, row, reason)) is not None:
+        return _give_up(s, row, spent)
     backoff_s = s.policy.relaunch_backoff_s * (2 ** len(recent) - 1)
     not_before = recent[-1].plus(backoff_s) if recent else s.now
     if not s.now.reached(not_before):
@@ -243,7 +259,7 @@ def _new_launch(s: Situation, row: Enclave, recent: list[Instant], reason: str) 
         deployment=msgspec.structs.replace(s.deployment, relaunches=tuple(counted)),
         put_enclaves=(again,),
         events=(enclave_event(again, row.lifecycle, reason),),
-        failed_on=row.id if _died_in_boot(s, row) else None,
+        failed_on=row.id if _died_in_boot(s, row) and not gpus_attested(s, row.id) else None,
     )
 
 
@@ -259,14 +275,31 @@ def _died_in_boot(s: Situation, row: Enclave) -> bool:
     return age_s < limit_s
 
 
-def _give_up(s: Situation, row: Enclave, reason: str) -> Plan:
-    window_min = s.policy.relaunch_window_s / 60
-    times = s.policy.relaunch_limit + 1
-    fault = Fault(
-        code="crash_loop",
-        detail=f"ended {times} times within {window_min:.0f} min: {reason}",
-        step=_how_far(s, row),
+def _crash_loop(s: Situation, reason: str) -> Fault:
+    window_min, times = s.policy.relaunch_window_s / 60, s.policy.relaunch_limit + 1
+    return Fault(
+        code="crash_loop", detail=f"ended {times} times within {window_min:.0f} min: {reason}"
     )
+
+
+def _certificates_spent(s: Situation, row: Enclave, reason: str) -> Fault | None:
+    """Why one that ended by itself is not launched again, although it has not crashed so often.
+
+    A reboot of the host is nobody's loop: what it took is launched again all the same.
+    """
+    revision = s.revisions.get(row.revision)
+    domain = certificate_domain(revision) if revision else None
+    if domain is None or s.rebooted(row.id) or row.launched_at is None:
+        return None
+    boots = s.certificate_boots.get(domain, ())
+    if left(boots, s.now) > 0:
+        return None
+    detail = f"{reason}; {counted(boots, domain, s.now)}: it is not launched again by itself"
+    return Fault(code=SPENT, detail=f"{detail}, start it when you have mended the cause")
+
+
+def _give_up(s: Situation, row: Enclave, fault: Fault) -> Plan:
+    fault = msgspec.structs.replace(fault, step=_how_far(s, row))
     fault = with_last_answer(s, row.id, fault)
     stopping = msgspec.structs.replace(row, lifecycle=Lifecycle.STOPPING)
     return Plan(
@@ -296,7 +329,9 @@ def _relaunch(s: Situation, row: Enclave) -> Plan:
             launched_at=s.now,
         )
         event = enclave_event(running, row.lifecycle)
-        return Plan(write=Write(put_enclaves=(running,), events=(event,)))
+        revision = s.revisions.get(row.revision)
+        samples = boot_sample(revision, s.now) if revision else ()
+        return Plan(write=Write(put_enclaves=(running,), samples=samples, events=(event,)))
     action = Action(ActionKind.LAUNCH, enclave=row.id, key=row.launch_uuid)
     outcome = s.outcomes.get(action)
     failed = outcome is not None and outcome.fault is not None

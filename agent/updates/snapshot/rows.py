@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from agent.enclaves.port import VmView
@@ -20,8 +21,10 @@ from agent.model.update import (
 )
 from agent.probes.port import HealthView
 from agent.store.port import Reader
+from agent.updates.certificates import boots_of, certificate_domain
 from agent.updates.planner.boot_deadline import BOOTS, shape_of
 from agent.updates.planner.types import Action, Judged, Outcome, Policy, Situation
+from agent.updates.shut_door import ANSWERS
 
 _BEFORE_READY = (Preparing, StoppingOld, Releasing, Launching, Booting, Verifying)
 
@@ -56,6 +59,8 @@ class Rows:
     secret_versions: dict[str, tuple[int, str]]
     downtimes: tuple[float, ...]
     boots: tuple[float, ...] = ()
+    answers: tuple[float, ...] = ()
+    certificate_boots: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def revision(self, number: int | None) -> Revision | None:
         """A revision by number."""
@@ -69,24 +74,36 @@ def read_rows(tx: Reader, name: DeploymentName) -> Rows | None:
         return None
     latest = tx.updates(name, limit=1)
     update = tx.running_update(name)
+    enclaves, revisions = tuple(tx.enclaves(name)), tuple(tx.revisions(name))
     return Rows(
         deployment=deployment,
         update=update,
         latest_update=latest[0] if latest else None,
-        enclaves=tuple(tx.enclaves(name)),
-        revisions=tuple(tx.revisions(name)),
+        enclaves=enclaves,
+        revisions=revisions,
         secret_versions=tx.secret_versions(name),
         downtimes=tuple(tx.samples("downtime", name) or tx.samples("downtime", "")),
-        boots=_boots(tx, update),
+        boots=_history(tx, update, BOOTS),
+        answers=_history(tx, update, ANSWERS),
+        certificate_boots=_certificate_boots(tx, enclaves, revisions),
     )
 
 
-def _boots(tx: Reader, update: Update | None) -> tuple[float, ...]:
-    """How long guests of this size took to boot; asked while it matters."""
+def _certificate_boots(
+    tx: Reader, enclaves: Iterable[Enclave], revisions: Iterable[Revision]
+) -> dict[str, tuple[float, ...]]:
+    """Of the domains of its enclaves."""
+    numbers = {row.revision for row in enclaves}
+    domains = {certificate_domain(row) for row in revisions if row.number in numbers}
+    return {domain: boots_of(tx, domain) for domain in domains if domain is not None}
+
+
+def _history(tx: Reader, update: Update | None, kind: str) -> tuple[float, ...]:
+    """How long guests of this size took; asked while it matters."""
     if update is None or not isinstance(update.state, _BEFORE_READY):
         return ()
     revision = tx.revision(update.deployment, update.revision)
-    return tuple(tx.samples(BOOTS, shape_of(revision.demand))) if revision else ()
+    return tuple(tx.samples(kind, shape_of(revision.demand))) if revision else ()
 
 
 def situation(rows: Rows, seen: Observation) -> Situation:
@@ -113,6 +130,8 @@ def situation(rows: Rows, seen: Observation) -> Situation:
         outcomes=seen.outcomes,
         host_stopping=seen.host_stopping,
         boots=rows.boots,
+        answers=rows.answers,
+        certificate_boots=rows.certificate_boots,
         secrets={name: version for name, (version, _) in rows.secret_versions.items()},
         values_here=seen.values_here,
         values_at_rest=seen.values_at_rest,

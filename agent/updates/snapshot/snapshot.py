@@ -65,7 +65,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment. `revision`: the active one, or the newest while nothing ever served.
 
-    `update`: the running one, or the newest. `update_deadline`: of its step, if any.
+    `update`: the running one, or the newest. `update_deadline`: of its step, if any. `boot_note`:
+    why its boot seems to stand still, where that is known.
     """
 
     row: Deployment
@@ -73,6 +74,7 @@ class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     revision: Revision | None
     update: Update | None
     update_deadline: Instant | None = None
+    boot_note: str | None = None
     expected: Estimate = Estimate()
     enclaves: tuple[EnclaveFacts, ...] = ()
     stale_secrets: tuple[str, ...] = ()

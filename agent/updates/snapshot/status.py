@@ -20,7 +20,9 @@ from agent.model.update import (
     Verifying,
 )
 from agent.probes.port import HealthView
+from agent.updates.boot_words import boot_note
 from agent.updates.planner.attestation import loss
+from agent.updates.planner.boot_deadline import deadline_of
 from agent.updates.planner.types import Situation
 from agent.updates.snapshot.eta import expected
 from agent.updates.snapshot.rows import Observation, Rows, situation
@@ -44,7 +46,8 @@ def deployment_facts(
         status=deployment_status(s, missing_secrets),
         revision=revision,
         update=update,
-        update_deadline=update_deadline(update),
+        update_deadline=update_deadline(s, update),
+        boot_note=_boot_note(s),
         expected=expected(rows, s),
         enclaves=tuple(enclave_facts(s, row) for row in rows.enclaves),
         stale_secrets=stale_secrets(rows),
@@ -95,17 +98,27 @@ def waits_for_secrets(update: Update, now: Instant) -> bool:
     return before_launch and now.since(update.created_at) is None
 
 
-def update_deadline(update: Update | None) -> Instant | None:
+def update_deadline(s: Situation, update: Update | None) -> Instant | None:
     """When the present step ends at the latest, if it has a deadline."""
     if update is None:
         return None
     match update.state:
-        case Booting(deadline=deadline) | Verifying(deadline=deadline):
+        case Booting() as state:
+            return deadline_of(state, s.health_of(update.enclave))
+        case Verifying(deadline=deadline):
             return deadline
         case Soaking(until=until) | Draining(until=until):
             return until
         case _:
             return None
+
+
+def _boot_note(s: Situation) -> str | None:
+    """Of the new enclave while it boots."""
+    update = s.update
+    if update is None or not isinstance(update.state, Booting):
+        return None
+    return boot_note(s, s.enclaves[update.enclave])
 
 
 def enclave_facts(s: Situation, row: Enclave) -> EnclaveFacts:

@@ -1,0 +1,48 @@
+"""Which TLS key a guest may show. Pure.
+
+A guest answers before it has its own key, and its server is restarted in every boot: the first key
+that is seen says nothing. A key is *bound* once evidence binds it, or, on a host where nothing is
+claimed, by the first round that passes wholly over it. Before that a change of the key means that
+the guest is starting. Afterwards every other key is a failed result, so that it is a failure
+unless it is bound itself within the patience that every probe has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from agent.probes.observation import Observation
+
+KEY_PROBE = "tls-key"
+KEY_CHANGED = "key_changed"
+
+
+def judge_keys(bound: str | None, before: str | None, keys: Sequence[str]) -> Observation | None:
+    """The result of a round that showed these keys, in order; None if it showed none.
+
+    `before`: the newest one of the round before.
+    """
+    if not keys:
+        return None
+    if bound is not None:
+        other = next((key for key in keys if key != bound), None)
+        return _shows_another(bound, other) if other else _passes(bound)
+    if before is not None and {before, *keys} != {before}:
+        return Observation(KEY_PROBE, True, f"starting: now sha256:{keys[-1]}", afresh=True)
+    return _passes(keys[-1])
+
+
+def bound_by_round(observations: Iterable[Observation], keys: Sequence[str]) -> str | None:
+    """The key that a round binds where there is no evidence: it passed wholly, over this one."""
+    results = list(observations)
+    whole = bool(results) and all(result.passed for result in results)
+    return keys[0] if whole and len(keys) == 1 else None
+
+
+def _passes(key: str) -> Observation:
+    return Observation(KEY_PROBE, True, f"sha256:{key}")
+
+
+def _shows_another(bound: str, other: str) -> Observation:
+    text = f"TLS shows key sha256:{other}, which nothing binds; sha256:{bound} is bound"
+    return Observation(KEY_PROBE, False, text, KEY_CHANGED)
