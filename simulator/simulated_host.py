@@ -21,7 +21,7 @@ from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId
 from agent.model.lease import Lease
 from agent.model.reasons import Strategy
-from agent.model.release import Artifact, Release
+from agent.model.release import SELF_SIGNED, Artifact, Release
 from agent.model.resources import Demand, Listen
 from agent.model.revision import Deployment, DeploymentStatus, Fault, Wish
 from agent.model.update import Step, Update
@@ -34,9 +34,10 @@ from agent.updates.admission.reassign_gpus import reassign_gpus
 from agent.updates.admission.restart_old import restart_old
 from agent.updates.admission.rows import Terms
 from agent.updates.admission.warm_rollback import roll_back_warm, warm_enclave
+from agent.updates.boot_words import boot_note
 from agent.updates.engine.persist import persist
 from agent.updates.orders import Caller, NewLease
-from agent.updates.planner.attestation import held_since
+from agent.updates.planner.attestation import judged_anew
 from agent.updates.planner.plan import plan
 from agent.updates.planner.types import (
     Action,
@@ -50,7 +51,7 @@ from agent.updates.planner.types import (
 )
 from agent.updates.planner.upkeep import GPU_QUARANTINED
 from agent.updates.snapshot.rows import Observation, read_rows, situation
-from agent.updates.snapshot.status import deployment_status
+from agent.updates.snapshot.status import deployment_status, update_deadline
 from simulator.boards import bdf, cards
 from simulator.manual_clock import ManualClock
 from simulator.memory_store import MemoryStore
@@ -59,10 +60,14 @@ T = TypeVar("T")
 NAME = DeploymentName("hello")
 CALLER = Caller(name="test")
 UNCLAIMED = Verdict(attested=None)
-POLICY = Policy(dwell_s=5, soak_s=30, drain_s=20, stop_grace_s=10, relaunch_limit=3)
+POLICY = Policy(
+    dwell_s=5, soak_s=30, drain_s=20, stop_grace_s=10, relaunch_limit=3, pull_allowance_s=0
+)
 
 
-def release(tag: str, memory_mib: int = 256, gpus: int = 0) -> Release:
+def release(
+    tag: str, memory_mib: int = 256, gpus: int = 0, tls_mode: str = SELF_SIGNED
+) -> Release:
     """A release that needs little."""
     return Release(
         repo="hello",
@@ -79,6 +84,7 @@ def release(tag: str, memory_mib: int = 256, gpus: int = 0) -> Release:
         root_disk=Artifact(name="r", sha256=None),
         demand=Demand(memory_mib=memory_mib, vcpus=1, gpus=gpus),
         start_period_s=10,
+        tls_mode=tls_mode,
     )
 
 
@@ -97,6 +103,20 @@ class Vm:
     good_since: Instant | None = None
     key: str = "key"  # that its TLS shows
     judged_key: str = "key"
+    doubted: Instant | None = None
+    strange_since: Instant | None = None  # since when its probes have seen another than the bound
+    stage: str | None = None  # under way, while it boots
+    stage_since: Instant | None = None
+    progressed_at: Instant | None = None
+    gpus_attested: bool = False
+    shut_since: Instant | None = None
+    answered: bool = False
+
+    def judged(self) -> Judged:
+        """The newest verdict."""
+        assert self.judged_at is not None
+        key = f"{self.launch_uuid}/{self.judged_key}"
+        return Judged(key, self.verdict, self.judged_at, self.good_since, self.doubted)
 
 
 @dataclass
@@ -131,6 +151,9 @@ class SimulatedHost:
     bad_gpus: set[Bdf] = field(default_factory=set)  # no guest comes up with one of these
     draining: bool = False
     gone_secrets: tuple[str, ...] = ()  # whose values are not here
+    past: dict[EnclaveId, HealthView] = field(default_factory=dict)  # of VMs that are gone
+    tls_mode: str = SELF_SIGNED  # of what is requested
+    domain: str | None = None
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.clock.now)
@@ -180,10 +203,10 @@ class SimulatedHost:
         """Deploy, or update what is there."""
         ask = Ask(
             name=NAME,
-            release=release(tag, gpus=min(self.gpus, 1)),
+            release=release(tag, gpus=min(self.gpus, 1), tls_mode=self.tls_mode),
             listen=Listen(address="127.0.0.1", port=8443),
             publish=(),
-            domain=None,
+            domain=self.domain,
             variables={},
             secrets={},
             **options,  # type: ignore[arg-type]
@@ -210,13 +233,9 @@ class SimulatedHost:
             now=self.clock.now(),
             policy=self.policy,
             vms={key: self._view(key, vm) for key, vm in self.vms.items()},
-            health={key: self._health(vm) for key, vm in self.vms.items()},
+            health=self.past | {key: self._health(key, vm) for key, vm in self.vms.items()},
             verdicts={
-                key: Judged(
-                    f"{vm.launch_uuid}/{vm.judged_key}", vm.verdict, vm.judged_at, vm.good_since
-                )
-                for key, vm in self.vms.items()
-                if vm.judged_at is not None
+                key: vm.judged() for key, vm in self.vms.items() if vm.judged_at is not None
             },
             connections={key: vm.connections for key, vm in self.vms.items()},
             applied_generation=self.applied,
@@ -230,16 +249,33 @@ class SimulatedHost:
         identity = ProcessIdentity(pid=pid, start_ticks=1, boot_id=self.clock.now().boot_id)
         return VmView(phase=vm.phase, launch_uuid=vm.launch_uuid, process=identity)
 
-    def _health(self, vm: Vm) -> HealthView:
+    def _health(self, key: EnclaveId, vm: Vm) -> HealthView:
+        strange = self._is_strange(key, vm)
         return HealthView(
             launch_uuid=vm.launch_uuid,
-            answered=vm.booted,
+            answered=vm.booted or vm.answered,
             boot_complete=vm.booted,
-            healthy=vm.healthy,
-            healthy_since=vm.healthy_since,
+            boot_stages={} if vm.booted or vm.stage else None,
+            healthy=False if strange else vm.healthy,
+            healthy_since=None if strange else vm.healthy_since,
             spki_sha256=vm.key,
-            fault=self.health_fault if vm.healthy is False else None,
+            another_key=strange,
+            stage=None if vm.booted else vm.stage,
+            stage_since=vm.stage_since,
+            progressed_at=vm.progressed_at,
+            gpus_attested=vm.gpus_attested,
+            shut_since=vm.shut_since,
+            fault=self.health_fault if vm.healthy is False or strange else None,
         )
+
+    def _is_strange(self, key: EnclaveId, vm: Vm) -> bool:
+        """As the probes: another key than the bound one is borne as long as any failure."""
+        row = self.read(lambda tx: tx.enclave(key))
+        if row is None or row.spki_sha256 in (None, vm.key):
+            vm.strange_since = None
+            return False
+        vm.strange_since = vm.strange_since or self.clock.now()
+        return self.clock.now().reached(vm.strange_since.plus(self.policy.failing_for_s))
 
     def think(self) -> Plan | None:
         """Persist until the planner answers with actions; None when the deployment is gone."""
@@ -307,7 +343,8 @@ class SimulatedHost:
                 assert row.lifecycle is Lifecycle.STOPPING or failed or self._ended(row.id), (
                     "a stop without a recorded intent"
                 )
-                self.vms.pop(row.id, None)
+                if (gone := self.vms.pop(row.id, None)) is not None:
+                    self.past[row.id] = self._health(row.id, gone)
             case ActionKind.APPLY_ROUTE:
                 deployment = self.read(lambda tx: tx.deployment(NAME))
                 assert deployment is not None
@@ -357,18 +394,11 @@ class SimulatedHost:
         vm = self.vms.get(key) if key else None
         if vm is None or self.evidence is None:
             return
-        at = self.clock.now()
-        if self.evidence.retry and vm.judged_at is not None and vm.judged_key == vm.key:
-            if not vm.verdict.retry:
-                return
-            at = vm.judged_at
-        known = (
-            Judged(vm.judged_key, vm.verdict, vm.judged_at, vm.good_since)
-            if vm.judged_at
-            else None
-        )
-        vm.good_since = held_since(known, vm.key) if self.evidence.admits else None
-        vm.verdict, vm.judged_at, vm.judged_key = self.evidence, at, vm.key
+        known = vm.judged() if vm.judged_at else None
+        judged = judged_anew(known, f"{vm.launch_uuid}/{vm.key}", self.evidence, self.clock.now())
+        if judged is not None:
+            vm.verdict, vm.judged_at, vm.judged_key = judged.verdict, judged.at, vm.key
+            vm.good_since, vm.doubted = judged.since, judged.doubted
 
     def _ended(self, key: EnclaveId) -> bool:
         vm = self.vms.get(key)
@@ -377,6 +407,7 @@ class SimulatedHost:
     def crash(self) -> None:
         """kill -9 of the agent and its restart: memory is lost, the machine is observed anew."""
         self.outcomes.clear()
+        self.past.clear()
         in_force = self.data_plane
         deployment = self.read(lambda tx: tx.deployment(NAME))
         wanted = (deployment.route.generation, deployment.route.enclave) if deployment else None
@@ -433,9 +464,22 @@ class SimulatedHost:
 
     def status(self) -> DeploymentStatus:
         """The word that a user sees for the deployment."""
+        return deployment_status(self.situation(), self.missing_secrets)
+
+    def deadline(self) -> Instant | None:
+        """That is shown of the step of the update."""
+        return update_deadline(self.situation(), self.current())
+
+    def boot_note(self) -> str | None:
+        """That is shown of the boot of the update."""
+        s = self.situation()
+        return boot_note(s, s.enclaves[self.current().enclave])
+
+    def situation(self) -> Situation:
+        """All that the planner would be asked with."""
         rows = self.read(lambda tx: read_rows(tx, NAME))
         assert rows is not None
-        return deployment_status(situation(rows, self.observe()), self.missing_secrets)
+        return situation(rows, self.observe())
 
     def deployment(self) -> Deployment:
         """Its row."""

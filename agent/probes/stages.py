@@ -13,6 +13,7 @@ DONE = frozenset({"ok", "skipped", "warning"})
 GPU_ATTESTATION = "gpu-attestation"
 CERTIFICATE = "certificate"
 CONTAINERS = "containers"
+_FIREWALL, _MODELS = "firewall", "models"  # listed in this order, and done in the other
 
 Path = tuple[str, ...]
 _MAX_NAME = 100
@@ -33,14 +34,15 @@ class Stages:
 
 def read_stages(document: dict[str, Any] | None) -> Stages:
     """Of a document of boot stages; nothing is known of None."""
-    top = list(_named((document or {}).get("stages")))
-    under_way = next((n for n, (_, one) in enumerate(top) if not _is_done(one)), None)
-    done = top if under_way is None else top[:under_way]
+    top = _named((document or {}).get("stages"))
+    pending = [name for name, one in top if not _is_done(one)]
+    at = [name for name, _ in top].index(pending[0]) if pending else len(top)
+    late = pending[:1] == [_FIREWALL] and _MODELS in pending
     finished: set[Path] = set()
     _collect(top, (), finished)
     return Stages(
-        under_way=None if under_way is None else top[under_way][0],
-        before=done[-1][0] if done else None,
+        under_way=_MODELS if late else next(iter(pending), None),
+        before=top[at - 1][0] if at else None,
         finished=frozenset(finished),
         gpus_attested=any(n == GPU_ATTESTATION and one.get("status") == "ok" for n, one in top),
     )

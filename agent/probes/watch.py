@@ -46,6 +46,7 @@ from agent.probes.verdict import (
 )
 
 _METRICS_EVERY = 5  # rounds
+_VISIT = _METRICS_EVERY  # rounds over one connection at most: by then another key is seen
 _MAX_FINISHED = 4096  # stages of one boot that are told apart
 _WORDS = {None: "unknown", True: "healthy", False: "unhealthy"}
 _log = logging.getLogger(__name__)
@@ -101,11 +102,11 @@ class Watch:
         """A round over a new connection, and further ones over it while all is well.
 
         Most of what a round costs is its handshake. Whatever is not as it should be is looked at
-        over new connections, as a client of the guest would open them; and what a client would
-        see is looked at as often as a probe may fail, for a connection that is kept shows the key
-        of when it was opened. `rounds`: how many there were; returns how many there are.
+        over new connections, as a client of the guest would open them. A connection that is kept
+        shows the key of when it was opened, so that none is kept for long. `rounds`: how many
+        there were; returns how many there are.
         """
-        place, begun = (self._target.https, self._target.host), rounds
+        place = (self._target.https, self._target.host)
         async with open_guest_http(self._target, self._around.context) as guest_http:
             while True:
                 await asyncio.sleep(self._pause_s())
@@ -116,7 +117,7 @@ class Watch:
                     result = await run_round(self._target, order, guest_http)
                 self._take(result)
                 rounds += 1
-                if rounds - begun >= self._thresholds.failure or not self._well(result):
+                if rounds % _VISIT == 0 or not self._well(result):
                     return rounds
 
     def _well(self, result: RoundResult) -> bool:

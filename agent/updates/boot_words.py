@@ -22,6 +22,19 @@ def boot_note(s: Situation, row: Enclave) -> str | None:
     return _waits_for_certificate(health, revision, s.now)
 
 
+def note_changes_at(s: Situation, row: Enclave) -> Instant | None:
+    """When the note will say another thing; None while it has no cause."""
+    health, revision = s.health_of(row.id), s.revisions.get(row.revision)
+    if health is None or revision is None or health.stage != CERTIFICATE:
+        return None
+    waited_s = s.now.since(health.stage_since) if health.stage_since else None
+    every_s = _RETRIES_S.get(revision.tls_mode)
+    if health.stage_since is None or waited_s is None or every_s is None:
+        return None
+    next_s = (1 + waited_s // every_s) * every_s
+    return health.stage_since.plus(_AT_ONCE_S if waited_s < _AT_ONCE_S else next_s)
+
+
 def boot_timeout(s: Situation, row: Enclave) -> Fault:
     """That the boot was not over in time, with where it stood."""
     health = s.health_of(row.id)

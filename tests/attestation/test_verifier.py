@@ -126,9 +126,23 @@ async def test_a_good_document_through_another_key_is_refused(served: Served) ->
         await proxy.stop()
 
 
-async def test_a_key_other_than_the_one_seen_before_is_refused(served: Served) -> None:
-    verdict = await judge(served, key="ab" * 32)
+async def test_a_key_other_than_the_one_seen_before_is_no_verdict_and_is_asked_again(
+    served: Served,
+) -> None:
+    """A guest takes its own key while it starts: that refuses nothing, and admits nothing."""
+    gate = verifier()
+    verdict = await judge(served, gate, key="ab" * 32)
     assert (failed(verdict), verdict.admits) == (["tls_key_changed"], False)
+    assert (verdict.attested, verdict.retry) == (None, True)
+    with pytest.raises(NotYetError):
+        await gate.evidence(ROW, RELEASE, await served.start(), "ab" * 32, None)
+
+
+async def test_whoever_asks_is_told_of_another_key_than_the_bound_one(served: Served) -> None:
+    endpoint = await served.start()
+    found = await verifier().evidence(ROW, RELEASE, endpoint, "ab" * 32, bytes(32))
+    assert failed(found.verdict) == ["tls_key_changed"]
+    assert found.verdict.attested is False
 
 
 async def test_evidence_over_an_old_nonce_is_refused(served: Served) -> None:

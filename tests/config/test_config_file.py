@@ -105,6 +105,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
         (0, "1 to 86400"),
         (True, "expected"),
     ],
+    "update.pull_allowance_s": [(-1, "0 to 86400"), ("long", "expected float")],
     "update.stop_grace_s": [(0, "0.1 to 3600")],
     "update.revert_after_switch": [(2, "expected bool")],
     "probes.interval_s": [(0, "0.1 to 3600")],

@@ -148,6 +148,11 @@ class TlsGuest:
         address, port = self._server.sockets[0].getsockname()
         return Endpoint(address=address, port=port)
 
+    def stop_listening(self) -> None:
+        """Take no new connections; those that there are go on."""
+        if self._server is not None:
+            self._server.close()
+
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()

@@ -7,15 +7,16 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.probes.keys import KEY_CHANGED, KEY_PROBE, bound_by_round
+from agent.probes.observation import Observation
 from agent.probes.verdict import (
-    KEY_CHANGED,
-    KEY_PROBE,
     Health,
-    ProbeResult,
     Thresholds,
     begin,
     fold,
+    rebound,
     retarget,
+    shows_another_key,
     views,
 )
 from simulator.manual_clock import ManualClock
@@ -27,8 +28,8 @@ thresholds = st.builds(Thresholds, st.integers(1, 4), st.integers(1, 4))
 rounds = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30)
 
 
-def result(name: str, passed: bool) -> ProbeResult:
-    return ProbeResult(name, passed, "fine" if passed else f"{name} is down")
+def result(name: str, passed: bool) -> Observation:
+    return Observation(name, passed, "fine" if passed else f"{name} is down")
 
 
 def play(history: list[tuple[bool, bool]], limits: Thresholds) -> list[Health]:
@@ -108,23 +109,95 @@ def test_the_fault_is_of_a_probe_that_failed_last_and_there_is_none_when_all_pas
     assert (final.fault.probe if final.fault else None) == (failing[0] if failing else None)
 
 
-@given(st.lists(st.sampled_from([KEY, OTHER_KEY]), max_size=12), thresholds)
-def test_any_other_key_than_the_first_makes_unhealthy_at_once(
-    keys: list[str], limits: Thresholds
+keys = st.lists(st.sampled_from([KEY, OTHER_KEY]), max_size=14)
+
+
+def show(shown: list[str], limits: Thresholds, bound: str | None) -> list[Health]:
+    """A round for each key, in which all else passes."""
+    clock, health = ManualClock(), begin(("a",))
+    states = []
+    for key in shown:
+        clock.advance(1)
+        health = fold(health, [result("a", True)], [key], clock.now(), limits, bound=bound)
+        states.append(health)
+    return states
+
+
+@given(keys, thresholds)
+def test_before_a_key_is_bound_another_one_is_a_start_and_no_failure(
+    shown: list[str], limits: Thresholds
 ) -> None:
-    clock, health = ManualClock(), begin(())
-    for key in keys:
-        health = fold(health, (), [key], clock.now(), limits)
-        assert health.key == key
-        if key != keys[0]:
-            assert health.healthy is False
+    for index, health in enumerate(show(shown, limits, None)):
+        assert health.healthy is not False
+        assert health.fault is None
+        assert health.key == shown[index]
+        newest = shown[max(0, index + 1 - limits.success) : index + 1]
+        if len(newest) == limits.success and len(set(newest)) == 1:
+            assert health.healthy is True
+
+
+def test_a_guest_whose_key_changes_before_it_was_healthy_has_to_show_the_new_one_as_often() -> (
+    None
+):
+    states = show([KEY, OTHER_KEY, OTHER_KEY], Thresholds(2, 3), None)
+    assert [health.healthy for health in states] == [None, None, True]
+
+
+def test_a_key_that_changes_before_it_is_bound_leaves_a_healthy_guest_healthy_since_then() -> None:
+    states = show([KEY, KEY, OTHER_KEY, OTHER_KEY], Thresholds(2, 3), None)
+    assert {health.healthy_since for health in states[1:]} == {states[1].healthy_since}
+
+
+@given(keys, thresholds)
+def test_another_key_than_the_bound_one_is_borne_as_long_as_any_failure_and_no_longer(
+    shown: list[str], limits: Thresholds
+) -> None:
+    for index, health in enumerate(show(shown, limits, KEY)):
+        newest = shown[: index + 1]
+        run = len(newest) - len(
+            "".join("x" if k == OTHER_KEY else "." for k in newest).rstrip("x")
+        )
+        if run >= limits.failure:
+            assert (health.healthy, shows_another_key(health)) == (False, True)
             assert health.fault is not None
             assert (health.fault.code, health.fault.probe) == (KEY_CHANGED, KEY_PROBE)
+        if OTHER_KEY not in newest:
+            assert health.healthy is not False
 
 
-def test_another_key_in_the_middle_of_a_round_is_not_hidden_by_the_first_after_it() -> None:
-    health = fold(begin(()), (), [KEY, OTHER_KEY, KEY], ManualClock().now(), Thresholds(1, 3))
+def test_a_restart_of_the_guests_server_does_not_make_a_healthy_guest_unhealthy() -> None:
+    shown = [KEY] * 3 + [OTHER_KEY] * 2 + [KEY] * 3
+    states = show(shown, Thresholds(2, 3), KEY)
+    assert [health.healthy for health in states[1:]] == [True] * 7
+    assert {health.healthy_since for health in states[1:]} == {states[1].healthy_since}
+
+
+def test_the_bound_key_now_and_then_does_not_hide_another_one() -> None:
+    states = show([KEY, KEY] + [OTHER_KEY, KEY] * 3, Thresholds(2, 3), KEY)
+    assert states[-2].healthy is False
+
+
+def test_another_key_in_the_middle_of_a_round_is_not_hidden_by_the_bound_one_after_it() -> None:
+    limits = Thresholds(1, 1)
+    health = fold(begin(()), (), [KEY, OTHER_KEY, KEY], ManualClock().now(), limits, bound=KEY)
     assert health.healthy is False
+
+
+def test_what_counted_against_a_key_is_forgotten_when_it_is_bound() -> None:
+    limits = Thresholds(2, 3)
+    health = rebound(show([KEY, KEY, OTHER_KEY, OTHER_KEY], limits, KEY)[-1])
+    again = fold(health, (), [OTHER_KEY], ManualClock().now(), limits, bound=OTHER_KEY)
+    assert [view.failing for view in views(again, limits)] == [0, 0]
+    assert again.fault is None
+
+
+def test_a_round_binds_its_key_only_if_all_of_it_passed_over_one_key() -> None:
+    good, bad = result("a", True), result("b", False)
+    assert bound_by_round([good], [KEY]) == KEY
+    assert bound_by_round([good, bad], [KEY]) is None
+    assert bound_by_round([good], [KEY, OTHER_KEY]) is None
+    assert bound_by_round([good], []) is None
+    assert bound_by_round([], [KEY]) is None
 
 
 def test_a_round_without_a_result_of_a_probe_leaves_it_as_it_is() -> None:
@@ -154,7 +227,7 @@ def test_what_is_published_counts_passes_no_further_than_needed() -> None:
 def test_what_is_unknown_is_not_held_against_the_enclave_and_is_shown_as_that() -> None:
     limits, clock = Thresholds(success=2, failure=3), ManualClock()
     health = begin(("a",))
-    silent = ProbeResult("a", True, "no key, no answer", unknown=True)
+    silent = Observation("a", True, "no key, no answer", unknown=True)
     for wanted in (None, True):
         health = fold(health, [silent], [KEY], clock.now(), limits)
         (shown,) = (one for one in views(health, limits) if one.name == "a")

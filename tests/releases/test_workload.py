@@ -89,6 +89,58 @@ def test_the_longest_start_period_counts() -> None:
     assert found.start_period_s == 300.0
 
 
+@pytest.mark.parametrize(
+    ("check", "wait_s"),
+    [
+        ({"start_period": "5m", "interval": "10s", "retries": 6}, 360),
+        ({"start_period": "5m"}, 390),  # Docker's own 3 times 30 s
+        ({"interval": "5s"}, 15),
+        ({"interval": "0s", "retries": 0}, 90),
+        ({}, 90),
+        (None, 0),
+    ],
+)
+def test_a_boot_waits_until_a_container_is_found_healthy_or_not(
+    check: dict[str, object] | None, wait_s: float
+) -> None:
+    found = parse(
+        containers=[container(healthcheck=check), container(name="quick")],
+    )
+    assert found.boot_wait_s == wait_s
+
+
+def test_the_longest_wait_counts_and_not_that_of_the_longest_start_period() -> None:
+    checks = [{"start_period": "1m", "interval": "60s", "retries": 10}, {"start_period": "5m"}]
+    found = parse(
+        containers=[container(name=f"c{i}", healthcheck=check) for i, check in enumerate(checks)]
+    )
+    assert (found.start_period_s, found.boot_wait_s) == (300, 660)
+
+
+@pytest.mark.parametrize(
+    ("shim", "mode"),
+    [
+        ({"tls-mode": "self-signed"}, "self-signed"),
+        ({"tls-mode": "acme"}, "acme"),
+        ({"upstream-port": 80}, "cert-proxy"),  # the guest's own default
+        (None, "cert-proxy"),
+    ],
+)
+def test_where_the_certificate_comes_from_is_known(
+    shim: dict[str, object] | None, mode: str
+) -> None:
+    assert parse(shim=shim).tls_mode == mode
+
+
+def test_wrong_numbers_of_a_health_check_are_refused() -> None:
+    for name, value in (("retries", -1), ("retries", "3"), ("interval", "soon")):
+        refused_at(
+            f"containers[0].healthcheck.{name}",
+            containers=[container(healthcheck={name: value})],
+        )
+    refused_at("shim.tls-mode", shim={"tls-mode": 7})
+
+
 def test_a_config_with_the_least_is_enough() -> None:
     found = parse()
     assert (found.gpus, found.models, found.volumes, found.inbound_ports) == (0, (), (), ())

@@ -125,7 +125,7 @@ def test_an_enclave_that_served_and_then_ends_says_nothing_of_its_gpu(
 def test_a_relaunch_that_stays_in_its_boot_is_launched_anew_and_counts(
     host: SimulatedHost,
 ) -> None:
-    host.policy = host.policy.__class__(relaunch_limit=9, relaunch_backoff_s=1)
+    host.policy = dataclasses.replace(host.policy, relaunch_limit=9, relaunch_backoff_s=1)
     host.serve("v1")
     row = only(host)
     boot_all = host.boot_all

@@ -207,9 +207,12 @@ async def test_what_is_planned_is_what_is_done(make: Make, name: str) -> None:
 
 
 def test_every_reason_of_an_admission_is_among_them() -> None:
-    """A plan has no lease; a measurement is compared when a release is prepared."""
+    """A plan has no lease; a measurement is compared when a release is prepared.
+
+    Few certificates for a name are told beside what is admitted (`test_certificates.py`).
+    """
     brought = {case.answer for case in CASES.values()} | {"secrets_missing", "volume_exclusive"}
-    others = {"lease_expired", "measurement_mismatch", "ports_exhausted"}
+    others = {"lease_expired", "measurement_mismatch", "ports_exhausted", "certificate_boots"}
     assert brought - set(DecidedStrategy) == set(map(str, ReasonCode)) - others
 
 

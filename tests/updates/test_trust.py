@@ -209,18 +209,13 @@ def test_another_key_without_good_evidence_is_degraded_and_by_policy_leaves(
     assert (status(strict), told(strict)) == ("degraded", {"attestation_lost", "not_serving"})
 
 
-@pytest.mark.parametrize("happening", ["another key", "a crash of the agent"])
 def test_evidence_that_is_asked_for_anew_and_never_comes_is_lost_after_a_while(
-    strict: SimulatedHost, happening: str
+    strict: SimulatedHost,
 ) -> None:
     """An answer of 503 is no verdict: it is asked again, and borne for so long and no longer."""
     strict.evidence = NOT_YET
-    if happening == "another key":
-        (vm,) = strict.vms.values()
-        vm.key = "another"
-    else:
-        strict.crash()
-        strict.boot_all()
+    strict.crash()
+    strict.boot_all()
     before = judged(strict)
     strict.settle(seconds=int(2 * EVERY_S))
     assert judged(strict) > before + 1, "asked again"
@@ -230,6 +225,128 @@ def test_evidence_that_is_asked_for_anew_and_never_comes_is_lost_after_a_while(
     assert told(strict) == {"attestation_lost", "not_serving"}
     strict.evidence = GOOD
     strict.settle(seconds=10)
+    assert (strict.serving_tag(), status(strict)) == ("v1", "running")
+
+
+def bound(host: SimulatedHost) -> str | None:
+    (row,) = host.read(lambda tx: tx.enclaves())
+    return row.spki_sha256
+
+
+def test_good_evidence_binds_the_key_durably(host: SimulatedHost) -> None:
+    assert bound(host) == "key"
+    host.crash()
+    assert bound(host) == "key"
+
+
+def test_evidence_that_is_refused_or_says_nothing_binds_no_key() -> None:
+    for evidence in (BAD, NOT_YET, None):
+        host = host_with()
+        host.evidence = evidence
+        (vm,) = host.vms.values()
+        vm.key = "another"
+        host.settle(seconds=20)
+        assert bound(host) == "key"
+        host.close()
+
+
+def test_another_key_that_evidence_binds_is_bound_and_told(host: SimulatedHost) -> None:
+    (vm,) = host.vms.values()
+    vm.key = "another"
+    host.settle(seconds=4)
+    assert bound(host) == "another"
+    events = [one for one in host.read(lambda tx: tx.events(0)) if one.kind == "key"]
+    assert [(one.from_, one.to) for one in events] == [("key", "another")]
+    assert status(host) == "running"
+
+
+def test_another_key_that_no_evidence_binds_is_borne_as_long_as_a_failing_probe(
+    strict: SimulatedHost,
+) -> None:
+    strict.evidence = NOT_YET
+    (vm,) = strict.vms.values()
+    vm.key = "another"
+    before = judged(strict)
+    strict.settle(seconds=4)
+    assert judged(strict) > before, "asked at once"
+    assert (strict.serving_tag(), status(strict)) == ("v1", "running")
+    strict.settle(seconds=10)
+    assert strict.serving_tag() is None
+    assert (status(strict), told(strict)) == ("degraded", {"attestation_lost", "not_serving"})
+    strict.evidence = GOOD
+    strict.settle(seconds=10)
+    assert (strict.serving_tag(), status(strict)) == ("v1", "running"), "bound while it is out"
+
+
+def test_an_agent_that_begins_anew_takes_no_other_key_for_the_first(strict: SimulatedHost) -> None:
+    strict.evidence = NOT_YET
+    (vm,) = strict.vms.values()
+    vm.key = "another"
+    strict.crash()
+    strict.boot_all()
+    strict.settle(seconds=14)
+    assert strict.serving_tag() is None
+    assert bound(strict) == "key"
+
+
+def test_a_restart_of_the_guests_server_makes_no_proof_forgotten(host: SimulatedHost) -> None:
+    """It shows a key of the moment and 503, and then its own again."""
+    (vm,) = host.vms.values()
+    at = vm.judged_at
+    vm.key, host.evidence = "of the moment", NOT_YET
+    host.settle(seconds=4)
+    vm.key = "key"
+    host.settle(seconds=4)
+    assert (vm.judged_at, vm.judged_key, vm.verdict) == (at, "key", GOOD)
+    assert (status(host), told(host)) == ("running", set())
+
+
+def test_a_key_that_is_swapped_in_the_dwell_is_bound_and_the_dwell_begins_with_it() -> None:
+    host = host_with(dwell_s=20)
+    host.request("v2")
+    host.until(Step.VERIFY)
+    host.settle(seconds=10)
+    (green,) = [vm for key, vm in host.vms.items() if key == host.current().enclave]
+    green.key = "another"
+    host.settle(seconds=14)
+    assert host.current().step is Step.VERIFY, "as long with this key"
+    host.settle()
+    assert host.serving_tag() == "v2"
+    host.close()
+
+
+def test_a_server_that_is_restarted_in_the_dwell_does_not_fail_the_update() -> None:
+    host = host_with(dwell_s=20)
+    host.request("v2")
+    host.until(Step.VERIFY)
+    host.settle(seconds=6)
+    (green,) = [vm for key, vm in host.vms.items() if key == host.current().enclave]
+    green.key, host.evidence = "of the moment", NOT_YET
+    host.settle(seconds=4)
+    green.key, host.evidence = "key", GOOD
+    host.settle()
+    assert host.serving_tag() == "v2"
+    host.close()
+
+
+MOVED = Verdict(
+    attested=None,
+    retry=True,
+    checks=(Check(code="tls_key_changed", passed=False, detail="it showed another"),),
+)
+
+
+def test_evidence_that_comes_over_another_key_for_long_is_lost(strict: SimulatedHost) -> None:
+    """Somebody between the agent and its guest who lets the probes through, say."""
+    strict.evidence = MOVED
+    (vm,) = strict.vms.values()
+    while vm.doubted is None:
+        strict.settle(seconds=2)
+    assert status(strict) == "running"
+    strict.settle(seconds=20)
+    assert strict.serving_tag() is None
+    strict.evidence = GOOD
+    strict.settle(seconds=int(EVERY_S))
     assert (strict.serving_tag(), status(strict)) == ("v1", "running")
 
 

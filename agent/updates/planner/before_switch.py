@@ -16,7 +16,7 @@ from agent.model.revision import Fault
 from agent.model.update import AwaitingAccept, Booting, Step, Update, Verifying
 from agent.probes.port import HealthView
 from agent.probes.stages import CONTAINERS
-from agent.updates.boot_words import boot_timeout
+from agent.updates.boot_words import boot_timeout, note_changes_at
 from agent.updates.planner.attestation import (
     REFUSED,
     admitted,
@@ -80,8 +80,7 @@ def boot(s: Situation, state: Booting) -> Plan:
     deadline = deadline_of(state, health)
     if s.now.reached(deadline):
         return _boot_failed(s, boot_timeout(s, row))
-    shut_at = shut_until(s, row, state)
-    return rest(deadline).also(rest(shut_at) if shut_at else rest())
+    return rest(deadline).also(rest(shut_until(s, row, state))).also(rest(note_changes_at(s, row)))
 
 
 def _marked(s: Situation, row: Enclave, state: Booting) -> Booting | None:
@@ -186,9 +185,8 @@ def _not_healthy(s: Situation, state: Verifying, row: Enclave) -> Plan:
         return fail(s, Step.VERIFY, fault)
     if s.now.reached(state.deadline):
         return fail(s, Step.VERIFY, _not_in_time(health))
-    shut_at = shut_until(s, row, None)
-    waiting = rest(_first(state.grace_until, state.deadline, s.now)).also(rebinding(s, row))
-    return waiting.also(rest(shut_at) if shut_at else rest())
+    waiting = rest(_first(state.grace_until, state.deadline, s.now))
+    return waiting.also(rest(shut_until(s, row, None))).also(rebinding(s, row))
 
 
 def _not_in_time(health: HealthView | None) -> Fault:
