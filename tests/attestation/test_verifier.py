@@ -130,12 +130,12 @@ async def test_a_key_other_than_the_one_seen_before_is_no_verdict_and_is_asked_a
     served: Served,
 ) -> None:
     """A guest takes its own key while it starts: that refuses nothing, and admits nothing."""
-    gate = verifier()
-    verdict = await judge(served, gate, key="ab" * 32)
+    gate, endpoint = verifier(), await served.start()
+    verdict = await gate.verify(ROW, RELEASE, endpoint, "ab" * 32)
     assert (failed(verdict), verdict.admits) == (["tls_key_changed"], False)
     assert (verdict.attested, verdict.retry) == (None, True)
     with pytest.raises(NotYetError):
-        await gate.evidence(ROW, RELEASE, await served.start(), "ab" * 32, None)
+        await gate.evidence(ROW, RELEASE, endpoint, "ab" * 32, None)
 
 
 async def test_whoever_asks_is_told_of_another_key_than_the_bound_one(served: Served) -> None:

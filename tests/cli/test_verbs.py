@@ -207,6 +207,18 @@ def test_a_plan_that_refuses_exits_as_refused(agent) -> None:
     assert json.loads(shown.stdout)["strategy"] == "refuse"
 
 
+def test_a_plan_says_how_many_boots_with_a_certificate_are_left(agent) -> None:
+    from agent.model.reasons import DecidedStrategy, Decision
+
+    planned = Decision(strategy=DecidedStrategy.BLUE_GREEN, certificate_boots_left=2)
+    agent.running()
+    agent.api.do(lambda engine: setattr(engine, "answer_to_plan", planned))
+    result = agent.call("plan", "web", "--tag", "v2")
+    assert "2 this week, each asks for a certificate" in result.stdout
+    shown = agent.call("plan", "web", "--tag", "v2", "-o", "json")
+    assert json.loads(shown.stdout)["certificate_boots_left"] == 2
+
+
 @pytest.mark.parametrize("to", ["v1.0.0", "1", None])
 def test_rollback_by_tag_by_number_or_to_the_one_before(agent, to: str | None) -> None:
     agent.running()

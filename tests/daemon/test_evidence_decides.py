@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image, firmware = read_image(guest_image()), guest_firmware()
     out = tmp_path_factory.mktemp("source")
     configs = {"v1": config_of(), "v2": config_of()}
+    configs["rekeyed"] = config_of({"GUEST_NEW_KEY_AFTER_S": "15"})
     configs |= {trick: config_of({"GUEST_EVIDENCE": trick}) for trick in TRICKS}
     for tag, config in configs.items():
         build_release(config=config, image=image, repo=REPO, tag=tag, out=out, firmware=firmware)
@@ -94,3 +96,22 @@ async def test_an_initrd_exchanged_behind_the_check_fails_by_its_measurement(
     assert (await daemon.update(tag="v2")).status == 202
     assert (await daemon.over())["status"] == "completed"
     assert await serving(daemon) == ("v2", True)
+
+
+async def test_a_guest_that_changes_its_key_is_judged_anew_and_serves_on(daemon: Daemon) -> None:
+    assert (await daemon.update(tag="rekeyed")).status == 202
+    assert (await daemon.over())["status"] == "completed"
+    assert await serving(daemon) == ("rekeyed", True)
+
+    async def rebound() -> bool:
+        events = (await daemon.get("/v1/events")).body["events"]
+        return any(event["kind"] == "key" for event in events)
+
+    async with asyncio.timeout(90):
+        while not await rebound():
+            await asyncio.sleep(0.5)
+    found = await daemon.until(lambda d: d is not None and d["enclaves"][0]["healthy"])
+    assert found is not None
+    assert (found["status"], await serving(daemon)) == ("running", ("rekeyed", True))
+    events = (await daemon.get("/v1/events")).body["events"]
+    assert not [event for event in events if event.get("reason") == "key_changed"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.attestation.port import NothingClaimedError, NotYetError, Verdict
 from agent.attestation.unattested import Unattested
-from agent.model.enclave import Endpoint
+from agent.model.enclave import Enclave, Endpoint
 from agent.model.ids import DeploymentName, EnclaveId, HostId
 from agent.model.resources import GUEST_HTTPS_PORT
 from agent.releases.port import ReleaseSourceError
@@ -55,7 +57,11 @@ class AwayRelease:
 
 
 async def executor(
-    attestation: Any, key: str | None, clock: ManualClock | None = None, releases: Any = None
+    attestation: Any,
+    key: str | Callable[[], str] | None,
+    clock: ManualClock | None = None,
+    releases: Any = None,
+    row: Enclave = ROW,
 ) -> Executor:
     clock = clock or ManualClock()
     store = MemoryStore(clock.now)
@@ -63,7 +69,7 @@ async def executor(
     def work(tx: Transaction) -> None:
         tx.put_deployment(deployment())
         tx.put_revision(revision(1))
-        tx.put_enclave(ROW)
+        tx.put_enclave(row)
 
     await store.transact(work)
     parts: dict[str, Any] = {"releases": releases or OneRelease(), "enclaves": Places()}
@@ -74,7 +80,7 @@ async def executor(
         store=store,
         attestation=attestation,
         host_id=HostId("host"),
-        spki_of=lambda _: key,
+        spki_of=lambda _: key() if callable(key) else key,
         now=clock.now,
         **parts,
         **unused,
@@ -88,6 +94,14 @@ async def test_it_is_asked_of_this_enclave_over_the_key_that_it_shows() -> None:
     row, of, endpoint, key, nonce = asked.with_
     assert (row, endpoint, key, nonce) == (ROW, HERE, "key", b"nonce")
     assert (of.tag, DeploymentName(of.repo)) == ("v1.1.0", ROW.deployment)
+
+
+async def test_it_is_held_against_the_bound_key_whatever_is_shown_in_this_moment() -> None:
+    asked = Asked()
+    bound = msgspec.structs.replace(ROW, spki_sha256="bound")
+    made = await executor(asked, "of the moment", row=bound)
+    await made.evidence(ROW.id, b"nonce")
+    assert asked.with_[3] == "bound"
 
 
 class Says:
@@ -136,6 +150,20 @@ async def test_evidence_that_does_not_come_is_timed_from_the_first_time_that_it_
     assert (made.verdicts[ROW.id].verdict, made.verdicts[ROW.id].at) == (NOT_YET, first)
     await ask_all(made, clock, 2)
     assert made.verdicts[ROW.id].verdict == good(None), "what was proven stands"
+
+
+async def test_an_answer_that_is_no_verdict_on_another_key_leaves_what_was_proven() -> None:
+    """As in a restart of the guest's server: a key of the moment, and 503."""
+    clock = ManualClock()
+    shown = ["key"]
+    made = await executor(Says(good(None), NOT_YET), lambda: shown[0], clock)
+    await ask_all(made, clock, 1)
+    proven = made.verdicts[ROW.id]
+    shown[0] = "of the moment"
+    other = Action(ActionKind.VERIFY, enclave=ROW.id, key=f"{ROW.launch_uuid}/of the moment")
+    clock.advance(1)
+    assert (await made.perform(ROW.deployment, other)).fault is None
+    assert made.verdicts[ROW.id] == proven
 
 
 async def test_a_release_that_cannot_be_read_is_no_verdict_yet_and_says_why() -> None:
