@@ -34,10 +34,10 @@ from agent.updates.admission.reassign_gpus import reassign_gpus
 from agent.updates.admission.restart_old import restart_old
 from agent.updates.admission.rows import Terms
 from agent.updates.admission.warm_rollback import roll_back_warm, warm_enclave
-from agent.updates.boot_words import boot_note
 from agent.updates.engine.persist import persist
 from agent.updates.orders import Caller, NewLease
 from agent.updates.planner.attestation import judged_anew
+from agent.updates.planner.boot_words import boot_note
 from agent.updates.planner.plan import plan
 from agent.updates.planner.types import (
     Action,

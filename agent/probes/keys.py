@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from agent.probes.observation import Observation
+from agent.probes.result import ProbeResult
 
 KEY_PROBE = "tls-key"
 KEY_CHANGED = "key_changed"
 
 
-def judge_keys(bound: str | None, before: str | None, keys: Sequence[str]) -> Observation | None:
+def judge_keys(bound: str | None, before: str | None, keys: Sequence[str]) -> ProbeResult | None:
     """The result of a round that showed these keys, in order; None if it showed none.
 
     `before`: the newest one of the round before.
@@ -28,21 +28,21 @@ def judge_keys(bound: str | None, before: str | None, keys: Sequence[str]) -> Ob
         other = next((key for key in keys if key != bound), None)
         return _shows_another(bound, other) if other else _passes(bound)
     if before is not None and {before, *keys} != {before}:
-        return Observation(KEY_PROBE, True, f"starting: now sha256:{keys[-1]}", afresh=True)
+        return ProbeResult(KEY_PROBE, True, f"starting: now sha256:{keys[-1]}", afresh=True)
     return _passes(keys[-1])
 
 
-def bound_by_round(observations: Iterable[Observation], keys: Sequence[str]) -> str | None:
+def bound_by_round(observations: Iterable[ProbeResult], keys: Sequence[str]) -> str | None:
     """The key that a round binds where there is no evidence: it passed wholly, over this one."""
     results = list(observations)
     whole = bool(results) and all(result.passed for result in results)
     return keys[0] if whole and len(keys) == 1 else None
 
 
-def _passes(key: str) -> Observation:
-    return Observation(KEY_PROBE, True, f"sha256:{key}")
+def _passes(key: str) -> ProbeResult:
+    return ProbeResult(KEY_PROBE, True, f"sha256:{key}")
 
 
-def _shows_another(bound: str, other: str) -> Observation:
+def _shows_another(bound: str, other: str) -> ProbeResult:
     text = f"TLS shows key sha256:{other}, which nothing binds; sha256:{bound} is bound"
-    return Observation(KEY_PROBE, False, text, KEY_CHANGED)
+    return ProbeResult(KEY_PROBE, False, text, KEY_CHANGED)

@@ -27,8 +27,8 @@ from agent.probes.answers import (
     judge_containers,
     read_document,
 )
-from agent.probes.observation import Observation
 from agent.probes.port import ProbeTarget, TcpCheck
+from agent.probes.result import ProbeResult
 from agent.probes.workload import Asked, judge_workload
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class RoundResult:
     at: Instant
     answered: bool = False
     shut: bool = False
-    observations: tuple[Observation, ...] = ()
+    observations: tuple[ProbeResult, ...] = ()
     keys: tuple[str, ...] = ()
     boot: BootReading | None = None
     containers: dict[str, Any] | None = None
@@ -213,7 +213,7 @@ class _Interview:
         problem = reading.problem and f"{_WELL_KNOWN}{name}: {reading.problem}"
         return Reading(reading.document, problem)
 
-    async def _ask_workload(self, guest_http: GuestHttp) -> tuple[Observation, ...]:
+    async def _ask_workload(self, guest_http: GuestHttp) -> tuple[ProbeResult, ...]:
         """One observation; none where no path of the workload can be asked."""
         path, target = self._target.health_path, self._target
         if path is None:
@@ -226,7 +226,7 @@ class _Interview:
         asked = Asked(path, named=target.path_named, guarded=target.path_guarded)
         found = judge_workload(asked, answer.status, answer.body)
         if found.unknown:
-            return (Observation(name, True, f"{path}: {found.unknown}", unknown=True),)
+            return (ProbeResult(name, True, f"{path}: {found.unknown}", unknown=True),)
         problem = found.problem and f"{path}: {found.problem}"
         return (_observe(name, problem, passing=f"HTTP {answer.status}"),)
 
@@ -261,7 +261,7 @@ class _Interview:
 
 async def _check_all_tcp(
     target: ProbeTarget, order: RoundOrder, answered: asyncio.Event
-) -> list[tuple[Instant, Observation]]:
+) -> list[tuple[Instant, ProbeResult]]:
     """All TCP checks, a few at once, each with the moment of its accepting or failing."""
     if order.attempt:
         await answered.wait()
@@ -269,7 +269,7 @@ async def _check_all_tcp(
         return [await _check_tcp(target.tcp[0], order)]
     slots = asyncio.Semaphore(_TCP_AT_ONCE)
 
-    async def check(one: TcpCheck) -> tuple[Instant, Observation]:
+    async def check(one: TcpCheck) -> tuple[Instant, ProbeResult]:
         async with slots:
             return await _check_tcp(one, order)
 
@@ -278,7 +278,7 @@ async def _check_all_tcp(
     return [task.result() for task in tasks]
 
 
-async def _check_tcp(check: TcpCheck, order: RoundOrder) -> tuple[Instant, Observation]:
+async def _check_tcp(check: TcpCheck, order: RoundOrder) -> tuple[Instant, ProbeResult]:
     name = tcp_probe(check)
     try:
         async with open_tcp(check.endpoint, timeout_s=order.timeout_s) as connection:
@@ -304,7 +304,7 @@ def is_loopback(address: str) -> bool:
     return ip_address(address).is_loopback
 
 
-def _observe_boot(boot: BootReading | None) -> Observation:
+def _observe_boot(boot: BootReading | None) -> ProbeResult:
     if boot is None:
         return _observe(BOOT_PROBE, None)
     code = "boot_stage_failed" if boot.failed else "probe_failed"
@@ -318,7 +318,7 @@ def _observe(
     *,
     passing: str = "ok",
     decisive: bool = False,
-) -> Observation:
+) -> ProbeResult:
     if problem is None:
-        return Observation(probe, True, passing)
-    return Observation(probe, False, problem, code, decisive)
+        return ProbeResult(probe, True, passing)
+    return ProbeResult(probe, False, problem, code, decisive)

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from agent.model.clock import Instant
 from agent.model.revision import Fault
 from agent.probes.keys import KEY_PROBE, judge_keys
-from agent.probes.observation import Observation
 from agent.probes.port import ProbeView
+from agent.probes.result import ProbeResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class ProbeState:
     failing: int = 0
     verdict: bool | None = None
     passing_since: Instant | None = None
-    last: Observation | None = None
+    last: ProbeResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def rebound(health: Health) -> Health:
 
 def fold(
     health: Health,
-    observations: Iterable[Observation],
+    observations: Iterable[ProbeResult],
     keys: Sequence[str],
     now: Instant,
     thresholds: Thresholds,
@@ -134,7 +134,7 @@ def is_unknown(state: ProbeState) -> bool:
 
 
 def _step(
-    state: ProbeState, result: Observation, now: Instant, thresholds: Thresholds
+    state: ProbeState, result: ProbeResult, now: Instant, thresholds: Thresholds
 ) -> ProbeState:
     if result.passed:
         passing = 1 if result.afresh else state.passing + 1

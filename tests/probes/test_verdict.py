@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.probes.keys import KEY_CHANGED, KEY_PROBE, bound_by_round
-from agent.probes.observation import Observation
+from agent.probes.result import ProbeResult
 from agent.probes.verdict import (
     Health,
     Thresholds,
@@ -28,8 +28,8 @@ thresholds = st.builds(Thresholds, st.integers(1, 4), st.integers(1, 4))
 rounds = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30)
 
 
-def result(name: str, passed: bool) -> Observation:
-    return Observation(name, passed, "fine" if passed else f"{name} is down")
+def result(name: str, passed: bool) -> ProbeResult:
+    return ProbeResult(name, passed, "fine" if passed else f"{name} is down")
 
 
 def play(history: list[tuple[bool, bool]], limits: Thresholds) -> list[Health]:
@@ -227,7 +227,7 @@ def test_what_is_published_counts_passes_no_further_than_needed() -> None:
 def test_what_is_unknown_is_not_held_against_the_enclave_and_is_shown_as_that() -> None:
     limits, clock = Thresholds(success=2, failure=3), ManualClock()
     health = begin(("a",))
-    silent = Observation("a", True, "no key, no answer", unknown=True)
+    silent = ProbeResult("a", True, "no key, no answer", unknown=True)
     for wanted in (None, True):
         health = fold(health, [silent], [KEY], clock.now(), limits)
         (shown,) = (one for one in views(health, limits) if one.name == "a")

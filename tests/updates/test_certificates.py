@@ -10,16 +10,9 @@ import pytest
 
 from agent.model.reasons import DecidedStrategy, Decision
 from agent.model.revision import DeploymentStatus
-from agent.updates.certificates import (
-    SPENT,
-    boot_sample,
-    boots_of,
-    certificate_domain,
-    left,
-    recent,
-    told,
-)
+from agent.updates.admission.certificates import boots_of, told
 from agent.updates.planner.alarms import alarms
+from agent.updates.planner.certificates import SPENT, boot_sample, certificate_domain, left, recent
 from simulator.rows import instant, revision
 from simulator.simulated_host import SimulatedHost
 

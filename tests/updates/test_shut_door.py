@@ -10,7 +10,7 @@ from agent.model.lease import Sample
 from agent.model.resources import Demand
 from agent.model.update import Step, UpdateStatus
 from agent.updates.planner.boot_deadline import shape_of
-from agent.updates.shut_door import ANSWERS, SHUT, SHUT_FOR_S, slowness
+from agent.updates.planner.shut_door import ANSWERS, SHUT, SHUT_FOR_S, slowness
 from simulator.simulated_host import SimulatedHost, Strategy, Vm, release
 
 SMALL = Demand(memory_mib=0, vcpus=0)

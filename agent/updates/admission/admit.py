@@ -25,6 +25,7 @@ from agent.model.update import Update
 from agent.probes.choice import choose_path, unasked
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.audit import sign
+from agent.updates.admission.certificates import boots_of, told
 from agent.updates.admission.gpus import recorded
 from agent.updates.admission.lease_rows import expire, spend
 from agent.updates.admission.rows import (
@@ -35,8 +36,8 @@ from agent.updates.admission.rows import (
     new_enclave,
     new_update,
 )
-from agent.updates.certificates import boots_of, certificate_domain, told
 from agent.updates.errors import ConflictError, RefusedError
+from agent.updates.planner.certificates import certificate_domain
 
 # Which of a deployment's secrets (name → version) have no value on this host.
 Missing = Callable[[DeploymentName, Mapping[str, int]], tuple[str, ...]]

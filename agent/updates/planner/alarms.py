@@ -8,8 +8,8 @@ from agent.enclaves.port import VmPhase
 from agent.model.enclave import Enclave
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
-from agent.updates.certificates import WARN_FROM, counted, left, recent
 from agent.updates.planner.attestation import loss
+from agent.updates.planner.certificates import WARN_FROM, counted, left, recent
 from agent.updates.planner.types import Situation
 from agent.updates.planner.upkeep import active_enclave
 

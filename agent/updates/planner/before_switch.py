@@ -16,7 +16,6 @@ from agent.model.revision import Fault
 from agent.model.update import AwaitingAccept, Booting, Step, Update, Verifying
 from agent.probes.port import HealthView
 from agent.probes.stages import CONTAINERS
-from agent.updates.boot_words import boot_timeout, note_changes_at
 from agent.updates.planner.attestation import (
     REFUSED,
     admitted,
@@ -27,6 +26,8 @@ from agent.updates.planner.attestation import (
     verification,
 )
 from agent.updates.planner.boot_deadline import BOOTS, deadline_of, shape_of
+from agent.updates.planner.boot_words import boot_timeout, note_changes_at
+from agent.updates.planner.shut_door import ANSWERS, shut_fault, shut_over_gpus, shut_until
 from agent.updates.planner.transitions import (
     become,
     fail,
@@ -37,7 +38,6 @@ from agent.updates.planner.transitions import (
     switch,
 )
 from agent.updates.planner.types import Plan, Situation, Write, rest
-from agent.updates.shut_door import ANSWERS, shut_fault, shut_over_gpus, shut_until
 
 # Of a launch: QEMU was started with the devices, and did not come up. What failed before that (the
 # host is not ready, the measurement is another, a cancel) says nothing of them.

@@ -35,7 +35,6 @@ from agent.model.update import (
     Update,
     Verifying,
 )
-from agent.updates.certificates import boot_sample
 from agent.updates.planner.after_switch import (
     drain,
     old_can_take_over,
@@ -54,6 +53,7 @@ from agent.updates.planner.before_switch import (
     vm_fault,
 )
 from agent.updates.planner.boot_deadline import boot_deadline_s, booting, declared_by
+from agent.updates.planner.certificates import boot_sample
 from agent.updates.planner.stop_old import end_old
 from agent.updates.planner.transitions import (
     become,

@@ -15,7 +15,6 @@ from agent.model.event import EventDraft
 from agent.model.ids import EnclaveId
 from agent.model.revision import Deployment, Fault, Wish
 from agent.model.update import Decided, Releasing, Step, StoppingOld, Update
-from agent.updates.certificates import SPENT, boot_sample, certificate_domain, counted, left
 from agent.updates.planner.attestation import (
     admitted,
     keep_verified,
@@ -25,6 +24,13 @@ from agent.updates.planner.attestation import (
 )
 from agent.updates.planner.before_switch import gpus_attested, suspect
 from agent.updates.planner.boot_deadline import MOST_TIMES, boot_deadline_s, declared_by, extended
+from agent.updates.planner.certificates import (
+    SPENT,
+    boot_sample,
+    certificate_domain,
+    counted,
+    left,
+)
 from agent.updates.planner.relaunch_secrets import with_current_secrets
 from agent.updates.planner.stop_old import reset_action
 from agent.updates.planner.transitions import (

@@ -21,10 +21,11 @@ from agent.model.update import (
 )
 from agent.probes.port import HealthView
 from agent.store.port import Reader
-from agent.updates.certificates import boots_of, certificate_domain
+from agent.updates.admission.certificates import boots_of
 from agent.updates.planner.boot_deadline import BOOTS, shape_of
+from agent.updates.planner.certificates import certificate_domain
+from agent.updates.planner.shut_door import ANSWERS
 from agent.updates.planner.types import Action, Judged, Outcome, Policy, Situation
-from agent.updates.shut_door import ANSWERS
 
 _BEFORE_READY = (Preparing, StoppingOld, Releasing, Launching, Booting, Verifying)
 

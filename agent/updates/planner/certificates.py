@@ -10,19 +10,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-import msgspec
-
 from agent.model.clock import Instant
 from agent.model.lease import Sample
-from agent.model.reasons import Decision, Reason, ReasonCode
 from agent.model.release import SELF_SIGNED
 from agent.model.revision import Revision
-from agent.store.port import Reader
 
 WINDOW = dt.timedelta(days=7)
 WARN_FROM, STOP_AT = 3, 4
 SPENT = "certificate_boots_spent"
-_KIND = "certificate_boot"  # of the samples: when, in seconds since 1970
+KIND = "certificate_boot"  # of the samples: when, in seconds since 1970
 _LOCAL = "localhost"
 
 
@@ -35,12 +31,7 @@ def certificate_domain(revision: Revision) -> str | None:
 def boot_sample(revision: Revision, now: Instant) -> tuple[Sample, ...]:
     """What is to be recorded of a guest of this revision that begins to boot now."""
     domain = certificate_domain(revision)
-    return (Sample(kind=_KIND, key=domain, value_s=now.wall.timestamp()),) if domain else ()
-
-
-def boots_of(tx: Reader, domain: str | None) -> tuple[float, ...]:
-    """When guests of this name began to boot, newest first, in seconds since 1970."""
-    return tuple(tx.samples(_KIND, domain)) if domain else ()
+    return (Sample(kind=KIND, key=domain, value_s=now.wall.timestamp()),) if domain else ()
 
 
 def recent(boots: Sequence[float], now: Instant) -> int:
@@ -59,15 +50,3 @@ def counted(boots: Sequence[float], domain: str, now: Instant) -> str:
     return (
         f"{recent(boots, now)} boots of {domain} asked for a certificate within {WINDOW.days} days"
     )
-
-
-def told(decision: Decision, domain: str | None, boots: Sequence[float], now: Instant) -> Decision:
-    """The decision with how many boots are left, and with a reason once they are few."""
-    if domain is None or decision.refused:
-        return decision
-    remaining, reasons = left(boots, now), decision.reasons
-    if recent(boots, now) >= WARN_FROM:
-        detail = f"{counted(boots, domain, now)}: issuers give few a week for one name"
-        code = ReasonCode.CERTIFICATE_BOOTS
-        reasons = (*reasons, Reason(code=code, detail=detail, needed=1, available=remaining))
-    return msgspec.structs.replace(decision, reasons=reasons, certificate_boots_left=remaining)

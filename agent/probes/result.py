@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class ProbeResult:
     """One result of one probe. `answer` is printable and short; `code` is for a failure.
 
     `decisive`: this one failure is enough for a verdict. `afresh`: passes before it do not count.
