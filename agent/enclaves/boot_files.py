@@ -142,8 +142,10 @@ def _inherited(fd: int) -> Path:
     return Path(f"/proc/self/fd/{fd}")
 
 
-def _check(fd: int, path: Path, artifact: Artifact) -> str:
+def _check(fd: int, path: Path, artifact: Artifact | None) -> str:
     """The file's SHA-256, which is the artifact's."""
+    if artifact is None:
+        raise EnclaveError("artifact_unverifiable", f"the release has no {path.name} to check")
     if artifact.sha256 is None:
         raise EnclaveError("artifact_unverifiable", f"{artifact.name} has no SHA-256 to check")
     found = _sha256(fd, path)

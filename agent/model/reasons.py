@@ -57,6 +57,10 @@ class ReasonCode(StrEnum):
     STRATEGY_UNAVAILABLE = "strategy_unavailable"
     STAGING_NEEDS_BLUE_GREEN = "staging_needs_blue_green"
     CERTIFICATE_BOOTS = "certificate_boots"
+    TLS_CHALLENGE_EXCLUSIVE = "tls_challenge_exclusive"
+    LAUNCH_FORMAT_UNSUPPORTED = "launch_format_unsupported"
+    DOMAIN_MISSING = "domain_missing"
+    DUMMY_ATTESTATION = "dummy_attestation"
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,9 +91,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     strategy: DecidedStrategy
     gpus: tuple[Bdf, ...] = ()
     reasons: tuple[Reason, ...] = ()
+    warnings: tuple[str, ...] = ()
     retry_after_s: float | None = None
     downtime_estimate_s: DowntimeEstimate | None = None
-    warnings: tuple[str, ...] = ()
     certificate_boots_left: int | None = None
 
     @property

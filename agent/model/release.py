@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.model.igvm import Igvm
 from agent.model.resources import Demand
 from agent.model.shim import ShimRules
 
@@ -22,9 +23,12 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable tag. `digest`: SHA-256 of the manifest's bytes; `config`: byte for byte.
 
-    `env_names` and `secret_names` are the names whose values the deployment must supply.
-    `boot_wait_s`: the longest that the boot waits for a container to be healthy. `tls_mode`: where
-    the guest's certificate comes from; anything but `self-signed` is a public one.
+    `env_names` and `secret_names` are the names whose values the deployment must supply;
+    `fetches_secrets`: the guest fetches those secrets that it is not given. `boot_wait_s`: the
+    longest that the boot waits for a container to be healthy. `tls_mode`: where the guest's
+    certificate comes from; anything but `self-signed` is a public one. `igvm`: one measured
+    file is launched in place of firmware, kernel, initrd and command line, which are absent then.
+    `dummy_attestation`: the guest is told to give no evidence.
     """
 
     repo: str
@@ -36,9 +40,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     debug: bool
     config: bytes
     root_hash: str
-    kernel: Artifact
-    initrd: Artifact
+    kernel: Artifact | None
+    initrd: Artifact | None
     root_disk: Artifact
+    igvm: Igvm | None = None
     firmware_sha256: str | None = None
     snp_measurement: str | None = None
     tdx_measurement: dict[str, str] | None = None
@@ -49,6 +54,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     container_names: tuple[str, ...] = ()
     env_names: tuple[str, ...] = ()
     secret_names: tuple[str, ...] = ()
+    fetches_secrets: bool = False
+    dummy_attestation: bool = False
     start_period_s: float = 0.0
     shim: ShimRules = ShimRules()
     boot_wait_s: float = 0.0

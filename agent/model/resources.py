@@ -78,7 +78,11 @@ class Publish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one enclave of a revision takes from the host, besides its deployment's listeners."""
+    """What one enclave of a revision takes from the host, besides its deployment's listeners.
+
+    `tls_challenge`: `http` or `tls` where its certificate is proved at the deployment's public
+    address, which therefore no other enclave may have while it boots; empty where it is not.
+    """
 
     gpus: int = 0
     memory_mib: int
@@ -87,6 +91,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     addresses: int = 1
     disk_mib: int = 0
     writable_volumes: int = 0
+    tls_challenge: str = ""
 
 
 class Amounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,8 @@ from agent.model.measurement import MeasuredLaunch
 from agent.model.release import Release
 from agent.releases.fields import Field
 from agent.releases.launch_digest import UnmeasurableError, snp_launch_digest
-from agent.releases.manifest import FIXED_DISKS, read_release
+from agent.releases.layout import disks_of
+from agent.releases.manifest import read_release
 from agent.releases.naming import (
     IMAGE_VERSION,
     IMAGE_VERSION_RULE,
@@ -171,7 +172,12 @@ def _manifest(
             "cpus": workload.cpus,
             "memory_mb": workload.memory_mib,
             "gpus": workload.gpus,
-            "disks": FIXED_DISKS + len(workload.models) + len(workload.volumes),
+            "disks": disks_of(
+                workload.cvm_version,
+                models=len(workload.models),
+                volumes=len(workload.volumes),
+                foreign=workload.cvm_source is not None,
+            ),
         },
         "cmdline": cmdline,
         "hashes": {

@@ -21,7 +21,7 @@ from agent.host.singleflight import Singleflight
 from agent.model.release import Artifact, Release
 from agent.releases.blocking import run
 from agent.releases.cache import Cache, Kept
-from agent.releases.manifest import parse_manifest
+from agent.releases.manifest import Manifest, parse_manifest
 from agent.releases.naming import artifact_paths
 from agent.releases.partial import Partial
 from agent.releases.port import ReleaseError, ReleaseSourceError
@@ -201,17 +201,29 @@ class Fetcher:
         for digest in protected:
             known = self._keys.get(digest)
             if known is None:
-                data = self._cache.manifest(digest)
-                if data is None:
-                    log.warning("protected manifest is not kept", extra={"manifest": digest})
+                manifest = self._protected_manifest(digest)
+                if manifest is None:
                     return None
-                manifest = parse_manifest(data)
                 known = frozenset(
                     _keys(manifest.kernel_sha256, manifest.initrd_sha256, manifest.root_hash)
                 )
                 self._keys[digest] = known
             keys |= known
         return frozenset(keys)
+
+    def _protected_manifest(self, digest: str) -> Manifest | None:
+        """None if it is not kept, or is one that this version of the agent does not read."""
+        data = self._cache.manifest(digest)
+        if data is None:
+            log.warning("protected manifest is not kept", extra={"manifest": digest})
+            return None
+        try:
+            return parse_manifest(data)
+        except ReleaseError as error:
+            log.warning(
+                "protected manifest is not read", extra={"manifest": digest, "error": str(error)}
+            )
+            return None
 
     @contextmanager
     def _pinned(self, keys: list[str]) -> Iterator[None]:
@@ -237,7 +249,11 @@ class Fetcher:
 
 
 def wanted_of(release: Release) -> list[Wanted]:
-    """Kernel, initrd and root disk of a release."""
+    """Kernel, initrd and root disk of a release; nothing of one that is launched in one file,
+    which this agent does not launch.
+    """
+    if release.kernel is None or release.initrd is None:
+        return []
     artifacts = (release.kernel, release.initrd, release.root_disk)
     keys = _keys(release.kernel.sha256, release.initrd.sha256, release.root_hash)
     return [

@@ -1,8 +1,10 @@
-"""Which machine an image version expects: the layout's name, by cvm-version.
+"""Which machine an image version expects, and in which format it is launched, by cvm-version.
 
-Images before 0.11 found their disks differently; no layout is known for them, and a release with
-one is refused by name. A newer version than any known keeps the newest layout: the public contract
-says that it stays.
+Images before 0.11 found their disks differently: no layout is known for them. From 0.15 on the
+public image is launched in one measured file (IGVM), which its manifest tells; one that does not
+tell so has no launch format that is known. Neither is taken for another version's: it is refused
+by name. Images of another publisher (`cvm-source`) count their versions by themselves, so that
+theirs are not looked up here: they have the newest machine, and their manifest tells the format.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ VERSION = re.compile(
 VERSION_RULE = "must be a version such as 0.11.0"
 
 _LAYOUTS = (((0, 11, 0), "virtio-pci"),)  # newest first: from which version on, which layout
+_ONE_FILE_SINCE = (0, 15, 0)  # before it: firmware, kernel, initrd and command line
+FIXED_DISKS = 3  # root, config, external config
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
@@ -25,8 +29,13 @@ def parse_version(text: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), int(match[3])
 
 
-def layout_for(cvm_version: str) -> str | None:
-    """The layout's name, or None for a version that has none here."""
+def layout_for(cvm_version: str, *, foreign: bool = False) -> str | None:
+    """The layout's name, or None for a version that has none here.
+
+    `foreign`: the version is another publisher's.
+    """
+    if foreign:
+        return _LAYOUTS[0][1]
     version = parse_version(cvm_version)
     for since, name in _LAYOUTS:
         if version >= since:
@@ -37,3 +46,14 @@ def layout_for(cvm_version: str) -> str | None:
 def oldest_version() -> str:
     """The oldest version that has a layout."""
     return ".".join(str(part) for part in _LAYOUTS[-1][0])
+
+
+def boots_kernel(cvm_version: str, *, foreign: bool = False) -> bool:
+    """Whether images of this version are launched with a firmware, a kernel and an initrd."""
+    return foreign or parse_version(cvm_version) < _ONE_FILE_SINCE
+
+
+def disks_of(cvm_version: str, *, models: int, volumes: int, foreign: bool = False) -> int:
+    """`vm_shape.disks`: volumes count from the version on that has them."""
+    has_volumes = foreign or parse_version(cvm_version) >= _LAYOUTS[-1][0]
+    return FIXED_DISKS + models + (volumes if has_volumes else 0)

@@ -11,16 +11,26 @@ import base64
 import binascii
 import hashlib
 import json
-import re
 from collections import Counter
 
 import msgspec
 
 from agent.model.ids import parse_repo, parse_tag
+from agent.model.igvm import Igvm
 from agent.model.release import Artifact, Release
 from agent.model.resources import Demand
+from agent.releases.cmdline import check_word, cmdline_words
 from agent.releases.fields import Field, ReleaseFieldError
-from agent.releases.layout import VERSION, layout_for, oldest_version, parse_version
+from agent.releases.igvm import check_size, is_igvm, read_igvm
+from agent.releases.layout import (
+    FIXED_DISKS,
+    VERSION,
+    boots_kernel,
+    disks_of,
+    layout_for,
+    oldest_version,
+    parse_version,
+)
 from agent.releases.naming import (
     CONFIG,
     IMAGE_VERSION,
@@ -29,7 +39,7 @@ from agent.releases.naming import (
     Kind,
     artifact_name,
 )
-from agent.releases.port import ReleaseError
+from agent.releases.port import LaunchFormatError, ReleaseError
 from agent.releases.workload import (
     MAX_CONFIG_BYTES,
     MAX_CPUS,
@@ -41,15 +51,16 @@ from agent.releases.workload import (
 )
 
 MAX_MANIFEST_BYTES = 2 << 20
-# Longer command lines are cut by the kernel (COMMAND_LINE_SIZE, arch/x86).
-MAX_CMDLINE = 2047
-FIXED_DISKS = 3  # root, config, external config
 # What an enclave writes on the host's disk: its bounded console log, with room to rotate.
 DISK_MIB = 16
 
-# Plain words only: in a quoted part of a command line a reader and the kernel could differ.
-_CMDLINE = re.compile(r"[!#-~]+( [!#-~]+)*")
-_CMDLINE_RULE = "must be printable words without quotes, one space between them"
+
+class FirmwareKindError(ReleaseFieldError):
+    """The release boots a kind of firmware that this agent does not know."""
+
+    @property
+    def code(self) -> str:
+        return "launch_format_unsupported"
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,15 +73,19 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields that this agent knows. `image_version` None: the config's version names it."""
+    """The fields that this agent knows. `image_version` None: the config's version names it.
+
+    With `igvm` there need be no kernel, initrd, command line or firmware.
+    """
 
     image_version: str | None
     root_hash: str
-    kernel_sha256: str
-    initrd_sha256: str
+    igvm: Igvm | None
+    kernel_sha256: str | None
+    initrd_sha256: str | None
     cmdline: str
     debug: bool
-    shape: Shape
+    shape: Shape | None
     config: bytes
     firmware_sha256: str | None
     snp_measurement: str | None
@@ -90,23 +105,38 @@ def read_release(repo: str, tag: str, data: bytes) -> Release:
         raise ReleaseError(f"not a release's name: {error}") from None
     manifest = parse_manifest(data)
     workload = parse_workload(manifest.config)
-    _check_shape(manifest.shape, workload)
+    if manifest.shape is not None:
+        _check_shape(manifest.shape, workload)
     image_version = _image_version(manifest, workload)
-    layout = layout_for(workload.cvm_version)
-    if layout is None:
-        raise ReleaseError(
-            f"{CONFIG}: cvm-version {workload.cvm_version}: no machine layout is known for it; "
-            f"the oldest image version that this agent boots is {oldest_version()}"
-        )
     return _assemble(
         repo=repo,
         tag=tag,
         digest=hashlib.sha256(data).hexdigest(),
-        layout=layout,
+        layout=_layout(manifest, workload),
         image_version=image_version,
         manifest=manifest,
         workload=workload,
     )
+
+
+def _layout(manifest: Manifest, workload: Workload) -> str:
+    """The machine's name. Raises ReleaseError for a version that none is known for."""
+    foreign = workload.cvm_source is not None
+    version = f"{CONFIG}: cvm-version {workload.cvm_version}"
+    layout = layout_for(workload.cvm_version, foreign=foreign)
+    if layout is None:
+        raise ReleaseError(
+            f"{version}: no machine layout is known for it; the oldest image version that this "
+            f"agent boots is {oldest_version()}"
+        )
+    if manifest.igvm is not None:
+        check_size(workload.cpus, workload.memory_mib)
+    elif not boots_kernel(workload.cvm_version, foreign=foreign):
+        raise LaunchFormatError(
+            f"{version}: no launch format is known for it, and {MANIFEST} tells none (igvm); "
+            "use an image version that this agent knows, or update the agent"
+        )
+    return layout
 
 
 def _assemble(
@@ -129,9 +159,10 @@ def _assemble(
         debug=manifest.debug,
         config=manifest.config,
         root_hash=manifest.root_hash,
-        kernel=_artifact(image_version, Kind.KERNEL, manifest.kernel_sha256),
-        initrd=_artifact(image_version, Kind.INITRD, manifest.initrd_sha256),
+        kernel=_boot_file(image_version, Kind.KERNEL, manifest, manifest.kernel_sha256),
+        initrd=_boot_file(image_version, Kind.INITRD, manifest, manifest.initrd_sha256),
         root_disk=_artifact(image_version, Kind.ROOT_DISK, None),
+        igvm=manifest.igvm,
         firmware_sha256=manifest.firmware_sha256,
         snp_measurement=manifest.snp_measurement,
         tdx_measurement=manifest.tdx_measurement,
@@ -141,6 +172,7 @@ def _assemble(
             vcpus=workload.cpus,
             disk_mib=DISK_MIB,
             writable_volumes=len(workload.volumes),
+            tls_challenge=workload.tls_challenge,
         ),
         models=workload.models,
         volumes=workload.volumes,
@@ -148,6 +180,8 @@ def _assemble(
         container_names=workload.container_names,
         env_names=workload.env_names,
         secret_names=workload.secret_names,
+        fetches_secrets=workload.fetches_secrets,
+        dummy_attestation=workload.dummy_attestation,
         start_period_s=workload.start_period_s,
         shim=workload.shim,
         boot_wait_s=workload.boot_wait_s,
@@ -162,20 +196,19 @@ def parse_manifest(data: bytes) -> Manifest:
     version = hashes.optional("version")
     root_hash = hashes.member("root").hexadecimal(32)
     config = _config(root.member("config"))
-    cmdline = root.member("cmdline")
-    words = _words(cmdline)
-    _check_word(cmdline, words, "roothash", root_hash, "hashes.root")
     config_hash = hashlib.sha256(config).hexdigest()
-    _check_word(cmdline, words, "tinfoil-config-hash", config_hash, "the SHA-256 of config")
+    igvm = read_igvm(root, config_hash)
+    cmdline = _cmdline(root, root_hash, config_hash)
     snp = root.optional("snp_measurement")
     return Manifest(
         image_version=version.text(IMAGE_VERSION, IMAGE_VERSION_RULE) if version else None,
         root_hash=root_hash,
-        kernel_sha256=hashes.member("kernel").hexadecimal(32),
-        initrd_sha256=hashes.member("initrd").hexadecimal(32),
-        cmdline=cmdline.text(),
-        debug="tinfoil-debug=on" in words,
-        shape=_shape(root.member("vm_shape")),
+        igvm=igvm,
+        kernel_sha256=_boot_hash(root, "kernel"),
+        initrd_sha256=_boot_hash(root, "initrd"),
+        cmdline=cmdline,
+        debug="tinfoil-debug=on" in cmdline.split(" "),
+        shape=_shape(root),
         config=config,
         firmware_sha256=_firmware(root.optional("firmware")),
         snp_measurement=snp.hexadecimal(48) if snp else None,
@@ -226,22 +259,33 @@ def _config(field: Field) -> bytes:
     return config
 
 
-def _words(cmdline: Field) -> list[str]:
-    text = cmdline.text()
-    if len(text) > MAX_CMDLINE:
-        raise cmdline.error(f"must be at most {MAX_CMDLINE} characters")
-    return cmdline.text(_CMDLINE, _CMDLINE_RULE).split(" ")
+def _boot_hash(root: Field, name: str) -> str | None:
+    """Of a file that the machine boots; where one measured file is booted it may be absent."""
+    hashes = root.member("hashes")
+    found = hashes.optional(name) if is_igvm(root) else hashes.member(name)
+    return found.hexadecimal(32) if found else None
 
 
-def _check_word(cmdline: Field, words: list[str], name: str, value: str, meaning: str) -> None:
-    found = [word.partition("=")[2] for word in words if word.partition("=")[0] == name]
-    if len(found) != 1:
-        raise cmdline.error(f"must have one {name}=, has {len(found)}")
-    if found[0] != value:
-        raise cmdline.error(f"{name}= does not agree with {meaning}")
+def _cmdline(root: Field, root_hash: str, config_hash: str) -> str:
+    """The command line, whose two hashes are right. One measured file need not have any."""
+    measured_apart = is_igvm(root)
+    field = root.optional("cmdline") if measured_apart else root.member("cmdline")
+    if field is None:
+        return ""
+    words = cmdline_words(field)
+    for name, value, meaning in (
+        ("roothash", root_hash, "hashes.root"),
+        ("tinfoil-config-hash", config_hash, "the SHA-256 of config"),
+    ):
+        check_word(field, words, name, value, meaning=meaning, needed=not measured_apart)
+    return field.text()
 
 
-def _shape(field: Field) -> Shape:
+def _shape(root: Field) -> Shape | None:
+    """What the launch was measured with; one measured file fits every shape."""
+    field = root.optional("vm_shape") if is_igvm(root) else root.member("vm_shape")
+    if field is None:
+        return None
     return Shape(
         cpus=field.member("cpus").integer(1, MAX_CPUS),
         memory_mib=field.member("memory_mb").integer(1, MAX_MEMORY_MIB),
@@ -256,7 +300,9 @@ def _firmware(field: Field | None) -> str | None:
         return None
     kind = snp.member("type")
     if kind.text() != "ovmf":
-        raise kind.error("must be ovmf: no other firmware is known to this agent")
+        raise FirmwareKindError(
+            kind.document, kind.path, "must be ovmf: no other firmware is known to this agent"
+        )
     snp.member("version").text(IMAGE_VERSION, IMAGE_VERSION_RULE)
     return snp.member("sha256").hexadecimal(32)
 
@@ -268,7 +314,12 @@ def _tdx(field: Field | None) -> dict[str, str] | None:
 
 
 def _check_shape(shape: Shape, workload: Workload) -> None:
-    disks = FIXED_DISKS + len(workload.models) + len(workload.volumes)
+    disks = disks_of(
+        workload.cvm_version,
+        models=len(workload.models),
+        volumes=len(workload.volumes),
+        foreign=workload.cvm_source is not None,
+    )
     pairs = {
         "cpus": (shape.cpus, workload.cpus),
         "memory_mb": (shape.memory_mib, workload.memory_mib),
@@ -280,6 +331,12 @@ def _check_shape(shape: Shape, workload: Workload) -> None:
             raise ReleaseFieldError(
                 MANIFEST, f"vm_shape.{name}", f"is {stated}, but {CONFIG} makes it {wanted}"
             )
+
+
+def _boot_file(
+    image_version: str, kind: Kind, manifest: Manifest, sha256: str | None
+) -> Artifact | None:
+    return None if manifest.igvm is not None else _artifact(image_version, kind, sha256)
 
 
 def _image_version(manifest: Manifest, workload: Workload) -> str:

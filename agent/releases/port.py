@@ -20,6 +20,14 @@ class ReleaseError(AgentError):
         return "release_invalid"
 
 
+class LaunchFormatError(ReleaseError):
+    """The release is launched in a way that this agent, or this host, does not have."""
+
+    @property
+    def code(self) -> str:
+        return "launch_format_unsupported"
+
+
 class ReleaseNotFoundError(ReleaseError):
     """No such tag at the source."""
 

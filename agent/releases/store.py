@@ -24,7 +24,12 @@ from agent.releases.cache import Cache, Kept
 from agent.releases.fetcher import Fetcher, wanted_of
 from agent.releases.firmware import FirmwareShelf
 from agent.releases.manifest import read_release
-from agent.releases.port import KeptImage, ReleaseError, ReleaseSourceError
+from agent.releases.port import (
+    KeptImage,
+    LaunchFormatError,
+    ReleaseError,
+    ReleaseSourceError,
+)
 from agent.releases.signature import SignatureRequiredError, SignatureRule
 from agent.releases.source import Source, open_source
 
@@ -90,6 +95,11 @@ class ReleaseStore:
 
     async def fetch(self, release: Release) -> LocalImage:
         """Bring every artifact here, verified; see the port."""
+        if release.igvm is not None:
+            raise LaunchFormatError(
+                f"{release.repo} {release.tag} is launched in one measured file (IGVM), which "
+                "this agent does not fetch"
+            )
         models = self._models(release)
         for model, path in zip(release.models, models, strict=True):
             if not path.is_file():
@@ -101,6 +111,8 @@ class ReleaseStore:
 
     def local(self, release: Release) -> LocalImage | None:
         """The artifacts, if all are here and verified; see the port."""
+        if release.igvm is not None:
+            return None
         if not all(self._cache.is_verified(item.key) for item in wanted_of(release)):
             return None
         if release.firmware_sha256 and not self._firmware.looked_for(release.firmware_sha256):

@@ -14,6 +14,12 @@ import msgspec
 from agent.model.ids import parse_variable_name
 from agent.model.resources import GUEST_HTTPS_PORT
 from agent.model.shim import ShimRules
+from agent.releases.boot_options import (
+    cvm_source,
+    dummy_attestation,
+    fetches_secrets,
+    tls_challenge,
+)
 from agent.releases.boot_waits import healthy_within_s, start_period_s, tls_mode
 from agent.releases.fields import Field, ReleaseFieldError
 from agent.releases.layout import VERSION, VERSION_RULE
@@ -37,9 +43,13 @@ _VOLUME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """The needs of a workload. `models` are its packs' root hashes, in the config's order."""
+    """The needs of a workload. `models` are its packs' root hashes, in the config's order.
+
+    `cvm_source`: whose image it is, None for the public one's. For the rest see `boot_options`.
+    """
 
     cvm_version: str
+    cvm_source: str | None
     cpus: int
     memory_mib: int
     gpus: int
@@ -49,6 +59,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     container_names: tuple[str, ...]
     env_names: tuple[str, ...]
     secret_names: tuple[str, ...]
+    fetches_secrets: bool
+    tls_challenge: str
+    dummy_attestation: bool
     start_period_s: float
     shim: ShimRules
     boot_wait_s: float
@@ -70,6 +83,7 @@ def parse_workload(data: bytes) -> Workload:
         raise root.error(f"models and volumes together must be at most {MAX_DATA_DISKS}")
     return Workload(
         cvm_version=version.partition("@")[0],
+        cvm_source=cvm_source(root),
         cpus=root.member("cpus").integer(1, MAX_CPUS),
         memory_mib=root.member("memory").integer(1, MAX_MEMORY_MIB),
         gpus=gpus.integer(0, MAX_GPUS) if gpus else 0,
@@ -80,11 +94,14 @@ def parse_workload(data: bytes) -> Workload:
             (c.member("name") for c in containers), _CONTAINER, "letters, digits, '_', '.', '-'"
         ),
         env_names=_once(name for c in containers for name in _bare_env(c)),
-        secret_names=_once(_secrets(containers, models)),
         shim=read_shim(root),
         start_period_s=max(map(start_period_s, containers), default=0.0),
         boot_wait_s=max(map(healthy_within_s, containers), default=0.0),
         tls_mode=tls_mode(root),
+        secret_names=_once(_secrets(containers, (*models, *volumes))),
+        fetches_secrets=fetches_secrets(root),
+        tls_challenge=tls_challenge(root),
+        dummy_attestation=dummy_attestation(root),
     )
 
 
@@ -144,7 +161,8 @@ def _bare_env(container: Field) -> Iterable[str]:
             raise entry.error("must be a name, or a map of one name to its value")
 
 
-def _secrets(containers: list[Field], models: list[Field]) -> Iterable[str]:
+def _secrets(containers: list[Field], disks: Iterable[Field]) -> Iterable[str]:
+    """Those of containers, and those that open an encrypted model pack or volume."""
     for container in containers:
         for entry in _list(container, "secrets", _MAX_LIST):
             yield entry.parsed(parse_variable_name)
@@ -152,7 +170,7 @@ def _secrets(containers: list[Field], models: list[Field]) -> Iterable[str]:
         password = registry.optional("password_secret") if registry else None
         if password is not None:
             yield password.parsed(parse_variable_name)
-    for model in models:
-        key = model.optional("key-secret")
+    for disk in disks:
+        key = disk.optional("key-secret")
         if key is not None:
             yield key.parsed(parse_variable_name)
