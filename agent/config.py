@@ -97,7 +97,10 @@ class SignatureConfig(_Section, frozen=True, kw_only=True):
 
 
 class ReleasesConfig(_Section, frozen=True, kw_only=True):
+    """`default_domain`: guests of deployments without a domain are named NAME.DEFAULT_DOMAIN."""
+
     source: str | None = None
+    default_domain: str | None = None
     cache_dir: Path | None = None  # default: <state_dir>/cache
     cache_max_gib: float = 200
     cache_max_age_days: float = 30  # of what neither runs nor can be rolled back to

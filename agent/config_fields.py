@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 from agent.config import TdxPlatform
 from agent.model.resources import Listen
 from agent.model.tcb_status import TcbStatus
+from agent.wire.text import DOMAIN_PATTERN
 
 Check = Callable[[Any], str | None]
 
+_LONGEST_NAME = 253  # of a host, in DNS
 _SUBNET_PREFIXES = range(16, 31)
 _PRIVATE = tuple(
     ipaddress.IPv4Network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
@@ -130,6 +132,13 @@ def _source(value: str) -> str | None:
     return reason and f"{reason}, or a directory"
 
 
+def _default_domain(value: str) -> str | None:
+    """Before it comes the name of a deployment, of at most 63 characters and a dot."""
+    if not re.fullmatch(DOMAIN_PATTERN, f"x.{value}") or len(value) > _LONGEST_NAME - 64:
+        return "must be a host name in lower case, of at most 189 characters and 7 labels"
+    return None
+
+
 def _each(check: Check) -> Check:
     """Told by the place in the list, from 1; nothing may be there twice."""
 
@@ -193,6 +202,7 @@ CHECKS: dict[str, Check] = {
         "vsock:CID:PORT, or the absolute path of a unix socket",
     ),
     "releases.source": _optional(_source),
+    "releases.default_domain": _optional(_default_domain),
     "releases.cache_max_gib": _between(0.001, 1_000_000),
     "releases.cache_max_age_days": _between(0.01, 36_500),
     "releases.signature.issuer": _https_url,

@@ -41,7 +41,12 @@ def created(call: Call, update: Update) -> Reply:
     """A deployment with its first update."""
     name = update.deployment
     return json_reply(
-        Deployed(deployment=_deployment(call, name), update=_update(call, update)), 202
+        Deployed(
+            deployment=_deployment(call, name),
+            update=_update(call, update),
+            warnings=list(update.warnings),
+        ),
+        202,
     )
 
 

@@ -190,7 +190,7 @@ ROUTES: tuple[HttpRoute, ...] = (
         "Record new values; restarts nothing.",
         changes.set_secrets,
         DocumentedAnswer(200, "The names that are stale now.", a.StaleSecrets),
-        body=r.ValueChanges,
+        body=r.SecretChanges,
         body_required=True,
         problems=(404, 409),
     ),

@@ -31,6 +31,7 @@ from agent.wire.text import (
     MAX_NAMES,
     MAX_PROBE_PATH,
     MAX_VALUE_BYTES,
+    NO_SECRETS,
     PROBE_HOST_PATTERN,
     PROBE_PATH_PATTERN,
 )
@@ -59,7 +60,7 @@ def new_deployment(name: DeploymentName, body: wire.DeployRequest) -> NewDeploym
         domain=_matching("domain", body.domain, _DOMAIN, "must be a host name in lower case"),
         probes=_probe_options(body.probes),
         variables=_values("variables", body.variables),
-        secrets=_values("secrets", body.secrets),
+        secrets=_secrets("secrets", body.secrets),
         staging=body.staging,
         lease=_lease(body.lease),
     )
@@ -76,7 +77,9 @@ def change(body: wire.UpdateRequest) -> Change:
         publish=publish,
         probes=_probes_change(body.probes),
         variables=_changes("variables", body.variables),
-        secrets=_changes("secrets", body.secrets),
+        secrets=body.secrets
+        if body.secrets is None or body.secrets is UNSET
+        else _secrets("secrets", body.secrets),
         staging=body.staging,
         strategy=None if body.strategy is UNSET else body.strategy,
         revert_after_switch=None
@@ -130,7 +133,7 @@ def rollback_target(body: wire.RollbackRequest) -> str | int | None:
 
 def secret_values(values: Mapping[str, str | None]) -> Mapping[str, str | None]:
     """Raises FieldError that names the secret, never its value."""
-    return _values("", values)
+    return _secrets("", values)
 
 
 def _demand(body: wire.DemandRequest) -> Demand:
@@ -221,6 +224,17 @@ def _changes(
     field: str, values: Mapping[str, str | None] | UnsetType | None
 ) -> Mapping[str, str | None] | UnsetType | None:
     return values if values is None or values is UNSET else _values(field, values)
+
+
+def _secrets(field: str, values: Mapping[str, V]) -> Mapping[str, V]:
+    """As `_values`, with what a guest takes for no value refused."""
+    for name, value in _values(field, values).items():
+        if value in NO_SECRETS:
+            place = f"{field}.{name}" if field else name
+            raise FieldError(
+                place, "must not be empty or the text null: guests take it as missing"
+            )
+    return values
 
 
 def _values(field: str, values: Mapping[str, V]) -> Mapping[str, V]:

@@ -48,9 +48,9 @@ def decision_view(decision: Decision) -> DecisionView:
         strategy=decision.strategy,
         gpus=list(decision.gpus),
         reasons=[reason_view(reason) for reason in decision.reasons],
+        warnings=list(decision.warnings),
         retry_after_s=unset if decision.retry_after_s is None else decision.retry_after_s,
         downtime_estimate_s=unset if estimate is None else _estimate_view(estimate),
-        warnings=list(decision.warnings),
         certificate_boots_left=unset if boots_left is None else boots_left,
     )
 
@@ -95,6 +95,7 @@ def update_view(update: Update, facts: DeploymentFacts | None) -> UpdateView:
         from_revision=update.from_revision,
         from_tag=update.from_tag,
         reasons=[reason_view(reason) for reason in update.reasons],
+        warnings=list(update.warnings),
         staging=update.staging,
         created_at=update.created_at.wall,
         started_at=_wall(update.started_at),
@@ -105,7 +106,6 @@ def update_view(update: Update, facts: DeploymentFacts | None) -> UpdateView:
         reset_connections=update.reset_connections,
         error=fault_view(update.fault),
         progress=_progress(update, facts),
-        warnings=list(update.warnings),
     )
 
 
@@ -176,6 +176,7 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         listen=str(revision.listen) if revision else None,
         publish=_publish(revision),
         domain=revision.domain if revision else None,
+        guest_domain=revision.own_guest_domain if revision else None,
         variables=dict(revision.variables) if revision else {},
         secrets=sorted(revision.secrets) if revision else [],
         stale_secrets=list(facts.stale_secrets),

@@ -20,6 +20,7 @@ import msgspec
 
 from agent.capacity.boards import Condition
 from agent.capacity.estimate import NO_DOWNTIME, estimate_downtime
+from agent.capacity.evidence import domain_warnings, evidence_faults
 from agent.capacity.groups import legal_sizes, pick
 from agent.capacity.ledger import Room, room
 from agent.capacity.listeners import taken_listeners
@@ -74,6 +75,7 @@ def decide(
         _impossible(question, supply),
         [
             *question.obstacles,
+            *evidence_faults(question, supply),
             *lease_faults(question, leases, now),
             *taken_listeners(question, supply, claims),
         ],
@@ -89,9 +91,16 @@ def decide(
         kept=next((addresses[own] for own in question.own if addresses.get(own)), None),
         downtime=estimate_downtime(history),
     )
-    if not question.own:
-        return _fresh(question, supply, books)
-    return _update(question, supply, books)
+    decided = (_update if question.own else _fresh)(question, supply, books)
+    return _warning(decided, domain_warnings(question, supply))
+
+
+def _warning(admission: Admission, warnings: tuple[str, ...]) -> Admission:
+    """With what a person should know of it, if it is admitted."""
+    if admission.grant is None or not warnings:
+        return admission
+    decision = msgspec.structs.replace(admission.decision, warnings=warnings)
+    return msgspec.structs.replace(admission, decision=decision)
 
 
 def _closed(question: Question, supply: HostSupply) -> _Reasons:
@@ -196,11 +205,19 @@ def _stop_then_start(
 
 
 def _exclusive(question: Question) -> _Reasons:
-    volumes = question.demand.writable_volumes
-    if not volumes:
-        return []
-    detail = f"{volumes} writable volumes cannot be attached to two enclaves at once"
-    return [_reason(ReasonCode.VOLUME_EXCLUSIVE, detail)]
+    """What two enclaves of one deployment can never have at once."""
+    found = []
+    volumes, challenge = question.demand.writable_volumes, question.demand.tls_challenge
+    if volumes:
+        detail = f"{volumes} writable volumes cannot be attached to two enclaves at once"
+        found.append(_reason(ReasonCode.VOLUME_EXCLUSIVE, detail))
+    if challenge:
+        detail = (
+            f"tls-challenge {challenge}: the certificate is proved at the deployment's public "
+            "address, where a new enclave is not reached beside the old one"
+        )
+        found.append(_reason(ReasonCode.TLS_CHALLENGE_EXCLUSIVE, detail))
+    return found
 
 
 def _retry(short: _Reasons, supply: HostSupply) -> float | None:

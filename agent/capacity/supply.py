@@ -46,6 +46,8 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     enclave takes here, 0 where they are not counted.
     `foreign_listeners` are listening sockets found on the host.
     `listeners_by_name`: the data plane tells deployments on one listener apart by their domains.
+    `evidence_demanded`: no enclave takes traffic here whose evidence is not good.
+    `default_domain`: under which guests without a domain of their own are named.
     """
 
     memory_mib: int
@@ -65,6 +67,8 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     cleaning_s: float = 60.0
     foreign_listeners: tuple[Listen, ...] = ()
     listeners_by_name: bool = False
+    evidence_demanded: bool = False
+    default_domain: str | None = None
     inventory_complete: bool = True
     draining: bool = False
 
@@ -118,6 +122,8 @@ class Question(_Value, frozen=True, kw_only=True):
     what others have against it (a release that does not verify, missing secrets); any refuses.
     `warnings` refuse nothing; they are told with whatever is decided.
     `certificate_domain`: the name for which its guests ask for a certificate at each boot.
+    `guest_domain` is the name that the guest of its revision is told, None by default; of a mere
+    promise of capacity there is no guest yet. `dummy_attestation`: it is told to give no evidence.
     """
 
     demand: Demand
@@ -131,6 +137,8 @@ class Question(_Value, frozen=True, kw_only=True):
     obstacles: tuple[Reason, ...] = ()
     warnings: tuple[str, ...] = ()
     certificate_domain: str | None = None
+    guest_domain: str | msgspec.UnsetType | None = msgspec.UNSET
+    dummy_attestation: bool = False
 
 
 class Grant(_Value, frozen=True, kw_only=True):

@@ -63,6 +63,8 @@ def _head(one: DeploymentView) -> RenderableType:
     if one.probes is not None and (one.probes.path or one.probes.host):
         host = f" of {safe(one.probes.asked_host)}" if one.probes.asked_host else ""
         shown.add_row("asks", f"{safe(one.probes.asked_path or 'nothing')}{host}")
+    if one.guest_domain and one.guest_domain != one.domain:
+        shown.add_row("guest's name", safe(one.guest_domain))
     for name_, value in sorted(one.variables.items()):
         shown.add_row("variable", safe(f"{name_}={value}"))
     for secret in sorted({*one.secrets, *one.stale_secrets}):

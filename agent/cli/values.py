@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from agent.cli.exits import Exit, Failure
 from agent.model.ids import parse_variable_name
 from agent.wire.requests import ProbesChange
-from agent.wire.text import MAX_VALUE_BYTES
+from agent.wire.text import MAX_VALUE_BYTES, NO_SECRETS
 
 
 def parse_variables(entries: Iterable[str]) -> dict[str, str]:
@@ -56,6 +56,10 @@ def read_secrets(entries: Iterable[str]) -> dict[str, str]:
                     f"give it from a file or stdin: {name}=@FILE or {name}=-",
                 ],
             )
+    for name, value in found.items():
+        if value in NO_SECRETS:
+            detail = "must not be empty or the text null: guests take it as missing"
+            raise Failure(Exit.USAGE, f"secret {name}: {detail}")
     return found
 
 

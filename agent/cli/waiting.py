@@ -15,7 +15,7 @@ from agent.cli.client import Client, segment
 from agent.cli.exits import Exit, Failure
 from agent.cli.progress import Display, Lines, Picture
 from agent.cli.screen import on_terminal
-from agent.cli.text import duration, safe, safe_lines
+from agent.cli.text import duration, safe_lines
 from agent.model.reasons import Strategy
 from agent.model.update import Step, UpdateStatus
 from agent.wire.answers import Updates
@@ -29,7 +29,7 @@ _ENDED = frozenset({UpdateStatus.COMPLETED, UpdateStatus.FAILED, UpdateStatus.CA
 def follow_up(client: Client, update: UpdateView, *, wait: bool, timeout_s: float | None) -> None:
     """What every verb that begins an update does then: wait for its end, or say how to."""
     for warning in update.warnings:
-        click.echo(f"warning: {safe(warning)}", err=True)
+        click.echo(f"warning: {safe_lines(warning)}", err=True)
     if wait:
         wait_for_update(client, update, timeout_s)
         return

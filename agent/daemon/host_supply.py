@@ -34,6 +34,7 @@ class SupplyReader:
         group_sizes: Collection[int] | None = None,
         tee: Tee = Tee.NONE,
         listeners_by_name: bool = False,
+        default_domain: str | None = None,
     ) -> None:
         self._probe = probe
         self._reserve = reserve
@@ -43,6 +44,7 @@ class SupplyReader:
         self._group_sizes = group_sizes
         self._tee = tee
         self._listeners_by_name = listeners_by_name
+        self._default_domain = default_domain
 
     async def __call__(self) -> HostSupply:
         """What the host has now. Raises InventoryError."""
@@ -71,6 +73,8 @@ class SupplyReader:
             tee_ids_each=0 if ids is None else 1,
             foreign_listeners=seen.foreign_listeners,
             listeners_by_name=self._listeners_by_name,
+            evidence_demanded=self._tee is not Tee.NONE,
+            default_domain=self._default_domain,
             boards=self._boards(inventory),
             numa_distances=_distances(inventory),
             inventory_complete=inventory is not None and inventory.complete,

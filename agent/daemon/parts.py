@@ -15,6 +15,7 @@ from agent.config import Config, NetworkConfig, NetworkMode, SupervisorKind, Tee
 from agent.daemon.choices import CannotStartError, Choices, choose
 from agent.daemon.gpus import gpus_of, preparer_of
 from agent.daemon.host_supply import SupplyReader
+from agent.daemon.launch_formats import LaunchFormats
 from agent.daemon.preflight import HostPreflight, host_look
 from agent.enclaves.fleet import Fleet
 from agent.enclaves.network import Network
@@ -32,6 +33,7 @@ from agent.host.files import in_memory
 from agent.host.threads import finish_in_thread
 from agent.host.units import beside_us, host_is_stopping, in_units
 from agent.inventory.host import HostProbe
+from agent.inventory.processor import cpu_model
 from agent.model.ids import HostId
 from agent.model.resources import Amounts
 from agent.probes.runner import Prober
@@ -97,6 +99,7 @@ def build(
         device_of=lambda bdf: gpus.inventory.gpu(bdf) if gpus.inventory else None,
         quotes=read_quote_service(config.qemu.quote_service),
         tdx_firmware=config.qemu.tdx_firmware,
+        cpu_model=cpu_model(),
     )
     collateral = collateral_of(config, tee, clock)
     probe = HostProbe(
@@ -128,6 +131,7 @@ def build(
             group_sizes=None if isinstance(sizes, str) else sizes,
             tee=tee,
             listeners_by_name=choices.traffic.value == TrafficMode.HAPROXY,
+            default_domain=config.releases.default_domain,
         ),
         policy=policy(config, choices.tee.value),
         host_id=host_id,
@@ -142,6 +146,7 @@ def build(
         )
         if confidential
         else no_preflight,
+        launchable=LaunchFormats(tee, enclaves.qemu),
         host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
     )

@@ -25,7 +25,13 @@ OBJECTS: Mapping[str, frozenset[str]] = {
     "memory-backend-memfd": _MEMORY | {"share"},
     "memory-backend-ram": _MEMORY,
     "iommufd": frozenset(),
+    "igvm-cfg": frozenset(("file",)),
 }
+# What a launch in one measured file needs beyond that, of each TEE.
+_IGVM_PROPERTIES: Mapping[str, frozenset[str]] = {
+    "sev-snp-guest": frozenset(("measure-bsp-only",)),
+}
+_IGVM_MACHINE = "igvm-cfg"
 DEVICES: Mapping[str, frozenset[str]] = {"vfio-pci": frozenset(("host", "iommufd"))}
 
 _TEE_OBJECTS = {
@@ -43,7 +49,8 @@ class SevPlatform(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class QemuCapabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`objects` and `devices`: those asked for that it has, with all their properties.
+    """`objects` and `devices`: those asked for that it has, with all their properties. `machine`:
+    the properties of its q35.
 
     `sev` None: it did not say, for the reason in `no_sev`.
     """
@@ -51,6 +58,7 @@ class QemuCapabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     version: tuple[int, int, int]
     objects: dict[str, tuple[str, ...]]
     devices: dict[str, tuple[str, ...]]
+    machine: tuple[str, ...] = ()
     sev: SevPlatform | None = None
     no_sev: str = ""
 
@@ -68,6 +76,22 @@ def lacks(found: QemuCapabilities, tee: Tee, *, devices: bool) -> list[str]:
         told += _missing("device", "vfio-pci", DEVICES["vfio-pci"], found.devices)
     if tee is Tee.SEV_SNP and found.sev is None:
         told.append(f"it does not say where this processor's C-bit is: {found.no_sev}")
+    return told
+
+
+def igvm_lacks(found: QemuCapabilities, tee: Tee) -> list[str]:
+    """What this QEMU cannot do of a launch in one measured file (IGVM), in words."""
+    told = []
+    if tee not in _TEE_OBJECTS:
+        told.append(f"tee: {tee} has no such launch, only sev-snp and tdx have")
+    told += _missing("object", "igvm-cfg", OBJECTS["igvm-cfg"], found.objects)
+    if _IGVM_MACHINE not in found.machine:
+        told.append(f"its machine q35 has no {_IGVM_MACHINE}")
+    for name in _TEE_OBJECTS.get(tee, ())[:1]:
+        wanted = OBJECTS[name] | _IGVM_PROPERTIES.get(name, frozenset())
+        told += _missing("object", name, wanted, found.objects)
+    if tee is Tee.TDX:
+        told.append("no QEMU starts a tdx-guest of such a file")
     return told
 
 

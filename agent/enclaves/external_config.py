@@ -20,7 +20,11 @@ _NOT_PLAIN = re.compile(r"[^\n\x20-\x7e]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    """What the guest may show of itself. `cpu` and `gpu` name this host's hardware kinds."""
+    """What the guest may show of itself.
+
+    `cpu`: the TEE, with the processor's model behind it; `gpu`: the GPUs' model. `domain`: its
+    name, the same that `env.DOMAIN` says.
+    """
 
     id: str
     domain: str

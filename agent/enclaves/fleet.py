@@ -60,6 +60,7 @@ class Fleet:
         device_of: Callable[[Bdf], Gpu | None] = lambda _: None,
         quotes: QuoteService | None = None,
         tdx_firmware: Path | None = None,
+        cpu_model: str = "",
     ) -> None:
         self.changed = Wake()
         self.accel_verdict: AccelVerdict | None = None
@@ -86,7 +87,12 @@ class Fleet:
             supervisor=supervisor,
             verdict=self._verdict,
             hardware=Hardware(
-                tee, self.qemu, device_of=device_of, quotes=quotes, firmware=tdx_firmware
+                tee,
+                self.qemu,
+                device_of=device_of,
+                quotes=quotes,
+                firmware=tdx_firmware,
+                cpu_model=cpu_model,
             ),
             check_launch=check_launch,
         )

@@ -52,9 +52,11 @@ class Hardware:
         device_of: Callable[[Bdf], Gpu | None] = lambda _: None,
         quotes: QuoteService | None = None,
         firmware: Path | None = None,
+        cpu_model: str = "",
     ) -> None:
         self.tee = tee
         self.firmware = firmware if tee is Tee.TDX else None
+        self._cpu_model = cpu_model
         self._probe = probe
         self._device_of = device_of
         self._quotes = quotes or VsockQuotes()
@@ -102,6 +104,15 @@ class Hardware:
             iommufd=True,
             numa_node=self._node(devices),
         )
+
+    def cpu_kind(self) -> str:
+        """`sev-snp`, `tdx`, `simulated` or `none`, with the processor's model behind it."""
+        return f"{self.tee} {self._cpu_model}".strip()
+
+    def gpu_kind(self, enclave: Enclave) -> str:
+        """The model of its GPUs, or their models; empty without any, or while it is not known."""
+        known = [self._device_of(bdf) for bdf in enclave.gpus]
+        return ", ".join(dict.fromkeys(gpu.name for gpu in known if gpu and gpu.name))
 
     def _bars(self, bdf: Bdf) -> tuple[Bar, ...]:
         device = self._device_of(bdf)

@@ -46,6 +46,7 @@ from agent.host.files import StorageError
 from agent.host.threads import finish_in_thread
 from agent.model.enclave import Enclave, ProcessIdentity
 from agent.model.ids import EnclaveId
+from agent.model.revision import LOCALHOST
 
 
 class EnclaveLockHeldError(EnclaveError):
@@ -113,7 +114,7 @@ class Launcher:
                 simulated=isinstance(tee, SimulatedTee),
             )
             run.write_record(record)
-            external = render(_external_config(enclave, order, self._network, verdict))
+            external = render(_external_config(enclave, order, self._network, self._hardware))
             files = open_files(held, order, external, _firmware(tee, order, self._hardware))
             nic = await self._check_and_attach(enclave, order, files)
             if isinstance(nic, TapNic):
@@ -181,18 +182,19 @@ def _firmware(tee: TeeVariant, order: LaunchOrder, hardware: Hardware) -> Firmwa
 
 
 def _external_config(
-    enclave: Enclave, order: LaunchOrder, network: Network, verdict: AccelVerdict
+    enclave: Enclave, order: LaunchOrder, network: Network, hardware: Hardware
 ) -> ExternalConfig:
     revision = order.revision
+    domain = revision.own_guest_domain or LOCALHOST
     return ExternalConfig(
-        env=revision.variables,
+        env={**revision.variables, "DOMAIN": domain},
         secrets=order.secrets,
         metadata=Metadata(
             id=enclave.id,
-            domain=revision.domain or "",
+            domain=domain,
             image=order.release.cvm_version,
-            cpu=verdict.value,
-            gpu="",
+            cpu=hardware.cpu_kind(),
+            gpu=hardware.gpu_kind(enclave),
             repo=revision.repo,
             tag=revision.tag,
             digest=f"sha256:{revision.release_digest}",

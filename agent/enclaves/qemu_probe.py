@@ -28,6 +28,8 @@ from agent.host.threads import finish_in_thread
 PROBE_S = 15.0
 END_S = 5.0
 _MAX_BYTES = 256 << 10
+# What an answer is about: of an earlier version of the agent it may be about less.
+_ASKED = (*OBJECTS, *DEVICES, "q35")
 
 
 class QemuProbeError(AgentError):
@@ -44,6 +46,7 @@ class _Known(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     boot_id: str
     user: str | None
     binary: BinaryIdentity
+    asked: tuple[str, ...]
     capabilities: QemuCapabilities
 
 
@@ -71,10 +74,16 @@ class QemuProbe:
             if binary is None:
                 raise QemuProbeError(f"there is no {self._binary}: set qemu.binary")
             known = self._known or await finish_in_thread(self._read)
-            this = (boot_id(), self._user, binary)
-            if known is None or (known.boot_id, known.user, known.binary) != this:
+            this = (boot_id(), self._user, binary, _ASKED)
+            if known is None or (known.boot_id, known.user, known.binary, known.asked) != this:
                 found = await self._ask()
-                known = _Known(boot_id=this[0], user=self._user, binary=binary, capabilities=found)
+                known = _Known(
+                    boot_id=this[0],
+                    user=self._user,
+                    binary=binary,
+                    asked=_ASKED,
+                    capabilities=found,
+                )
                 if self._sev and found.sev is None:
                     return found
                 await finish_in_thread(self._write, known)
@@ -139,6 +148,7 @@ class QemuProbe:
                 version=_version(told),
                 objects=await _properties(client, "qom-list-properties", OBJECTS),
                 devices=await _properties(client, "device-list-properties", DEVICES),
+                machine=await _machine(client),
                 sev=sev,
                 no_sev=no_sev,
             )
@@ -167,6 +177,13 @@ async def _properties(client: QMPClient, command: str, kinds: Any) -> dict[str, 
             told: Any = await client.execute(command, {"typename": kind})
             found[kind] = tuple(sorted(one["name"] for one in told))
     return found
+
+
+async def _machine(client: QMPClient) -> tuple[str, ...]:
+    """The properties of the machine that every VM has."""
+    told: Any = await client.execute("query-machines")
+    kind = next((f"{one['name']}-machine" for one in told if one.get("alias") == "q35"), "")
+    return (await _properties(client, "qom-list-properties", (kind,))).get(kind, ())
 
 
 async def _sev(client: QMPClient) -> tuple[SevPlatform | None, str]:

@@ -11,6 +11,13 @@ from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.release import SELF_SIGNED
 from agent.model.resources import GUEST_HTTPS_PORT, Demand, Listen, Publish
 
+LOCALHOST = "localhost"  # the name of a guest that gives a dummy report
+
+
+def guest_domain_of(name: DeploymentName, default_domain: str | None) -> str:
+    """What the guest of a deployment without a domain is told of its own name (DOMAIN)."""
+    return f"{name}.{default_domain}" if default_domain else LOCALHOST
+
 
 class Slot(StrEnum):
     """The two places that a deployment may occupy on its host."""
@@ -34,11 +41,13 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A release plus variables, secret versions and options. Immutable; no secret is in it.
 
     `secrets` maps a name to the version that the enclave was given; `secret_names`: those that the
-    release needs, None in rows of before. `release_digest` is the SHA-256 (hex) of the manifest's
-    bytes: the same tag with other bytes is another release. `probes` is what was asked for;
-    `health_path` what it comes to with this release's shim: None if no path of the workload can
-    be asked without a key. `health_guarded`: the shim wants a key even for that one.
-    `boot_wait_s` and `tls_mode` are its release's.
+    release needs, None in rows of before; `fetches_secrets`: its guest fetches those of them that
+    it is not given. `release_digest` is the SHA-256 (hex) of the manifest's bytes: the same tag
+    with other bytes is another release. `domain` is what clients ask for; `guest_domain` what the
+    guest is told of its own name (DOMAIN), None in rows of before. `dummy_attestation`: its guest
+    gives no evidence. `probes` is what was asked for; `health_path` what it comes to with this
+    release's shim: None if no path of the workload can be asked without a key. `health_guarded`:
+    the shim wants a key even for that one. `boot_wait_s` and `tls_mode` are its release's.
     """
 
     deployment: DeploymentName
@@ -53,6 +62,9 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     variables: dict[str, str] = {}
     secrets: dict[str, int] = {}
     secret_names: tuple[str, ...] | None = None
+    fetches_secrets: bool = False
+    guest_domain: str | None = None
+    dummy_attestation: bool = False
     inbound_ports: tuple[int, ...] = ()
     start_period_s: float = 0.0
     boot_wait_s: float = 0.0
@@ -63,6 +75,17 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     health_guarded: bool = False
     debug: bool = False
     created_at: Instant
+
+    @property
+    def awaited_secrets(self) -> dict[str, int]:
+        """Of the secrets that it is given, those without whose values it is not launched."""
+        fetched = set(self.secret_names or ()) if self.fetches_secrets else set()
+        return {name: one for name, one in self.secrets.items() if name not in fetched}
+
+    @property
+    def own_guest_domain(self) -> str | None:
+        """The name that its guest was given when it was admitted, or that somebody chose."""
+        return self.guest_domain or self.domain or self.variables.get("DOMAIN") or None
 
     @property
     def listeners(self) -> tuple[Publish, ...]:

@@ -11,7 +11,7 @@ from agent.releases.fields import Field
 
 # Of these two the issuer of the certificate comes to the deployment's public address.
 _AT_THE_ADDRESS = ("http", "tls")
-_KEEPERS = ("vault-url", "keyserver-url")
+_KEEPERS = ("vault-url", "kbs-url", "keyserver-url")  # as releases of the image named it
 _PUBLIC_SOURCE = "tinfoilsh/cvmimage"  # whose versions are the public contract's
 _SOURCE = re.compile(r"[A-Za-z0-9_.-]{1,100}(/[A-Za-z0-9_.-]{1,100})?")
 _SOURCE_RULE = "must be OWNER/NAME of letters, digits, '.', '_' and '-'"

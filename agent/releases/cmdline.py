@@ -1,4 +1,4 @@
-"""The kernel command line of a manifest: plain words, of which two are held against others. Pure."""
+"""The kernel command line of a manifest: plain words, two of them held against others. Pure."""
 
 from __future__ import annotations
 

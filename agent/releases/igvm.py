@@ -64,19 +64,18 @@ def check_size(cpus: int, memory_mib: int) -> None:
 
 
 def _places(root: Field) -> list[Field]:
-    """Every `igvm` object that tells a file or a launch; others are fields of somebody else."""
+    """Every `igvm` object that names a file; others are fields of somebody else."""
     hashes = root.optional("hashes")
     found = (one.optional("igvm") for one in (root, hashes) if one is not None)
     return [one for one in found if one is not None and _tells(one.value)]
 
 
 def _tells(value: object) -> bool:
+    """Whether it names a file. One with mere launches is beside what is booted otherwise."""
     if not isinstance(value, dict):
         return False
     files = (value.get(platform) for platform in ("snp", "tdx"))
-    launches = (value.get(name) for name in ("snp_launch", "tdx_launch", "launch"))
-    named = any(isinstance(one, str) and _SHA256.fullmatch(one) for one in files)
-    return named or any(isinstance(one, dict) for one in launches)
+    return any(isinstance(one, str) and _SHA256.fullmatch(one) for one in files)
 
 
 def _file(places: list[Field], platform: str) -> str | None:

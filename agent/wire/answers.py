@@ -41,10 +41,11 @@ class Deployments(_Answer, frozen=True, kw_only=True):
 
 
 class Deployed(_Answer, frozen=True, kw_only=True):
-    """A deployment as it is now, with the update that was admitted."""
+    """A deployment as it is now, with the update that was admitted, and what to know of it."""
 
     deployment: DeploymentView | None
     update: UpdateView
+    warnings: list[str] = []
 
 
 class DeploymentAnswer(_Answer, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from agent.wire.text import (
     ProbeHostText,
     ProbePathText,
     RepoText,
+    SecretText,
     TagText,
     ValueText,
     VariableName,
@@ -34,6 +35,8 @@ _MANY = Meta(extra_json_schema={"maxProperties": MAX_NAMES})
 Values = Annotated[dict[VariableName, ValueText], _MANY]
 NameList = Annotated[tuple[VariableName, ...], Meta(max_length=MAX_NAMES)]
 ValueChanges = Annotated[dict[VariableName, ValueText | None], _MANY]
+Secrets = Annotated[dict[VariableName, SecretText], _MANY]
+SecretChanges = Annotated[dict[VariableName, SecretText | None], _MANY]
 
 
 class _Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,7 +84,7 @@ class DeployRequest(_Request, frozen=True, kw_only=True):
     domain: DomainText | None = None
     probes: ProbesRequest | None = None
     variables: Values = {}
-    secrets: Values = {}
+    secrets: Secrets = {}
     staging: bool = False
     lease: LeaseText | None = None
 
@@ -94,7 +97,7 @@ class UpdateRequest(_Request, frozen=True, kw_only=True):
     publish: PublishList | UnsetType | None = UNSET
     probes: ProbesChange | UnsetType | None = UNSET
     variables: ValueChanges | UnsetType | None = UNSET
-    secrets: ValueChanges | UnsetType | None = UNSET
+    secrets: SecretChanges | UnsetType | None = UNSET
     staging: bool = False
     strategy: Strategy | UnsetType = UNSET
     revert_after_switch: bool | UnsetType = UNSET

@@ -13,6 +13,8 @@ from msgspec import Meta
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_VALUE_BYTES = 64 * 1024
 MAX_NAMES = 256
+# Values of secrets that a guest takes as missing, which then fails its boot.
+NO_SECRETS = ("", "null")
 MAX_PUBLISH = 64
 MAX_COUNT = 2**31 - 1
 
@@ -81,6 +83,18 @@ ValueText = Annotated[
     Meta(
         description="At most 64 KiB of UTF-8 without NUL.",
         extra_json_schema={"pattern": VALUE_PATTERN, "maxLength": MAX_VALUE_BYTES},
+    ),
+]
+SecretText = Annotated[
+    str,
+    Meta(
+        description="At most 64 KiB of UTF-8 without NUL; neither empty nor the text null.",
+        extra_json_schema={
+            "pattern": VALUE_PATTERN,
+            "minLength": 1,
+            "maxLength": MAX_VALUE_BYTES,
+            "not": {"const": "null"},
+        },
     ),
 ]
 Port = Annotated[int, Meta(ge=1, le=65535)]

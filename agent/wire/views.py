@@ -48,9 +48,9 @@ class DecisionView(_View, frozen=True, kw_only=True):
     strategy: DecidedStrategy
     gpus: list[str]
     reasons: list[ReasonView]
+    warnings: list[str] = []
     retry_after_s: float | UnsetType = UNSET
     downtime_estimate_s: EstimateView | UnsetType = UNSET
-    warnings: list[str] = []
     certificate_boots_left: int | UnsetType = UNSET
 
 
@@ -109,6 +109,7 @@ class UpdateView(_View, frozen=True, kw_only=True):
     from_revision: int | None
     from_tag: str | None
     reasons: list[ReasonView]
+    warnings: list[str] = []
     staging: bool
     created_at: dt.datetime
     started_at: dt.datetime | None
@@ -119,7 +120,6 @@ class UpdateView(_View, frozen=True, kw_only=True):
     reset_connections: int
     error: FaultView | None
     progress: ProgressView
-    warnings: list[str] = []
 
 
 class PublishView(_View, frozen=True, kw_only=True):
@@ -179,6 +179,7 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     """A deployment. `update`: the running one, or the newest. `simulated`: an enclave of it is.
 
     `warnings`: what the user may not expect of the revision that serves.
+    `domain`: what clients ask for; `guest_domain`: the name that its guest is told (DOMAIN).
     """
 
     name: str
@@ -189,6 +190,7 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     listen: str | None
     publish: list[PublishView]
     domain: str | None
+    guest_domain: str | None = None
     variables: dict[str, str]
     secrets: list[str]
     stale_secrets: list[str]

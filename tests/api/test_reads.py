@@ -14,13 +14,13 @@ from tests.fakes.api_server import surface_of
 from tests.fakes.engine import STAGES, FakeEngine
 
 UPDATE = (
-    "id deployment status strategy step revision tag from_revision from_tag reasons staging "
-    "created_at started_at ready_at switched_at finished_at downtime_s reset_connections error "
-    "progress warnings"
+    "id deployment status strategy step revision tag from_revision from_tag reasons warnings "
+    "staging created_at started_at ready_at switched_at finished_at downtime_s "
+    "reset_connections error progress"
 )
 DEPLOYMENT = (
-    "name status tag revision active_slot listen publish domain variables secrets stale_secrets "
-    "debug simulated rollback next_update update enclaves error probes warnings"
+    "name status tag revision active_slot listen publish domain guest_domain variables secrets "
+    "stale_secrets debug simulated rollback next_update update enclaves error probes warnings"
 )
 ENCLAVE = (
     "id deployment slot revision state teardown gpus memory_mib vcpus address pid unit healthy "

@@ -94,12 +94,21 @@ def test_a_secret_that_is_no_text_or_too_long_is_told(agent, data: bytes, text: 
 
 
 @pytest.mark.parametrize(
-    ("data", "value"), [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a"), ("", "")]
+    ("data", "value"), [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a")]
 )
 def test_one_line_end_of_a_secret_is_cut(agent, data: str, value: str) -> None:
     agent.running()
     assert agent.call("secrets", "set", "web", "KEY=-", stdin=data).exit_code == 0
     assert agent.api.engine.values["KEY"] == value
+
+
+@pytest.mark.parametrize("data", ["", "\n", "null", "null\n"])
+def test_a_secret_that_a_guest_takes_as_missing_is_refused_by_its_name(agent, data: str) -> None:
+    agent.running()
+    result = agent.call("secrets", "set", "web", "KEY=-", stdin=data)
+    assert result.exit_code == Exit.USAGE
+    assert "secret KEY: must not be empty or the text null" in result.stderr
+    assert "KEY" not in (agent.api.engine.values or {})
 
 
 def test_new_secrets_say_that_they_wait_for_a_relaunch(agent) -> None:

@@ -20,7 +20,7 @@ from agent.model.lease import Claim, Lease
 from agent.model.reasons import Reason, ReasonCode, Strategy
 from agent.model.release import Release
 from agent.model.resources import Demand, Listen, Publish
-from agent.model.revision import Deployment, ProbeOptions, Revision, Route, Wish
+from agent.model.revision import Deployment, ProbeOptions, Revision, Route, Wish, guest_domain_of
 from agent.model.update import Update
 from agent.probes.choice import choose_path, unasked
 from agent.store.port import Reader, Transaction
@@ -54,6 +54,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     publish: tuple[Publish, ...]
     domain: str | None
     probes: ProbeOptions = ProbeOptions()
+    guest_domain: str | None = None
     variables: Mapping[str, str]
     secrets: Mapping[str, int]
     staging: bool = False
@@ -97,6 +98,8 @@ def question(
         obstacles=options.obstacles,
         warnings=(told,) if told else (),
         certificate_domain=certificate_domain(revision),
+        guest_domain=revision.own_guest_domain,
+        dummy_attestation=revision.dummy_attestation,
     )
 
 
@@ -158,9 +161,12 @@ def new_revision(ask: Ask, number: int, now: Instant) -> Revision:
         listen=ask.listen,
         publish=ask.publish,
         domain=ask.domain,
+        guest_domain=ask.guest_domain,
+        dummy_attestation=release.dummy_attestation,
         variables=dict(ask.variables),
         secrets=dict(ask.secrets),
         secret_names=release.secret_names,
+        fetches_secrets=release.fetches_secrets,
         inbound_ports=release.inbound_ports,
         start_period_s=release.start_period_s,
         boot_wait_s=release.boot_wait_s,
@@ -245,7 +251,12 @@ def _admit(
 ) -> Update:
     name, now = deployment.name, terms.now
     demand = charged(revision.demand, terms.supply)
-    revision = msgspec.structs.replace(revision, demand=demand)
+    revision = msgspec.structs.replace(
+        revision,
+        demand=demand,
+        guest_domain=revision.own_guest_domain
+        or guest_domain_of(name, terms.supply.default_domain),
+    )
     expire(tx, now)
     admission = judge(tx, question(tx, name, revision, options), terms.supply, now)
     if admission.grant is None:

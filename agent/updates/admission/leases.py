@@ -23,6 +23,7 @@ from agent.updates.admission.lease_rows import due, expire, find, give_back, rec
 from agent.updates.admission.lookup import current
 from agent.updates.admission.requests import resolve
 from agent.updates.admission.rows import Terms
+from agent.updates.engine.preflight import Launchable, any_launch
 from agent.updates.errors import FieldError, RefusedError, UnknownNameError
 from agent.updates.orders import Caller, NewLease
 
@@ -40,12 +41,14 @@ class Leasing:
         *,
         supply: Callable[[], Awaitable[HostSupply]],
         changed: Callable[[], None],
+        launchable: Launchable = any_launch,
     ) -> None:
         self._store = store
         self._clock = clock
         self._releases = releases
         self._supply = supply
         self._changed = changed
+        self._launchable = launchable
         self._wakeup = Wake()
 
     async def grant(self, wanted: NewLease, caller: Caller) -> Lease:
@@ -101,7 +104,7 @@ class Leasing:
         if name is None:
             raise FieldError("deployment", "a deployment or a demand is needed")
         repo, tag = await self._store.read(lambda tx: _release_of(tx, name, wanted.tag))
-        return (await resolve(self._releases, repo, tag)).demand
+        return (await resolve(self._releases, repo, tag, self._launchable)).demand
 
 
 def _release_of(tx: Reader, name: DeploymentName, tag: str | None) -> tuple[str, str]:

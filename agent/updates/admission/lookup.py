@@ -96,6 +96,15 @@ def flag(tx: Transaction, update: Update, caller: Caller, **flags: bool) -> Upda
     return after
 
 
+def known_secrets(tx: Reader, name: DeploymentName) -> frozenset[str] | None:
+    """Names that a release of the deployment declares, or that it was given; None: not known."""
+    revisions = tx.revisions(name)
+    if any(row.secret_names is None for row in revisions):
+        return None
+    found = {one for row in revisions for one in (*row.secrets, *(row.secret_names or ()))}
+    return frozenset(found | tx.secret_versions(name).keys())
+
+
 def values(change: Change) -> Mapping[str, str | None] | None:
     return {} if change.secrets is msgspec.UNSET else change.secrets
 

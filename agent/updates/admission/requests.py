@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -9,20 +10,30 @@ import msgspec
 from agent.model.reasons import DecidedStrategy, Decision, Reason, ReasonCode
 from agent.model.release import Release
 from agent.model.resources import GUEST_HTTPS_PORT, Listen, Publish
-from agent.model.revision import Revision
+from agent.model.revision import LOCALHOST, Revision
 from agent.releases.port import ReleaseError, Releases
 from agent.traffic.port import Traffic
 from agent.updates.admission.admit import Ask, secrets_missing
+from agent.updates.admission.secret_names import check_declared
+from agent.updates.engine.preflight import Launchable, any_launch
 from agent.updates.errors import FieldError, RefusedError
 from agent.updates.orders import Change, NewDeployment
+from agent.wire.text import DOMAIN_PATTERN
+
+DOMAIN = "DOMAIN"  # the variable by which every guest is told its name
+_HOST_NAME = re.compile(DOMAIN_PATTERN)
 
 
-async def resolve(releases: Releases, repo: str, tag: str) -> Release:
+async def resolve(
+    releases: Releases, repo: str, tag: str, launchable: Launchable = any_launch
+) -> Release:
     """The release, or a refusal with the reason. Raises RefusedError, ReleaseSourceError."""
     try:
-        return await releases.resolve(repo, tag)
+        release = await releases.resolve(repo, tag)
+        await launchable(release)
     except ReleaseError as error:
         raise RefusedError(refusal(error)) from error
+    return release
 
 
 async def require_signed(releases: Releases, revision: Revision) -> None:
@@ -48,6 +59,7 @@ def ask_for_new(
     request: NewDeployment, release: Release, secrets: Mapping[str, int], traffic: Traffic
 ) -> Ask:
     """Raises FieldError."""
+    check_declared(request.secrets, release.secret_names, "secrets.")
     ask = Ask(
         name=request.name,
         release=release,
@@ -73,6 +85,8 @@ def ask_for_change(
     revert_after_switch: bool,
 ) -> Ask:
     """What is absent in the change stays as it was. Raises FieldError."""
+    values = {} if change.secrets is msgspec.UNSET else change.secrets or {}
+    check_declared(given(values), release.secret_names, "secrets.")
     variables = dict(before.variables)
     if change.variables is None:
         variables = {}
@@ -90,6 +104,7 @@ def ask_for_change(
         publish=before.publish if change.publish is msgspec.UNSET else change.publish,
         domain=before.domain,
         probes=change.probes.applied(before.probes),
+        guest_domain=_kept_guest_domain(before),
         variables=variables,
         secrets=secrets,
         staging=change.staging,
@@ -101,18 +116,30 @@ def ask_for_change(
     return _checked(ask, traffic)
 
 
+def given(values: Mapping[str, str | None]) -> list[str]:
+    """The names that a request brings values of; None removes one."""
+    return [name for name, value in values.items() if value is not None]
+
+
+def _kept_guest_domain(before: Revision) -> str | None:
+    """The name that the guest has by default: it stays, whatever the default is now.
+
+    None if somebody chose it, which then says it again, and for `localhost`, which is none.
+    """
+    chosen = before.domain is not None or DOMAIN in before.variables
+    return None if chosen or before.guest_domain == LOCALHOST else before.guest_domain
+
+
 def _checked(ask: Ask, traffic: Traffic) -> Ask:
     """With the refusals that the release and the data plane add. Raises FieldError."""
     _check_listeners(ask, traffic)
     _check_probe_path(ask)
-    known = {**ask.variables, **({"DOMAIN": ask.domain} if ask.domain else {})}
-    wanted = [name for name in ask.release.env_names if name not in ask.variables]
-    if "DOMAIN" in wanted and ask.domain:  # the deployment's own, which the config may ask for
-        ask = msgspec.structs.replace(ask, variables=known)
-    for name in wanted:
-        if name not in known:
+    ask = _with_domain(ask)
+    for name in ask.release.env_names:
+        if name != DOMAIN and name not in ask.variables:
             raise FieldError(f"variables.{name}", "the release's config needs a value for it")
-    missing = sorted(set(ask.release.secret_names) - set(ask.secrets))
+    needed = () if ask.release.fetches_secrets else ask.release.secret_names
+    missing = sorted(set(needed) - set(ask.secrets))
     obstacles = (secrets_missing(missing),) if missing else ()
     return msgspec.structs.replace(ask, obstacles=obstacles)
 
@@ -125,6 +152,28 @@ def _check_probe_path(ask: Ask) -> None:
     listed = ", ".join(ask.release.shim.paths[:8]) or "all but its own documents"
     detail = f"{path} does not reach the workload of {ask.release.tag}: its shim lets through"
     raise FieldError("probes.path", f"{detail} {listed}; name one of those, or null for none")
+
+
+def _with_domain(ask: Ask) -> Ask:
+    """The name of the guest, where the request says it: its domain, or a variable DOMAIN.
+
+    A variable that says the same as the domain is left out: the guest is given it anyhow.
+    """
+    variables = dict(ask.variables)
+    said = variables.get(DOMAIN)
+    if said is None:
+        return ask if ask.domain is None else msgspec.structs.replace(ask, guest_domain=ask.domain)
+    if not _HOST_NAME.fullmatch(said):
+        raise FieldError(f"variables.{DOMAIN}", "must be a host name in lower case")
+    if ask.domain is not None:
+        if said != ask.domain:
+            raise FieldError(
+                f"variables.{DOMAIN}",
+                f"is not the deployment's domain ({ask.domain}), which the guest is given: "
+                "leave it out",
+            )
+        del variables[DOMAIN]
+    return msgspec.structs.replace(ask, guest_domain=said, variables=variables)
 
 
 def _check_listeners(ask: Ask, traffic: Traffic) -> None:

@@ -32,6 +32,7 @@ from agent.updates.admission.audit import highest_epoch, reset_epoch, see_epoch,
 from agent.updates.admission.lookup import (
     current,
     flag,
+    known_secrets,
     named,
     recorded_revision,
     rollback_target,
@@ -40,8 +41,16 @@ from agent.updates.admission.lookup import (
     to_cancel,
     values,
 )
-from agent.updates.admission.requests import ask_for_change, ask_for_new, require_signed, resolve
+from agent.updates.admission.requests import (
+    DOMAIN,
+    ask_for_change,
+    ask_for_new,
+    given,
+    require_signed,
+    resolve,
+)
 from agent.updates.admission.rows import Options, Terms
+from agent.updates.admission.secret_names import check_declared
 from agent.updates.admission.warm_rollback import roll_back_warm, warm_enclave
 from agent.updates.engine.engine import DRAINING, EngineRuntime
 from agent.updates.engine.executor import UnknownEnclaveError
@@ -55,6 +64,12 @@ from agent.updates.errors import (
 from agent.updates.orders import Caller, Change, NewDeployment, PlanQuestion
 from agent.updates.secrets.versions import Staged
 from agent.updates.snapshot.snapshot import Snapshot
+
+
+def _given_names(wanted: PlanQuestion, before: Revision) -> dict[str, str]:
+    """Variables that a plan names: that there is one is what matters, but for the guest's name."""
+    name = before.domain or "given.invalid"
+    return {one: name if one == DOMAIN else "" for one in wanted.variables}
 
 
 class UpdateEngine:
@@ -78,7 +93,8 @@ class UpdateEngine:
         name = request.name
         if await self._store.read(lambda tx: tx.deployment(name)) is not None:
             raise ConflictError("exists", f"deployment {name} exists already; update it instead")
-        release = await resolve(self._parts.releases, request.repo, request.tag)
+        parts = self._parts
+        release = await resolve(parts.releases, request.repo, request.tag, parts.launchable)
         async with self._runtime.secrets.staging(name, request.secrets) as staged:
             ask = ask_for_new(request, release, staged.versions, self._parts.traffic)
             update = await self._admit(ask, staged, caller, new=True)
@@ -96,7 +112,7 @@ class UpdateEngine:
 
     async def _ask(self, before: Revision, change: Change, secrets: Mapping[str, int]) -> Ask:
         tag = before.tag if change.tag is msgspec.UNSET else change.tag
-        release = await resolve(self._parts.releases, before.repo, tag)
+        release = await resolve(self._parts.releases, before.repo, tag, self._parts.launchable)
         return ask_for_change(
             change,
             before,
@@ -127,7 +143,7 @@ class UpdateEngine:
     ) -> Update:
         """Of a revision whose signature was asked for again; its secrets must be here still."""
         name, number = revision.deployment, revision.number
-        missing = self._parts.secret_values.missing(name, revision.secrets)
+        missing = self._parts.secret_values.missing(name, revision.awaited_secrets)
         if missing:
             options = msgspec.structs.replace(options, obstacles=(secrets_gone(missing),))
         terms = await self._terms(caller)
@@ -267,6 +283,9 @@ class UpdateEngine:
         """Record new values; restart nothing."""
         await self._store.read(lambda tx: named(tx, name))
         async with self._runtime.secrets.staging(name, values) as staged:
+            declared = await self._store.read(lambda tx: known_secrets(tx, name))
+            if declared is not None:
+                check_declared(given(values), declared, "")
 
             def work(tx: Transaction) -> None:
                 named(tx, name)
@@ -298,8 +317,9 @@ class UpdateEngine:
             tag=wanted.tag or msgspec.UNSET,
             staging=wanted.staging,
             strategy=wanted.strategy,
-            variables=dict.fromkeys(wanted.variables, ""),  # that there is one is what matters
             probes=wanted.probes,
+            variables=_given_names(wanted, before),
+            secrets=dict.fromkeys(wanted.secrets, ""),
         )
         staged = await self._runtime.secrets.stage(name, {})
         try:

@@ -18,7 +18,7 @@ from agent.store.port import Store
 from agent.traffic.port import Traffic
 from agent.updates.admission.gpus import NoPreparation, Preparation
 from agent.updates.engine.host_shutdown import AskHost, stays_up
-from agent.updates.engine.preflight import Preflight, no_preflight
+from agent.updates.engine.preflight import Launchable, Preflight, any_launch, no_preflight
 from agent.updates.planner.types import Policy
 from agent.updates.secrets.values import SecretValues
 
@@ -42,5 +42,6 @@ class EngineDependencies:
     preparation: Preparation = field(default_factory=NoPreparation)
     measured: MeasurementCheck = unmeasured
     preflight: Preflight = no_preflight
+    launchable: Launchable = any_launch
     host_stopping: AskHost = stays_up
     image_age_s: float | None = None  # how long images are kept that nothing needs

@@ -116,6 +116,7 @@ class EngineRuntime:
             parts.releases,
             supply=self.supply,
             changed=self._rows_changed.notify,
+            launchable=parts.launchable,
         )
 
     async def start(self) -> None:

@@ -175,7 +175,7 @@ class Executor:
 
     async def _require_secrets(self, revision: Revision) -> dict[str, str]:
         values = await self._secrets.fetch(revision)
-        missing = sorted(revision.secrets.keys() - values.keys())
+        missing = sorted(revision.awaited_secrets.keys() - values.keys())
         if missing:
             raise SecretsMissingError(f"supply again: {', '.join(missing)}")
         return values

@@ -24,7 +24,7 @@ _LOCAL = "localhost"
 
 def certificate_domain(revision: Revision) -> str | None:
     """The name for which its guests ask for a certificate at every boot; None if they do not."""
-    domain = (revision.variables.get("DOMAIN") or revision.domain or _LOCAL).lower()
+    domain = (revision.own_guest_domain or _LOCAL).lower()
     return None if revision.tls_mode == SELF_SIGNED or domain == _LOCAL else domain
 
 

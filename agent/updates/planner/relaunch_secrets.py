@@ -26,9 +26,12 @@ def with_current_secrets(s: Situation, row: Enclave) -> Write | None:
         return None
     versions = {name: s.secrets[name] for name in revision.secrets if name in s.secrets}
     needed = revision.secrets if revision.secret_names is None else revision.secret_names
+    if revision.fetches_secrets:
+        needed = ()
+    current = msgspec.structs.replace(revision, secrets=versions)
     if versions == revision.secrets or not versions.keys() >= set(needed):
         return None
-    if not s.values_here.issuperset(versions.items()):
+    if not s.values_here.issuperset(current.awaited_secrets.items()):
         return None
     number = s.deployment.last_revision + 1
     gone = ", ".join(sorted(name for name, _ in revision.secrets.items() - s.values_here))

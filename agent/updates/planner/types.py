@@ -136,7 +136,7 @@ class Situation:
     def lacks(self, row: Enclave) -> tuple[str, ...]:
         """The names of its secrets whose value is not on the host."""
         revision = self.revisions.get(row.revision)
-        wanted = set(revision.secrets.items()) if revision else set()
+        wanted = set(revision.awaited_secrets.items()) if revision else set()
         return tuple(sorted(name for name, _ in wanted - self.values_here - self.values_at_rest))
 
     def vm(self, enclave_id: EnclaveId | None) -> VmView:

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from agent.errors import AgentError, describe
 from agent.model.event import EventDraft
 from agent.model.ids import DeploymentName
@@ -144,10 +146,11 @@ class Secrets:
         Raises RefusedError if neither are.
         """
         name = revision.deployment
-        if not self._secret_values.missing(name, revision.secrets):
+        if not self._secret_values.missing(name, revision.awaited_secrets):
             return False
         known = await self._store.read(lambda tx: _known(tx, name))
-        missing = self._secret_values.missing(name, known.current)
+        current = msgspec.structs.replace(revision, secrets=known.current)
+        missing = self._secret_values.missing(name, current.awaited_secrets)
         if missing:
             reason = secrets_gone(missing)
             raise RefusedError(Decision(strategy=DecidedStrategy.REFUSE, reasons=(reason,)))

@@ -155,7 +155,7 @@ def _decide(
             _Target(
                 revision,
                 warm_enclave(tx, deployment, revision.number),
-                _refusal(tx, ledger, revision, missing(name, revision.secrets)),
+                _refusal(tx, ledger, revision, missing(name, revision.awaited_secrets)),
             )
             for revision in rollback_targets(tx, deployment)
         ]

@@ -131,7 +131,7 @@ class SnapshotPublisher:
         rows, seen = self._rows[name]
         to_launch = rows.update.revision if rows.update else rows.deployment.active_revision
         revision = rows.revision(to_launch)
-        missing = self._secret_values.missing(name, revision.secrets) if revision else ()
+        missing = self._secret_values.missing(name, revision.awaited_secrets) if revision else ()
         unknown = Decision(strategy=DecidedStrategy.REFUSE)
         return deployment_facts(
             rows,
