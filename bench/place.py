@@ -94,7 +94,11 @@ class Place:
                 "subnet": self.subnet(0),
                 "loopback_subnet": f"127.{self._octet}.217.0/24",
             },
-            "releases": {"source": str(self.source), "cache_max_gib": 2},
+            "releases": {
+                "source": str(self.source),
+                "cache_max_gib": 2,
+                "default_domain": "enclaves.example",
+            },
             "host": {"vcpus": max(3, os.cpu_count() or 1)},
             "reserve": {"memory_mib": 256, "vcpus": 0},
             "listen": {"status": f"127.0.0.1:{self.status_port}"},

@@ -126,6 +126,7 @@ def _pins(claims: SnpClaims, config: SnpConfig, expected: Expected) -> Iterator[
     report = claims.report
     yield _equal("snp_measurement", "measurement", report.measurement, expected.snp_measurement)
     yield _equal("snp_host_data", "host data", report.host_data, expected.host_data)
+    yield from _one_file(claims, expected)
     for name, found, pin in (
         ("id_key_digest", report.id_key_digest, config.id_key_digest),
         ("author_key_digest", report.author_key_digest, config.author_key_digest),
@@ -137,6 +138,26 @@ def _pins(claims: SnpClaims, config: SnpConfig, expected: Expected) -> Iterator[
             yield _equal(f"snp_{name}", name, found, bytes.fromhex(pin))
     if expected.report_data is not None:
         yield _equal("snp_report_data", "report data", report.report_data, expected.report_data)
+
+
+def _one_file(claims: SnpClaims, expected: Expected) -> Iterator[Check]:
+    """What a launch in one measured file fixes beyond its measurement and the host data."""
+    report = claims.report
+    if expected.snp_policy is not None:
+        found, wanted = report.policy.raw, expected.snp_policy
+        detail = f"guest policy {found:#x}, of the release {wanted:#x}"
+        yield Check(code="snp_release_policy", passed=found == wanted, detail=detail)
+    if expected.guest_svn is not None:
+        detail = f"guest SVN {report.guest_svn}, of the release {expected.guest_svn}"
+        same = report.guest_svn == expected.guest_svn
+        yield Check(code="snp_release_guest_svn", passed=same, detail=detail)
+    if expected.id_key_digest is not None:
+        yield _equal(
+            "snp_release_id_key_digest",
+            "id_key_digest",
+            report.id_key_digest,
+            expected.id_key_digest,
+        )
 
 
 def _forbidden(code: str, wrong: bool, what: str, allowed: bool | None = None) -> Check:

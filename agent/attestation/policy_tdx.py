@@ -30,6 +30,10 @@ def policy_of(config: TdxConfig, expected: Expected) -> TdxPolicy:
         report_data=expected.report_data,
         rtmr1=expected.rtmr1,
         rtmr2=expected.rtmr2,
+        release_platform=None
+        if expected.mrtd is None or expected.rtmr0 is None
+        else EndorsedPlatform("of the release", expected.mrtd, expected.rtmr0),
+        mrconfigid=expected.mrconfigid,
         platforms=tuple(_endorsed(n, one) for n, one in enumerate(config.platforms, 1)),
         mrseams=_bytes(config.mrseams),
         tcb_statuses=frozenset(config.tcb_statuses),

@@ -92,7 +92,7 @@ def decide(
         downtime=estimate_downtime(history),
     )
     decided = (_update if question.own else _fresh)(question, supply, books)
-    return _warning(decided, domain_warnings(question, supply))
+    return _warning(decided, (*question.warnings, *domain_warnings(question, supply)))
 
 
 def _warning(admission: Admission, warnings: tuple[str, ...]) -> Admission:

@@ -32,7 +32,7 @@ def evidence_faults(question: Question, supply: HostSupply) -> Iterator[Reason]:
             "the config has shim.dummy-attestation: its guest gives a dummy report in place of "
             "the evidence that is demanded here: publish a release without it"
         )
-        yield Reason(code=ReasonCode.DUMMY_ATTESTATION, detail=detail)
+        yield Reason(code=ReasonCode.RELEASE_INVALID, detail=detail)
 
 
 def domain_warnings(question: Question, supply: HostSupply) -> tuple[str, ...]:

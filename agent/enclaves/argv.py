@@ -74,10 +74,14 @@ def _machine(spec: VmSpec) -> Iterator[str]:
 
 
 def _boot(spec: VmSpec) -> Iterator[str]:
+    if spec.igvm is not None:
+        yield from argv_tee.igvm(_file_name(spec.igvm.source))
+        return
     if spec.firmware is not None:
         yield from ("-bios", _file_name(spec.firmware))
-    yield from ("-kernel", _file_name(spec.kernel))
-    yield from ("-initrd", _file_name(spec.initrd))
+    if spec.kernel is not None and spec.initrd is not None:
+        yield from ("-kernel", _file_name(spec.kernel))
+        yield from ("-initrd", _file_name(spec.initrd))
     yield from ("-append", spec.cmdline)
 
 

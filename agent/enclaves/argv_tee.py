@@ -35,7 +35,10 @@ SNP_DEVICE = "/dev/sev"
 HOST_DATA = base64.b64encode(bytes(32)).decode()  # zero with firmware of the OVMF kind
 TDX_REGISTER = base64.b64encode(bytes(48)).decode()  # MRCONFIGID, MROWNER, MROWNERCONFIG: zero
 
-_GUEST, _MEMORY = "tee", "ram"
+# What a launch in one measured file was measured with: the file holds the C-bit's position.
+IGVM_SNP = {"cbitpos": 51, "reduced-phys-bits": 5, "policy": 0x30133, "measure-bsp-only": True}
+
+_GUEST, _MEMORY, _IGVM = "tee", "ram", "igvm"
 _HOLE_MIB = 4096
 _EPYC_ADDRESS_MIB = 1 << 20  # QEMU's processor models have 40 address bits unless told otherwise
 IOMMUFD = "iommufd0"
@@ -47,7 +50,13 @@ def machine(spec: VmSpec) -> str:
     if not isinstance(spec.tee, ConfidentialTee):
         return plain
     guest = f"confidential-guest-support={_GUEST},memory-backend={_MEMORY}"
-    return f"{plain},kernel-irqchip=split,{guest}"
+    file = f",igvm-cfg={_IGVM}" if spec.igvm is not None else ""
+    return f"{plain},kernel-irqchip=split,{guest}{file}"
+
+
+def igvm(file: str) -> Iterator[str]:
+    """The one measured file that everything is launched of. No QEMU was tried with it."""
+    yield from ("-object", _json({"qom-type": "igvm-cfg", "id": _IGVM, "file": file}))
 
 
 def cpu(spec: VmSpec) -> str:
@@ -101,7 +110,7 @@ def guest(spec: VmSpec) -> Iterator[str]:
     """The object that makes the guest a confidential one."""
     match spec.tee:
         case SevSnpTee(cbitpos, reduced_phys_bits):
-            snp = {
+            snp: dict[str, Any] = {
                 "qom-type": "sev-snp-guest",
                 "id": _GUEST,
                 "sev-device": SNP_DEVICE,
@@ -111,9 +120,12 @@ def guest(spec: VmSpec) -> Iterator[str]:
                 "kernel-hashes": True,
                 "host-data": HOST_DATA,
             }
+            if spec.igvm is not None:
+                del snp["kernel-hashes"]
+                snp |= IGVM_SNP | {"host-data": _base64(spec.igvm.config_sha256)}
             yield from ("-object", _json(snp))
         case TdxTee(quotes):
-            tdx = {
+            tdx: dict[str, Any] = {
                 "qom-type": "tdx-guest",
                 "id": _GUEST,
                 "sept-ve-disable": True,
@@ -122,6 +134,8 @@ def guest(spec: VmSpec) -> Iterator[str]:
                 "mrownerconfig": TDX_REGISTER,
                 "quote-generation-socket": _quotes(quotes),
             }
+            if spec.igvm is not None:
+                tdx["mrconfigid"] = _base64(spec.igvm.config_sha256 + bytes(16))
             yield from ("-object", _json(tdx))
         case PlainTee() | SimulatedTee():
             return
@@ -145,6 +159,10 @@ def passthrough(spec: VmSpec) -> Iterator[str]:
     if spec.mmio_window_mib is not None:
         window = f"name=opt/ovmf/X-PciMmio64Mb,string={spec.mmio_window_mib}"
         yield from ("-fw_cfg", window)
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
 
 
 def _json(value: dict[str, Any]) -> str:

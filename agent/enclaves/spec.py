@@ -143,6 +143,21 @@ TeeVariant = PlainTee | SimulatedTee | ConfidentialTee
 
 
 @dataclass(frozen=True, slots=True)
+class IgvmFile:
+    """The one measured file that a confidential VM is launched of (IGVM).
+
+    `config_sha256`: of the config's bytes, which the guest holds against its config disk.
+    """
+
+    source: FileSource
+    config_sha256: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.config_sha256) != 32:
+            raise SpecError("the SHA-256 of a config has 32 bytes")
+
+
+@dataclass(frozen=True, slots=True)
 class TapNic:
     """A card on an existing tap link, which QEMU opens by its name, or inherits open (`fd`)."""
 
@@ -201,7 +216,8 @@ class VmSpec:
     `gpus` and `switches` are PCI addresses of the host, in the order that the guest is to see;
     `mmio_window_mib` is the 64-bit window that their BARs need (`mmio.window_mib`), and `iommufd`
     how they are reached. `numa_node`: where the host is to take a confidential guest's memory.
-    `stop_socket` is a second monitor, for who stops the VM without the agent.
+    `stop_socket` is a second monitor, for who stops the VM without the agent. With `igvm` there is
+    no firmware, kernel, initrd or command line.
     """
 
     enclave_id: EnclaveId
@@ -211,8 +227,8 @@ class VmSpec:
     tee: TeeVariant
     memory_mib: int
     vcpus: int
-    kernel: FileSource
-    initrd: FileSource
+    kernel: FileSource | None
+    initrd: FileSource | None
     cmdline: str
     root_disk: Disk
     config_disk: Disk
@@ -224,6 +240,7 @@ class VmSpec:
     stop_socket: Path | None = None
     console_bytes: int = 1 << 20
     firmware: FileSource | None = None
+    igvm: IgvmFile | None = None
     gpus: tuple[Bdf, ...] = ()
     switches: tuple[Bdf, ...] = ()
     mmio_window_mib: int | None = None
@@ -243,8 +260,7 @@ class VmSpec:
             raise SpecError("the kernel command line must be one line of printable text")
         for path in filter(None, (self.qmp_socket, self.stop_socket)):
             _check_socket(path, "the QMP socket")
-        if self.firmware is None and not isinstance(self.tee, PlainTee):
-            raise SpecError("a VM that is measured needs a firmware")
+        _check_boot(self)
         for bdf in (*self.gpus, *self.switches):
             if not _BDF.fullmatch(bdf):
                 raise SpecError(f"{bdf!r} is not a PCI address (DDDD:BB:DD.F)")
@@ -254,6 +270,23 @@ class VmSpec:
             raise SpecError(f"there is no NUMA node {self.numa_node}")
         if isinstance(self.tee, ConfidentialTee):
             _check_confidential(self)
+
+
+def _check_boot(spec: VmSpec) -> None:
+    """Either one measured file, or a kernel and its initrd, with a firmware if it is measured."""
+    parts = (spec.kernel, spec.initrd, spec.firmware)
+    if spec.igvm is not None:
+        if not isinstance(spec.tee, ConfidentialTee):
+            raise SpecError("only a confidential VM is launched of one measured file")
+        if any(parts) or spec.cmdline:
+            raise SpecError(
+                "one measured file has firmware, kernel, initrd and command line in it"
+            )
+        return
+    if spec.kernel is None or spec.initrd is None:
+        raise SpecError("a VM boots a kernel and an initrd")
+    if spec.firmware is None and not isinstance(spec.tee, PlainTee):
+        raise SpecError("a VM that is measured needs a firmware")
 
 
 def _check_confidential(spec: VmSpec) -> None:

@@ -60,7 +60,6 @@ class ReasonCode(StrEnum):
     TLS_CHALLENGE_EXCLUSIVE = "tls_challenge_exclusive"
     LAUNCH_FORMAT_UNSUPPORTED = "launch_format_unsupported"
     DOMAIN_MISSING = "domain_missing"
-    DUMMY_ATTESTATION = "dummy_attestation"
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

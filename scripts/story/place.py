@@ -110,7 +110,11 @@ class Place:
                 "subnet": f"10.{self._subnet}",
                 "loopback_subnet": f"127.{self._subnet}",
             },
-            "releases": {"source": str(self.source), "cache_max_gib": 2},
+            "releases": {
+                "source": str(self.source),
+                "cache_max_gib": 2,
+                "default_domain": "enclaves.example",
+            },
             "host": {"vcpus": vcpus},
             "reserve": {"memory_mib": 256, "vcpus": reserve_vcpus},
             "update": {"dwell_s": 2, "soak_s": 3, "drain_s": 5, "stop_grace_s": 5},

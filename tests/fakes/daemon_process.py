@@ -144,7 +144,11 @@ class Daemon:
                 "loopback_subnet": f"127.{octets}.0/24",
             },
             "traffic": {"mode": "nftables" if self.mode == "tap" else "userspace"},
-            "releases": {"source": str(self.source), "cache_max_gib": 2},
+            "releases": {
+                "source": str(self.source),
+                "cache_max_gib": 2,
+                "default_domain": "enclaves.example",
+            },
             "host": {"vcpus": 8},
             "reserve": {"memory_mib": 64, "vcpus": 0},
             "update": QUICK,

@@ -11,6 +11,7 @@ from agent.enclaves.spec import (
     Disk,
     FileSource,
     Forward,
+    IgvmFile,
     InheritedFile,
     Nic,
     PathFile,
@@ -166,6 +167,18 @@ def boards() -> dict[str, VmSpec]:
         found[f"{kind}-kvm-tap-8-gpus-everything"] = with_everything(kind, imagined(), TAP, RUN)
     found["tdx-unix-kvm-user"] = tee_spec("tdx-unix", imagined(), user_nic(HTTPS), RUN)
     return found
+
+
+def of_one_file(kind: str) -> VmSpec:
+    """A confidential VM that is launched of one measured file."""
+    return dataclasses.replace(
+        tee_spec(kind, imagined(), TAP, RUN),
+        kernel=None,
+        initrd=None,
+        firmware=None,
+        cmdline="",
+        igvm=IgvmFile(InheritedFile(30), bytes.fromhex("c3" * 32)),
+    )
 
 
 def golden_specs() -> dict[str, VmSpec]:

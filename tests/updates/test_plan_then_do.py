@@ -111,6 +111,7 @@ CASES = {
     "gpus": Case("blue_green", needs={"gpus": 1}, gpus=2),
     "full of gpus": Case("stop_then_start", needs={"gpus": 1}, gpus=1),
     "volumes": Case("stop_then_start", needs={"writable_volumes": 1}),
+    "a challenge": Case("stop_then_start", needs={"tls_challenge": "http"}),
     "fresh insisted": Case("strategy_unavailable", asked={"strategy": FRESH}),
     "blue_green insisted": Case(
         "strategy_unavailable", supply(memory_mib=ONE_VM), asked={"strategy": BLUE_GREEN}
@@ -145,6 +146,7 @@ CASES = {
         lambda host: host.runtime.parts.store.transact(give_away_listener),
     ),
     "disk": Case("disk_insufficient", needs={"disk_mib": 10**9}),
+    "no domain": Case("domain_missing", supply(evidence_demanded=True)),
     "unsigned": Case("signature_required", unsign),
     "unknown": Case("release_invalid", lose),
 }
@@ -211,8 +213,10 @@ def test_every_reason_of_an_admission_is_among_them() -> None:
 
     Few certificates for a name are told beside what is admitted (`test_certificates.py`).
     """
-    brought = {case.answer for case in CASES.values()} | {"secrets_missing", "volume_exclusive"}
+    brought = {case.answer for case in CASES.values()}
+    brought |= {"secrets_missing", "volume_exclusive", "tls_challenge_exclusive"}
     others = {"lease_expired", "measurement_mismatch", "ports_exhausted", "certificate_boots"}
+    others.add("launch_format_unsupported")  # what the release itself is says so
     assert brought - set(DecidedStrategy) == set(map(str, ReasonCode)) - others
 
 

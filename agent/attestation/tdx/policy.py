@@ -32,7 +32,7 @@ class TdxPolicy:
 
     `rtmr1`, `rtmr2`: the release's `tdx_measurement`; None is not known, and then no quote is good
     enough. `report_data` None: nothing was asked that a quote could answer to. `platforms`: the
-    operator's endorsed list.
+    operator's endorsed list; `release_platform`: the only one, where the release itself fixes it.
     `fmspcs` None: any platform type of Intel's. The three flags: most servers with several
     packages have them all set; each is refused until the operator allows it.
     """
@@ -41,6 +41,7 @@ class TdxPolicy:
     rtmr1: bytes | None
     rtmr2: bytes | None
     platforms: tuple[EndorsedPlatform, ...]
+    release_platform: EndorsedPlatform | None = None
     mrseams: frozenset[bytes]
     tcb_statuses: frozenset[TcbStatus] = frozenset({TcbStatus.UP_TO_DATE})
     refused_advisories: frozenset[str] = frozenset()
@@ -180,11 +181,13 @@ def _measurements(claims: TdxClaims, policy: TdxPolicy) -> Iterator[Check]:
 
 def _endorsed(claims: TdxClaims, policy: TdxPolicy) -> Check:
     mrtd, rtmr0 = claims.report.mrtd, claims.report.rtmr0
-    match = match_platform(policy.platforms, mrtd, rtmr0)
+    own = policy.release_platform
+    platforms = policy.platforms if own is None else (own,)
+    match = match_platform(platforms, mrtd, rtmr0)
     found = f"MRTD {mrtd.hex()} with RTMR0 {rtmr0.hex()}"
     if match is not None:
         return _check("tdx_platform", True, f"{found} is the endorsed platform {match.name!r}")
-    listed = len(policy.platforms)
+    listed = len(platforms)
     reason = f"is none of {listed} endorsed platforms" if listed else "and no platform is endorsed"
     return _check("tdx_platform", False, f"{found} {reason}")
 

@@ -63,6 +63,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     restart_old_on_failure: bool = False
     lease: str | None = None
     obstacles: tuple[Reason, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def holdings(tx: Reader) -> list[Holding]:
@@ -96,7 +97,7 @@ def question(
         staging=options.staging,
         lease=LeaseId(options.lease) if options.lease else None,
         obstacles=options.obstacles,
-        warnings=(told,) if told else (),
+        warnings=(*options.warnings, *((told,) if told else ())),
         certificate_domain=certificate_domain(revision),
         guest_domain=revision.own_guest_domain,
         dummy_attestation=revision.dummy_attestation,
@@ -239,6 +240,7 @@ def _options(ask: Ask) -> Options:
         restart_old_on_failure=ask.restart_old_on_failure,
         lease=ask.lease,
         obstacles=ask.obstacles,
+        warnings=ask.warnings,
     )
 
 

@@ -14,7 +14,7 @@ from agent.model.revision import LOCALHOST, Revision
 from agent.releases.port import ReleaseError, Releases
 from agent.traffic.port import Traffic
 from agent.updates.admission.admit import Ask, secrets_missing
-from agent.updates.admission.secret_names import check_declared
+from agent.updates.admission.secret_names import check_declared, unread_warnings
 from agent.updates.engine.preflight import Launchable, any_launch
 from agent.updates.errors import FieldError, RefusedError
 from agent.updates.orders import Change, NewDeployment
@@ -71,6 +71,7 @@ def ask_for_new(
         secrets=secrets,
         staging=request.staging,
         lease=request.lease,
+        warnings=unread_warnings(request.secrets, release.secret_names),
     )
     return _checked(ask, traffic)
 
@@ -112,6 +113,7 @@ def ask_for_change(
         revert_after_switch=revert_after_switch if wanted is None else wanted,
         restart_old_on_failure=change.restart_old_on_failure,
         lease=change.lease,
+        warnings=unread_warnings(given(values), release.secret_names),
     )
     return _checked(ask, traffic)
 

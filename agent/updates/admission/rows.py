@@ -36,6 +36,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     restart_old_on_failure: bool = False
     lease: str | None = None
     obstacles: tuple[Reason, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def new_enclave(

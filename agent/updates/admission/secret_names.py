@@ -1,5 +1,8 @@
-"""Which secrets may be given to a deployment: what its release declares, and what a guest's boot
-itself reads though no config declares it. Pure; values have no place here.
+"""Which secrets a deployment is given: those that its release declares, and those that a guest's
+boot itself reads though no config declares them. Pure; values have no place here.
+
+A name that is nearly a declared one is a mistake and refused; another that nothing reads is given
+to the guest all the same, and told.
 """
 
 from __future__ import annotations
@@ -19,19 +22,36 @@ _OF_THE_BOOT = (
     "CLOUDFLARE_ZONE_TOKEN",
     "METRICS_API_KEY",
 )
+_NEARLY = 0.75  # of difflib's ratio: one letter of four may differ
 
 
 def check_declared(given: Collection[str], declared: Collection[str], place: str) -> None:
-    """Raise FieldError for a name that no guest would read, with the nearest that one would.
+    """Raise FieldError for a name that is nearly one that a guest reads.
 
     `place`: of the names in the request, with its dot.
     """
-    for name in sorted(set(given) - set(declared)):
-        if name in _OF_THE_BOOT or _REGISTRIES.fullmatch(name):
-            continue
-        known = [*declared, *_OF_THE_BOOT, "REGISTRY_<HOST>_TOKEN", "REGISTRY_<HOST>_USER"]
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-        raise FieldError(
-            f"{place}{name}",
-            f"no secret of this name is in the release's config; the nearest is {nearest}",
-        )
+    for name in undeclared(given, declared):
+        near = difflib.get_close_matches(name, [*declared, *_OF_THE_BOOT], n=1, cutoff=_NEARLY)
+        if near:
+            raise FieldError(
+                f"{place}{name}",
+                f"no secret of this name is in the release's config; the nearest is {near[0]}",
+            )
+
+
+def undeclared(given: Collection[str], declared: Collection[str]) -> list[str]:
+    """The names that no guest of this release reads, sorted."""
+    found = sorted(set(given) - set(declared) - set(_OF_THE_BOOT))
+    return [name for name in found if not _REGISTRIES.fullmatch(name)]
+
+
+def unread_warnings(given: Collection[str], declared: Collection[str]) -> tuple[str, ...]:
+    """What to know of secrets that are given in vain."""
+    names = undeclared(given, declared)
+    if not names:
+        return ()
+    known = ", ".join(sorted(declared)) or "none"
+    return (
+        f"secrets {', '.join(names)}: the release's config declares none of these names "
+        f"(it declares: {known}); the guest is given them all the same",
+    )

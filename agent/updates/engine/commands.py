@@ -328,7 +328,12 @@ class UpdateEngine:
         except RefusedError as refused:
             return refused.decision
         revision = new_revision(ask, before.number + 1, self._parts.clock.now())
-        options = Options(staging=ask.staging, strategy=ask.strategy, obstacles=ask.obstacles)
+        options = Options(
+            staging=ask.staging,
+            strategy=ask.strategy,
+            obstacles=ask.obstacles,
+            warnings=ask.warnings,
+        )
         return await self._store.read(lambda tx: question(tx, name, revision, options))
 
     async def drain(self, caller: Caller) -> None:
