@@ -32,6 +32,6 @@ class LaunchFormats:
         try:
             found = await self._qemu.capabilities()
         except QemuProbeError as error:
-            return [describe(error)]
+            return [f"whether its QEMU has igvm-cfg is not known: {describe(error)}"]
         shown = ".".join(map(str, found.version))
         return [f"QEMU {shown}: {one}" for one in igvm_lacks(found, self._tee)]

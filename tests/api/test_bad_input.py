@@ -66,6 +66,27 @@ def test_other_bodies_name_their_fields_too(kind: Any, body: Any, field: str) ->
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize("value", ["", "null"])
+async def test_a_secret_that_a_guest_takes_as_missing_is_refused_by_its_name(
+    api, value: str
+) -> None:
+    given = {"GOOD": "value", "BAD": value}
+    for method, path, body, field in (
+        ("PUT", "/v1/deployments/web", DEPLOY | {"secrets": given}, "secrets.BAD"),
+        ("POST", "/v1/deployments/web/updates", {"secrets": given}, "secrets.BAD"),
+        ("PUT", "/v1/deployments/web/secrets", given, "BAD"),
+    ):
+        answer = await api.ask(method, path, json=body)
+        assert (answer.status, answer.json["field"]) == (400, field), answer.json
+        assert "must not be empty or the text null" in answer.json["detail"]
+
+
+def test_a_variable_may_be_empty_and_a_secret_removed() -> None:
+    body = decode(b'{"variables": {"A": "", "B": "null"}, "secrets": {"K": null}}', UpdateRequest)
+    change = validation.change(body)
+    assert (change.variables, change.secrets) == ({"A": "", "B": "null"}, {"K": None})
+
+
 def test_a_plan_of_nothing_is_refused() -> None:
     with pytest.raises(FieldError) as caught:
         validation.plan_question(PlanRequest())

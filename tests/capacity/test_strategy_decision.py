@@ -233,6 +233,26 @@ def test_writable_volumes_are_never_attached_twice() -> None:
     assert codes(insisted) == [ReasonCode.STRATEGY_UNAVAILABLE, ReasonCode.VOLUME_EXCLUSIVE]
 
 
+@pytest.mark.parametrize("challenge", ["http", "tls"])
+def test_a_proof_at_the_public_address_excludes_a_second_enclave(challenge: str) -> None:
+    demand = Demand(memory_mib=512, vcpus=1, tls_challenge=challenge)
+    chosen = ask(update(demand=demand), supply(), (held("old"),))
+    assert strategy(chosen) is DecidedStrategy.STOP_THEN_START
+    assert codes(chosen) == [ReasonCode.TLS_CHALLENGE_EXCLUSIVE]
+    assert f"tls-challenge {challenge}" in chosen.decision.reasons[0].detail
+    insisted = ask(update(demand=demand, insisted=Strategy.BLUE_GREEN), supply(), (held("old"),))
+    assert codes(insisted) == [
+        ReasonCode.STRATEGY_UNAVAILABLE,
+        ReasonCode.TLS_CHALLENGE_EXCLUSIVE,
+    ]
+    staged = ask(update(demand=demand, staging=True), supply(), (held("old"),))
+    assert codes(staged) == [
+        ReasonCode.STAGING_NEEDS_BLUE_GREEN,
+        ReasonCode.TLS_CHALLENGE_EXCLUSIVE,
+    ]
+    assert strategy(ask(question(demand=demand), supply())) is DecidedStrategy.FRESH
+
+
 def test_staging_with_an_outage_must_be_asked_for_by_name() -> None:
     tight = supply(vcpus=2)
     refused = ask(update(staging=True), tight, (held("old"),))

@@ -37,8 +37,14 @@ class Sealed(InstantReleases):
 class SealedMachine:
     """With `web` at v1, given KEY=one, once it is deployed."""
 
-    def __init__(self, directory: Path, at_rest: Callable[[], AtRest] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        at_rest: Callable[[], AtRest] | None = None,
+        releases: InstantReleases | None = None,
+    ) -> None:
         self.directory = directory
+        self.releases = releases or Sealed()
         self.at_rest = at_rest
         self.clock = ManualClock()
         self.store = MemoryStore(self.clock.now)
@@ -47,13 +53,12 @@ class SealedMachine:
 
     def _host(self) -> InstantHost:
         at_rest = self.at_rest() if self.at_rest else None
-        return InstantHost(self.store, self.clock, self.directory, Sealed(), at_rest=at_rest)
+        return InstantHost(self.store, self.clock, self.directory, self.releases, at_rest=at_rest)
 
-    async def deploy(self) -> None:
+    async def deploy(self, **secrets: str) -> None:
         await self.host.runtime.start()
-        request = NewDeployment(
-            name=NAME, repo="hello", tag="v1", listen=LISTEN, secrets={"KEY": "one"}
-        )
+        given = secrets or {"KEY": "one"}
+        request = NewDeployment(name=NAME, repo="hello", tag="v1", listen=LISTEN, secrets=given)
         await self.host.finish(await self.host.engine.deploy(request, CALLER))
 
     async def reboot(self) -> None:

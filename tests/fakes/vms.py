@@ -148,7 +148,11 @@ def order(
 ) -> LaunchOrder:
     """To launch this image, with the one secret that the config names."""
     return LaunchOrder(
-        revision=revision(inbound_ports=(INBOUND_PORT,), variables=variables or {}),
+        revision=revision(
+            inbound_ports=(INBOUND_PORT,),
+            variables=variables or {},
+            guest_domain="web.enclaves.example",
+        ),
         release=image.release,
         image=image.files,
         secrets={"API_KEY": secret},
