@@ -119,8 +119,13 @@ async def test_a_daemon_refuses_what_it_cannot_launch_or_believe_before_anything
         assert (await daemon.update(tag="challenged")).status == 202
         update = await daemon.over()
         assert (update["strategy"], update["status"]) == ("stop_then_start", "completed")
-        shown = await daemon.deployment()
-        assert shown["next_update"]["reasons"][0]["code"] == "tls_challenge_exclusive"
+        await daemon.until(
+            lambda one: (
+                one is not None
+                and [reason["code"] for reason in one["next_update"]["reasons"]]
+                == ["tls_challenge_exclusive"]
+            )
+        )
 
 
 @pytest.mark.slow
