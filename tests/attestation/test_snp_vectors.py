@@ -55,6 +55,29 @@ def test_a_genuine_milan_that_may_be_debugged_is_refused_for_that() -> None:
     assert failed(claims, host_data=claims.report.host_data) == ["snp_debug"]
 
 
+@pytest.mark.parametrize(
+    ("field", "code"),
+    [
+        ("host_data", "snp_host_data"),
+        ("snp_policy", "snp_release_policy"),
+        ("guest_svn", "snp_release_guest_svn"),
+        ("id_key_digest", "snp_release_id_key_digest"),
+    ],
+)
+def test_what_a_launch_in_one_file_fixes_is_compared_field_by_field(field: str, code: str) -> None:
+    report = milan("milan").report
+    same: dict[str, Any] = {
+        "host_data": report.host_data,
+        "snp_policy": report.policy.raw,
+        "guest_svn": report.guest_svn,
+        "id_key_digest": report.id_key_digest,
+    }
+    assert failed(milan("milan"), **same) == []
+    value = same[field]
+    other = value + 1 if isinstance(value, int) else bytes([value[0] ^ 1]) + value[1:]
+    assert failed(milan("milan"), **(same | {field: other})) == [code]
+
+
 def test_reports_are_not_believed_with_each_others_certificates() -> None:
     report = vectors.read("snp/milan.report.bin")
     given = chain("milan", vectors.read("snp/milan-debug-on.vcek.der"))

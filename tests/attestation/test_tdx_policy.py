@@ -50,6 +50,14 @@ def failed(claims: TdxClaims = CLAIMS, policy: TdxPolicy = POLICY) -> list[str]:
     return [check.code for check in tdx_checks(claims, policy) if not check.passed]
 
 
+def test_a_platform_that_the_release_fixes_is_the_only_one() -> None:
+    """As a launch in one measured file does, whatever the operator endorses."""
+    own = EndorsedPlatform("of the release", REPORT["mrtd"], REPORT["rtmr0"])
+    assert failed(policy=replace(POLICY, platforms=(), release_platform=own)) == []
+    other = EndorsedPlatform("of the release", bytes(48), REPORT["rtmr0"])
+    assert failed(policy=replace(POLICY, release_platform=other)) == ["tdx_platform"]
+
+
 def with_report(**changes: bytes) -> TdxClaims:
     return replace(CLAIMS, report=replace(CLAIMS.report, **changes))
 
