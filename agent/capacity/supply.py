@@ -121,7 +121,7 @@ class Question(_Value, frozen=True, kw_only=True):
     `insisted`: the strategy asked for by name. `lease`: the promise to be redeemed. `obstacles`:
     what others have against it (a release that does not verify, missing secrets); any refuses.
     `warnings` refuse nothing; they are told with whatever is decided.
-    `certificate_domain`: the name for which its guests ask for a certificate at each boot.
+    `public_certificate`: its guests ask for one at each boot, for the name that they are told.
     `guest_domain` is the name that the guest of its revision is told, None by default; of a mere
     promise of capacity there is no guest yet. `dummy_attestation`: it is told to give no evidence.
     """
@@ -136,7 +136,7 @@ class Question(_Value, frozen=True, kw_only=True):
     lease: LeaseId | None = None
     obstacles: tuple[Reason, ...] = ()
     warnings: tuple[str, ...] = ()
-    certificate_domain: str | None = None
+    public_certificate: bool = False
     guest_domain: str | msgspec.UnsetType | None = msgspec.UNSET
     dummy_attestation: bool = False
 

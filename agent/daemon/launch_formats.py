@@ -11,7 +11,7 @@ from agent.releases.port import LaunchFormatError
 
 
 class LaunchFormats:
-    """Implements `agent.updates.engine.preflight.Launchable` for this host's QEMU and TEE."""
+    """Implements `agent.updates.admission.launchable.Launchable` for this host's QEMU and TEE."""
 
     def __init__(self, tee: Tee, qemu: QemuProbe) -> None:
         self._tee = tee

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from agent.updates.secret_names import check_declared, undeclared
 
 from agent.model.ids import DeploymentName
 from agent.model.release import Release
 from agent.updates.errors import FieldError, RefusedError
 from agent.updates.orders import Change, PlanQuestion
-from agent.updates.secret_names import check_declared, undeclared
 from simulator.instant_host import CALLER, InstantReleases, Make, new
 from simulator.rows import release
 from tests.fakes.sealed_machine import NAME, RUNNING, WAITING, Sealed, SealedMachine

@@ -18,14 +18,14 @@ from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import DeploymentName, LeaseId
 from agent.model.lease import Claim, Lease
 from agent.model.reasons import Reason, ReasonCode, Strategy
-from agent.model.release import Release
+from agent.model.release import SELF_SIGNED, Release
 from agent.model.resources import Demand, Listen, Publish
 from agent.model.revision import Deployment, ProbeOptions, Revision, Route, Wish, guest_domain_of
 from agent.model.update import Update
 from agent.probes.choice import choose_path, unasked
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.audit import sign
-from agent.updates.admission.certificates import boots_of, told
+from agent.updates.admission.certificates import boots_of, certificate_name, told
 from agent.updates.admission.gpus import recorded
 from agent.updates.admission.lease_rows import expire, spend
 from agent.updates.admission.rows import (
@@ -37,7 +37,6 @@ from agent.updates.admission.rows import (
     new_update,
 )
 from agent.updates.errors import ConflictError, RefusedError
-from agent.updates.planner.certificates import certificate_domain
 
 # Which of a deployment's secrets (name → version) have no value on this host.
 Missing = Callable[[DeploymentName, Mapping[str, int]], tuple[str, ...]]
@@ -98,7 +97,7 @@ def question(
         lease=LeaseId(options.lease) if options.lease else None,
         obstacles=options.obstacles,
         warnings=(*options.warnings, *((told,) if told else ())),
-        certificate_domain=certificate_domain(revision),
+        public_certificate=revision.tls_mode != SELF_SIGNED,
         guest_domain=revision.own_guest_domain,
         dummy_attestation=revision.dummy_attestation,
     )
@@ -126,7 +125,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     def judge(self, tx: Reader, asked: Question) -> Admission:
         """The decision; `tx` is the transaction that this was read in."""
-        name, domain = asked.deployment, asked.certificate_domain
+        name, domain = asked.deployment, certificate_name(asked, self.supply)
         history = tx.samples("downtime", name) if name else []
         found = decide(
             msgspec.structs.replace(asked, demand=charged(asked.demand, self.supply)),
@@ -137,9 +136,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
             now=self.now,
             history=history or tx.samples("downtime", ""),
         )
-        warnings = (*found.decision.warnings, *asked.warnings)
-        decision = msgspec.structs.replace(found.decision, warnings=warnings)
-        decision = told(decision, domain, boots_of(tx, domain), self.now)
+        decision = told(found.decision, domain, boots_of(tx, domain), self.now)
         return msgspec.structs.replace(found, decision=decision)
 
 

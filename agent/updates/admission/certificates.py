@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import UNSET
 
+from agent.capacity.supply import HostSupply, Question
 from agent.model.clock import Instant
 from agent.model.reasons import Decision, Reason, ReasonCode
+from agent.model.revision import LOCALHOST, guest_domain_of
 from agent.store.port import Reader
 from agent.updates.planner.certificates import KIND, WARN_FROM, counted, left, recent
+
+
+def certificate_name(asked: Question, supply: HostSupply) -> str | None:
+    """The name for which guests of what is asked for want a certificate at each boot."""
+    if asked.deployment is None or not asked.public_certificate:
+        return None
+    chosen = None if asked.guest_domain is UNSET else asked.guest_domain
+    name = (chosen or guest_domain_of(asked.deployment, supply.default_domain)).lower()
+    return None if name == LOCALHOST else name
 
 
 def boots_of(tx: Reader, domain: str | None) -> tuple[float, ...]:

@@ -19,11 +19,11 @@ from agent.model.resources import Demand
 from agent.releases.port import Releases
 from agent.store.port import Reader, Store, Transaction
 from agent.updates.admission.admit import judge
+from agent.updates.admission.launchable import Launchable, any_launch
 from agent.updates.admission.lease_rows import due, expire, find, give_back, record
 from agent.updates.admission.lookup import current
 from agent.updates.admission.requests import resolve
 from agent.updates.admission.rows import Terms
-from agent.updates.engine.preflight import Launchable, any_launch
 from agent.updates.errors import FieldError, RefusedError, UnknownNameError
 from agent.updates.orders import Caller, NewLease
 

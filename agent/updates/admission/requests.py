@@ -14,8 +14,8 @@ from agent.model.revision import LOCALHOST, Revision
 from agent.releases.port import ReleaseError, Releases
 from agent.traffic.port import Traffic
 from agent.updates.admission.admit import Ask, secrets_missing
+from agent.updates.admission.launchable import Launchable, any_launch
 from agent.updates.admission.secret_names import check_declared, unread_warnings
-from agent.updates.engine.preflight import Launchable, any_launch
 from agent.updates.errors import FieldError, RefusedError
 from agent.updates.orders import Change, NewDeployment
 from agent.wire.text import DOMAIN_PATTERN

@@ -17,8 +17,9 @@ from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import Traffic
 from agent.updates.admission.gpus import NoPreparation, Preparation
+from agent.updates.admission.launchable import Launchable, any_launch
 from agent.updates.engine.host_shutdown import AskHost, stays_up
-from agent.updates.engine.preflight import Launchable, Preflight, any_launch, no_preflight
+from agent.updates.engine.preflight import Preflight, no_preflight
 from agent.updates.planner.types import Policy
 from agent.updates.secrets.values import SecretValues
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from agent.model.enclave import Enclave
-from agent.model.release import LocalImage, Release
+from agent.model.release import LocalImage
 
 
 class Preflight(Protocol):
@@ -19,16 +19,3 @@ class Preflight(Protocol):
 async def no_preflight(enclave: Enclave, image: LocalImage, *, prepared: bool) -> None:
     """Of plain VMs nothing is asked beyond their admission."""
     del enclave, image, prepared
-
-
-class Launchable(Protocol):
-    """Whether a release is of a launch format that this host has. Asked at admission."""
-
-    async def __call__(self, release: Release) -> None:
-        """Raises LaunchFormatError, which names what is missing."""
-        ...
-
-
-async def any_launch(release: Release) -> None:
-    """Nothing is known against it."""
-    del release

@@ -13,19 +13,18 @@ from collections.abc import Sequence
 from agent.model.clock import Instant
 from agent.model.lease import Sample
 from agent.model.release import SELF_SIGNED
-from agent.model.revision import Revision
+from agent.model.revision import LOCALHOST, Revision
 
 WINDOW = dt.timedelta(days=7)
 WARN_FROM, STOP_AT = 3, 4
 SPENT = "certificate_boots_spent"
 KIND = "certificate_boot"  # of the samples: when, in seconds since 1970
-_LOCAL = "localhost"
 
 
 def certificate_domain(revision: Revision) -> str | None:
     """The name for which its guests ask for a certificate at every boot; None if they do not."""
-    domain = (revision.own_guest_domain or _LOCAL).lower()
-    return None if revision.tls_mode == SELF_SIGNED or domain == _LOCAL else domain
+    domain = (revision.own_guest_domain or LOCALHOST).lower()
+    return None if revision.tls_mode == SELF_SIGNED or domain == LOCALHOST else domain
 
 
 def boot_sample(revision: Revision, now: Instant) -> tuple[Sample, ...]:
