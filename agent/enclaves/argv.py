@@ -46,11 +46,18 @@ def build_argv(binary: str, spec: VmSpec) -> list[str]:
         *_machine(spec),
         *_boot(spec),
         *_monitors(spec),
+        *argv_tee.panic_device(spec),
         *_root_ports(spec, layout),
         *_nic(spec.nic, layout),
         *_disks(spec, layout),
         *_simulated(spec.tee, layout),
+        *_debug_console(spec, layout),
     ]
+
+
+def console_ring(*, debug_console: bool) -> str:
+    """The ring that QMP reads. QEMU renames what several devices write to, by this rule."""
+    return f"{CONSOLE_CHARDEV}-base" if debug_console else CONSOLE_CHARDEV
 
 
 def _process(spec: VmSpec) -> Iterator[str]:
@@ -60,7 +67,7 @@ def _process(spec: VmSpec) -> Iterator[str]:
     yield from ("-uuid", spec.launch_uuid)
     yield from ("-sandbox", SANDBOX)
     yield from ("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none")
-    yield from ("-no-reboot", "-no-shutdown")
+    yield from ("-no-reboot", "-no-shutdown", "-action", "panic=pause")
 
 
 def _machine(spec: VmSpec) -> Iterator[str]:
@@ -86,13 +93,17 @@ def _boot(spec: VmSpec) -> Iterator[str]:
 
 
 def _monitors(spec: VmSpec) -> Iterator[str]:
-    """QMP on a socket; the console in a ring that never stalls the guest, read through QMP."""
+    """QMP on a socket; the console in a ring that never stalls the guest, read through QMP.
+
+    The ring of a debug release takes what comes over the serial line and over hvc0, as it comes.
+    """
     monitors = {QMP_CHARDEV: spec.qmp_socket, STOP_CHARDEV: spec.stop_socket}
     for chardev, path in monitors.items():
         if path is not None:
             yield from ("-chardev", _listening(chardev, path))
             yield from ("-mon", f"chardev={chardev},mode=control")
-    yield from ("-chardev", f"ringbuf,id={CONSOLE_CHARDEV},size={spec.console_bytes}")
+    shared = ",mux=on" if spec.debug_console else ""
+    yield from ("-chardev", f"ringbuf,id={CONSOLE_CHARDEV},size={spec.console_bytes}{shared}")
     yield from ("-serial", f"chardev:{CONSOLE_CHARDEV}")
 
 
@@ -196,6 +207,16 @@ def _simulated(tee: TeeVariant, layout: Layout) -> Iterator[str]:
             yield from ("-device", _json(port | {"chardev": PSP_PORT, "name": PSP_PORT}))
         case _:
             assert_never(tee)
+
+
+def _debug_console(spec: VmSpec, layout: Layout) -> Iterator[str]:
+    """The guest's hvc0: a port 0 of virtio-serial is a console, and it is the first one."""
+    if not spec.debug_console:
+        return
+    bus = _virtio("virtio-serial-pci", "debug-console-bus", layout.debug_console)
+    yield from ("-device", _json(bus | {"max_ports": 1}))
+    console = {"driver": "virtconsole", "id": "debug-console", "bus": "debug-console-bus.0"}
+    yield from ("-device", _json(console | {"chardev": CONSOLE_CHARDEV}))
 
 
 def _listening(name: str, path: Path) -> str:

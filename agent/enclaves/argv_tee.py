@@ -143,6 +143,21 @@ def guest(spec: VmSpec) -> Iterator[str]:
             assert_never(spec.tee)
 
 
+def panic_device(spec: VmSpec) -> Iterator[str]:
+    """How a guest's kernel tells that it panicked: a port of the ISA bus, named in ACPI's tables.
+
+    A trust domain has none: its firmware measures those tables into RTMR0. The launch digest of
+    an SEV-SNP guest does not contain them.
+    """
+    match spec.tee:
+        case TdxTee():
+            return
+        case SevSnpTee() | PlainTee() | SimulatedTee():
+            yield from ("-device", _json({"driver": "pvpanic", "id": "panic"}))
+        case _:
+            assert_never(spec.tee)
+
+
 def _quotes(service: QuoteService) -> dict[str, str]:
     match service:
         case VsockQuotes(cid, port):

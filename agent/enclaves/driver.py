@@ -236,6 +236,7 @@ class Driver:
             console=self._console,
             changed=self._actor.nudge,
             simulated=record is not None and record.simulated,
+            debug_console=record is not None and record.debug_console,
         )
         return self._vm
 

@@ -112,6 +112,7 @@ class Launcher:
                 launch_uuid=enclave.launch_uuid,
                 address=enclave.address,
                 simulated=isinstance(tee, SimulatedTee),
+                debug_console=order.release.debug,
             )
             run.write_record(record)
             external = render(_external_config(enclave, order, self._network, self._hardware))
@@ -240,4 +241,5 @@ def _spec(
         mmio_window_mib=passage.mmio_window_mib,
         iommufd=passage.iommufd,
         numa_node=passage.numa_node,
+        debug_console=release.debug,
     )

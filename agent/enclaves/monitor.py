@@ -39,20 +39,23 @@ RETRY_CAP_S = 5.0
 
 GUEST_SHUTDOWN = "guest-shutdown"
 GUEST_RESET = "guest-reset"
-GUEST_PANIC = "guest-panic"
+GUEST_PANICKED = "guest-panicked"
 QEMU_EXIT = "qemu-exit"
 
 # Run states of a guest that does not go on by itself, with what is told to a person.
 _ENDED_STATES = {
     "shutdown": (GUEST_SHUTDOWN, "the guest ended (powered off or reset)"),
-    "guest-panicked": (GUEST_PANIC, "the guest's kernel panicked"),
+    "guest-panicked": (GUEST_PANICKED, "the guest's kernel panicked"),
     "internal-error": (QEMU_EXIT, "QEMU could not run the guest any further (internal error)"),
 }
 _SHUTDOWN_REASONS = {
     "guest-shutdown": (GUEST_SHUTDOWN, "the guest powered off"),
     "guest-reset": (GUEST_RESET, "the guest reset itself"),
-    "guest-panic": (GUEST_PANIC, "the guest's kernel panicked"),
+    "guest-panic": (GUEST_PANICKED, "the guest's kernel panicked"),
 }
+
+
+_CRASH_KERNEL = "the guest's kernel panicked, and a crash kernel took over"
 
 
 class MonitorError(AgentError):
@@ -234,6 +237,8 @@ class Monitor:
                 self._report(GuestEnd(*known))
             case "GUEST_PANICKED":
                 self._report(GuestEnd(*_ENDED_STATES["guest-panicked"]))
+            case "GUEST_CRASHLOADED":  # the machine goes on, and not for what it was launched for
+                self._report(GuestEnd(GUEST_PANICKED, _CRASH_KERNEL))
             case "STOP":
                 look = asyncio.create_task(self._see_why_it_stopped(client))
                 self._looks.add(look)

@@ -38,6 +38,7 @@ class Layout:
     model_serial: str
     volume_serial: str
     simulated_psp: str
+    debug_console: str
 
     def gpu_ports(self, count: int) -> list[str]:
         """Addresses of the root ports for that many GPUs."""
@@ -81,6 +82,7 @@ VIRTIO_PCI = Layout(
     model_serial="tinfoil-modelwrap",
     volume_serial="tinfoil-volume",
     simulated_psp="1f.4",
+    debug_console="1f.5",
 )
 
 LAYOUTS = {layout.name: layout for layout in (VIRTIO_PCI,)}

@@ -54,7 +54,7 @@ class Teardown(StrEnum):
 class VmView(msgspec.Struct, frozen=True, kw_only=True):
     """A published snapshot of one VM.
 
-    `teardown`: while it is stopping. `exit_reason`: guest-shutdown, guest-reset, guest-panic or
+    `teardown`: while it is stopping. `exit_reason`: guest-shutdown, guest-reset, guest-panicked or
     qemu-exit.
     """
 

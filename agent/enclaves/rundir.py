@@ -45,6 +45,7 @@ class LaunchRecord(
     launch_uuid: str
     address: str | None = None
     simulated: bool = False
+    debug_console: bool = False
     process: ProcessIdentity | None = None
 
 

@@ -1,7 +1,7 @@
 """One QEMU process that exists: watched by pidfd, spoken to by QMP, its console harvested.
 
 Invariant: what ended stays ended. `gone` is set once the process holds nothing any more; `ended`
-once its guest is known not to go on (QEMU then stays, paused, until it is told to quit).
+once its guest is known not to go on (QEMU stays, paused unless a crash kernel runs, until `quit`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from agent.enclaves.argv import CONSOLE_CHARDEV
+from agent.enclaves.argv import console_ring
 from agent.enclaves.console import ConsoleLog, Harvester
 from agent.enclaves.monitor import GuestEnd, Monitor, MonitorError
 from agent.enclaves.port import SecureProcessor
@@ -42,6 +42,7 @@ class Vm:
         console: ConsoleLog,
         changed: Callable[[], None],
         simulated: bool = False,
+        debug_console: bool = False,
     ) -> None:
         self.enclave_id = enclave_id
         self.simulated = simulated
@@ -54,6 +55,7 @@ class Vm:
         self.end: GuestEnd | None = None
         self.exit_status: str | None = None
         self._run = run
+        self._ring = console_ring(debug_console=debug_console)
         self._changed = changed
         self.monitor = Monitor(run.qmp_socket, launch_uuid, self._guest_ended, name=enclave_id)
         self._harvester = Harvester(console, self._read_ring, RING_BYTES)
@@ -113,7 +115,7 @@ class Vm:
         await self._harvester.run(self._run.trim_output)
 
     async def _read_ring(self, max_bytes: int) -> bytes:
-        return await self.monitor.read_ring(CONSOLE_CHARDEV, max_bytes)
+        return await self.monitor.read_ring(self._ring, max_bytes)
 
 
 async def first(deadline_s: float, *things: Coroutine[Any, Any, Any]) -> bool:

@@ -55,6 +55,23 @@ def test_every_golden_file_belongs_to_a_spec() -> None:
     assert {file.stem for file in GOLDEN.iterdir()} == set(SPECS)
 
 
+@pytest.mark.parametrize("name", SPECS)
+def test_a_panic_is_told_but_where_it_would_change_a_measured_table(name: str) -> None:
+    """ACPI's tables name the device, and a trust domain's RTMR0 is made of them too."""
+    argv = build_argv("qemu", SPECS[name])
+    told = [device for device in objects(argv, "-device") if device["driver"] == "pvpanic"]
+    assert len(told) == (0 if name.startswith("tdx") else 1)
+    assert values(argv, "-action") == ["panic=pause"]  # its console is still to be saved
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_only_a_debug_release_has_a_console_that_its_guest_can_use(name: str) -> None:
+    spec = SPECS[name]
+    there = [d["driver"] for d in objects(build_argv("q", spec), "-device")]
+    assert there.count("virtconsole") == spec.debug_console
+    assert ("tinfoil-debug=on" in spec.cmdline) is spec.debug_console
+
+
 def test_the_same_spec_gives_the_same_command_line() -> None:
     again = vm_specs.golden_specs()
     assert all(build_argv("q", SPECS[n]) == build_argv("q", again[n]) for n in SPECS)
@@ -73,9 +90,12 @@ def test_no_two_devices_share_an_address() -> None:
         switches=tuple(Bdf(f"0000:{n:02x}:00.0") for n in range(16, 20)),
         models=(Disk(PathFile(Path("/m"))),) * 12,
         volumes=(Disk(PathFile(Path("/v")), read_only=False),) * 12,
+        tee=SimulatedTee(Path("/run/sim-psp")),
+        firmware=PathFile(Path("/f")),
+        debug_console=True,
     )
-    placed = [d["addr"] for d in devices(full).values() if d["bus"] == "pcie.0"]
-    assert len(placed) == 8 + 4 + 1 + 3 + 24
+    placed = [d["addr"] for d in devices(full).values() if d.get("bus") == "pcie.0"]
+    assert len(placed) == 8 + 4 + 1 + 3 + 24 + 2
     assert len(set(placed)) == len(placed)
     assert {"00.0", "1f.0", "1f.2", "1f.3"}.isdisjoint(placed)  # q35's own
 

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.qemu
 
 # Which QEMU a kind of guest needs; plain and simulated ones have iommufd in these golden lines.
 PARSER = {"snp": "snp", "tdx": "tdx", "tdx-unix": "tdx", "simulated": "snp", "plain": "snp"}
-SIZES = ("0-gpus", "1-gpu", "everything")
+SIZES = ("0-gpus", "1-gpu", "everything", "debug")
 SENTINEL = ["-device", '{"driver":"no-such"}']  # else a line that is taken would run for ever
 TAKEN = "'no-such' is not a valid device"
 USER_NET = '{"type":"user","id":"net"}'
@@ -67,6 +67,8 @@ def make(kind: str, size: str, bench: Bench) -> VmSpec:
     spec = replace(
         vm_specs.tee_spec(kind, bench.inherited, vm_specs.TAP, run), memory_mib=SMALL_MIB
     )
+    if size == "debug":
+        return vm_specs.debug(spec)
     return vm_specs.with_board(spec, 1) if size == "1-gpu" else spec
 
 
@@ -142,7 +144,7 @@ async def test_the_line_without_the_hardware_starts(kind: str, size: str, bench:
     spec = make(kind, size, bench)
     seen = await look(cut(build_argv(binary, spec)), bench.fds, bench.directory / "q", binary)
     assert seen["status"]["status"] == "prelaunch"
-    assert seen["append"] == vm_specs.CMDLINE
+    assert seen["append"] == spec.cmdline
     placed = addresses(seen["pci"])
     assert [placed[f"{n}-disk"] for n in ("root", "config", "ext-config")] == [
         "04.0",
@@ -231,7 +233,7 @@ def test_every_misspelt_key_is_told(tee: str, bench: Bench) -> None:
     missed = []
     for kind in kinds:
         own = bench.within(kind)
-        argv = build_argv(binary, make(kind, "everything", own))
+        argv = build_argv(binary, vm_specs.debug(make(kind, "everything", own)))
         assert TAKEN in answer(binary, argv, own, None)  # all that is right is taken
         todo = untried(kind, argv, tried)
         with ThreadPoolExecutor(2) as pool:
@@ -251,6 +253,7 @@ def test_every_key_of_every_golden_line_is_among_those_that_are_misspelt() -> No
     tried = set()
     for kind in PARSER:
         spec = vm_specs.with_everything(kind, vm_specs.imagined(), vm_specs.TAP, vm_specs.RUN)
+        spec = vm_specs.debug(spec)
         tried |= {mutation.what for mutation in mutations(build_argv("qemu", spec))}
     golden = {
         mutation.what

@@ -74,7 +74,7 @@ async def test_another_vm_behind_the_socket_is_not_taken_for_ours(short_dir: Pat
     [
         ("guest-shutdown", "guest-shutdown"),
         ("guest-reset", "guest-reset"),
-        ("guest-panic", "guest-panic"),
+        ("guest-panic", "guest-panicked"),
         ("subsystem-reset", "guest-shutdown"),
     ],
 )
@@ -86,12 +86,15 @@ async def test_the_guests_end_is_heard(short_dir: Path, reason: str, expected: s
         assert (await heard.next()).reason == expected
 
 
-async def test_a_panic_is_heard(short_dir: Path) -> None:
+@pytest.mark.parametrize(
+    ("event", "action"), [("GUEST_PANICKED", "pause"), ("GUEST_CRASHLOADED", "run")]
+)
+async def test_a_panic_is_heard(short_dir: Path, event: str, action: str) -> None:
     path, heard = short_dir / "qmp", Heard()
     async with serving(QmpServer(UUID), path) as server, monitoring(path, heard) as monitor:
         await monitor.wait_up(5)
-        server.emit("GUEST_PANICKED", action="pause")
-        assert (await heard.next()).reason == "guest-panic"
+        server.emit(event, action=action)
+        assert (await heard.next()).reason == "guest-panicked"
 
 
 async def test_a_guest_that_cannot_be_run_any_further_is_heard(short_dir: Path) -> None:
@@ -118,7 +121,7 @@ async def test_what_the_host_did_is_not_the_guests_end(short_dir: Path) -> None:
     ("status", "reason"),
     [
         ("shutdown", "guest-shutdown"),
-        ("guest-panicked", "guest-panic"),
+        ("guest-panicked", "guest-panicked"),
         ("internal-error", "qemu-exit"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from qemu.qmp import QMPClient
 
-from agent.enclaves.argv import CONSOLE_CHARDEV, build_argv
+from agent.enclaves.argv import build_argv, console_ring
 from agent.enclaves.argv_tee import TCG_CPU
 from agent.enclaves.spec import FileSource, InheritedFile, PathFile, VmSpec
 
@@ -128,6 +128,7 @@ async def look(words: list[str], fds: list[int], qmp_socket: Path, binary: str =
     with started(words, fds, binary) as process:
         await until_listening(process, qmp_socket)
         client = QMPClient("argv")
+        ring = console_ring(debug_console=any(word.endswith(",mux=on") for word in words))
         await client.connect(str(qmp_socket))
         try:
             return {
@@ -136,9 +137,7 @@ async def look(words: list[str], fds: list[int], qmp_socket: Path, binary: str =
                 "uuid": await client.execute("query-uuid"),
                 "pci": await client.execute("query-pci"),
                 "nodes": await client.execute("query-named-block-nodes", {"flat": True}),
-                "console": await client.execute(
-                    "ringbuf-read", {"device": CONSOLE_CHARDEV, "size": 64}
-                ),
+                "console": await client.execute("ringbuf-read", {"device": ring, "size": 64}),
                 "append": await machine(client, "append"),
                 "kernel": await machine(client, "kernel"),
                 "firmware": await machine(client, "firmware"),

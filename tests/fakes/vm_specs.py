@@ -152,6 +152,13 @@ def tee_spec(kind: str, files: Files, nic: Nic, run: Path) -> VmSpec:
     raise AssertionError(kind)
 
 
+def debug(spec: VmSpec) -> VmSpec:
+    """Of a debug release."""
+    return dataclasses.replace(
+        spec, debug_console=True, cmdline=f"{spec.cmdline} tinfoil-debug=on"
+    )
+
+
 def with_everything(kind: str, files: Files, nic: Nic, run: Path) -> VmSpec:
     """A whole board, models and volumes."""
     spec = dataclasses.replace(tee_spec(kind, files, nic, run), memory_mib=819200, vcpus=96)
@@ -165,6 +172,8 @@ def boards() -> dict[str, VmSpec]:
         found[f"{kind}-kvm-tap-0-gpus"] = tee_spec(kind, imagined(), TAP, RUN)
         found[f"{kind}-kvm-tap-1-gpu"] = with_board(tee_spec(kind, imagined(), TAP, RUN), 1)
         found[f"{kind}-kvm-tap-8-gpus-everything"] = with_everything(kind, imagined(), TAP, RUN)
+    found["snp-kvm-tap-debug"] = debug(tee_spec("snp", imagined(), TAP, RUN))
+    found["plain-kvm-tap-8-gpus-everything"] = debug(found["plain-kvm-tap-8-gpus-everything"])
     found["tdx-unix-kvm-user"] = tee_spec("tdx-unix", imagined(), user_nic(HTTPS), RUN)
     return found
 

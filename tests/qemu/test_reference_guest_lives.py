@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.enclaves.fleet import Fleet
@@ -63,13 +64,17 @@ async def first_answer(fleet: Fleet, vm: Enclave) -> Any:
         await asyncio.sleep(0.05)
 
 
-async def test_its_panic_is_seen_with_its_last_words(short_dir: Path) -> None:
+@pytest.mark.parametrize("hang", [{}, {"GUEST_PANIC_HANG": "1"}], ids=["resets", "hangs"])
+async def test_its_panic_is_seen_with_its_last_words(
+    short_dir: Path, hang: dict[str, str]
+) -> None:
+    """Told by its kernel, through pvpanic: also of one that would hang in its panic for ever."""
     vm = row("guestaa2", memory_mib=256)
-    wanted = order(reference_image(), variables={"GUEST_PANIC_AFTER_S": "0.5"})
+    wanted = order(reference_image(), variables={"GUEST_PANIC_AFTER_S": "0.5", **hang})
     async with lone_fleet(short_dir) as fleet:
         await fleet.launch(vm, wanted)
         view = await until(fleet, vm.id, lambda view: view.phase is VmPhase.EXITED)
-        assert view.exit_reason == "guest-reset"  # what its kernel does after a panic
+        assert view.exit_reason == "guest-panicked"
         assert b"kernel panic now, as told" in fleet.console_tail(vm.id)
 
 
@@ -84,6 +89,16 @@ async def test_one_that_ignores_the_power_button_is_ended_and_its_last_words_kep
         await fleet.stop(vm, grace_s=1)
         assert processes_of(vm.launch_uuid) == []
         assert b"power button pressed, ignored as told" in fleet.console_tail(vm.id)
+
+
+async def test_a_debug_release_prints_on_hvc0_beside_the_serial_line(short_dir: Path) -> None:
+    vm, image = row("guestaa2", memory_mib=256), reference_image()
+    cmdline = f"{image.release.cmdline} tinfoil-debug=on console=hvc0"
+    release = msgspec.structs.replace(image.release, debug=True, cmdline=cmdline)
+    async with lone_fleet(short_dir) as fleet:
+        await fleet.launch(vm, order(msgspec.structs.replace(image, release=release)))
+        await until_printed(fleet, vm.id, b"printk: console [hvc0] enabled")  # the kernel's own
+        await until_printed(fleet, vm.id, b"boot complete")  # on the serial line
 
 
 async def test_one_that_floods_its_console_is_not_stalled_and_leaves_little(
