@@ -21,7 +21,7 @@ _DIGEST = "0123456789abcdef" * 4
 def _config_of(tag: str) -> dict[str, object]:
     """The tinfoil-config.yml of one release."""
     return {
-        "cvm-version": "0.11.0",
+        "cvm-version": "0.12.0",
         "cpus": 1,
         "memory": 256,
         "cvm-network": {"inbound-ports": [8080]},

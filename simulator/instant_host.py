@@ -15,10 +15,19 @@ import msgspec
 
 from agent.attestation.unattested import Unattested
 from agent.capacity.supply import HostSupply
-from agent.enclaves.port import ABSENT, EnclaveError, LaunchOrder, RestoredOrphan, VmPhase, VmView
+from agent.enclaves.port import (
+    ABSENT,
+    EnclaveError,
+    LaunchOrder,
+    RestoredOrphan,
+    ServesBooted,
+    VmPhase,
+    VmView,
+)
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
 from agent.model.ids import DeploymentName, EnclaveId, HostId
+from agent.model.power_button import Press
 from agent.model.resources import Amounts, Listen
 from agent.model.revision import Revision
 from agent.model.update import Update
@@ -55,6 +64,8 @@ class InstantVms:
         self.failing: set[str] = set()  # tags with which no QEMU starts
         self.drained: set[EnclaveId] = set()  # of these the console was read
         self.stopping: Callable[[], None] = lambda: None  # called while one is stopped
+        self.graces: list[float] = []  # with which each was stopped
+        self.press = Press.UNCLEAR  # what comes of a power button
         self._pid = 1000
 
     async def start(self) -> None: ...
@@ -88,10 +99,14 @@ class InstantVms:
         self.running[enclave_id] = ended
         self.changed.notify()
 
-    async def stop(self, enclave: Enclave, grace_s: float) -> None:
+    async def stop(
+        self, enclave: Enclave, grace_s: float, serves_booted: ServesBooted | None = None
+    ) -> Press:
         self.stopping()
+        self.graces.append(grace_s)
         self.running.pop(enclave.id, None)
         self.changed.notify()
+        return self.press if grace_s else Press.NONE
 
     def endpoint(self, enclave: Enclave, revision: Revision, guest_port: int) -> Endpoint:
         return Endpoint(address=enclave.address, port=guest_port)
@@ -140,6 +155,9 @@ class InstantProbes:
 
     def view(self, enclave_id: EnclaveId) -> HealthView | None:
         return self.watched.get(enclave_id)
+
+    async def serves_booted(self, endpoint: Endpoint) -> bool:
+        return True
 
     def take_news(self) -> frozenset[EnclaveId]:
         news, self._news = frozenset(self._news), set()

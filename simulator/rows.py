@@ -52,7 +52,7 @@ def release(**changes: Any) -> Release:
         "repo": "web",
         "tag": "v1.1.0",
         "digest": "0" * 64,
-        "cvm_version": "0.11.0",
+        "cvm_version": "0.12.0",
         "layout": "virtio-pci",
         "cmdline": "root=/dev/mapper/root",
         "debug": False,

@@ -74,7 +74,7 @@ def release(
         repo="hello",
         tag=tag,
         digest=tag.ljust(64, "0"),
-        cvm_version="0.11.0",
+        cvm_version="0.12.0",
         layout="virtio-pci",
         cmdline="",
         debug=False,

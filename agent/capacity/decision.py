@@ -65,10 +65,12 @@ def decide(
     leases: Sequence[Lease],
     now: Instant,
     history: Sequence[float] = (),
+    stop: DowntimeEstimate = NO_DOWNTIME,
 ) -> Admission:
     """Choose the strategy, or refuse with every reason. Deterministic in its arguments.
 
-    `history`: downtimes of earlier stop_then_starts, in seconds, in any order.
+    `history`: downtimes of earlier stop_then_starts, in seconds, in any order; `stop`: what
+    the stop of the version that runs adds to them.
     """
     for found in (
         _closed(question, supply),
@@ -89,7 +91,7 @@ def decide(
         instead=room(supply, holdings, leases, now, gone=question.own, redeemed=mine),
         promised=next((lease for lease in leases if lease.id == mine), None),
         kept=next((addresses[own] for own in question.own if addresses.get(own)), None),
-        downtime=estimate_downtime(history),
+        downtime=estimate_downtime(history) + stop,
     )
     decided = (_update if question.own else _fresh)(question, supply, books)
     return _warning(decided, (*question.warnings, *domain_warnings(question, supply)))

@@ -45,6 +45,7 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     `tee_ids_elsewhere`: how many others on this host use beside them; `tee_ids_each`: how many an
     enclave takes here, 0 where they are not counted.
     `foreign_listeners` are listening sockets found on the host.
+    `stop_grace_s`: what a guest that hears its power button may take to power off.
     `listeners_by_name`: the data plane tells deployments on one listener apart by their domains.
     `evidence_demanded`: no enclave takes traffic here whose evidence is not good.
     `default_domain`: under which guests without a domain of their own are named.
@@ -65,6 +66,7 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     boards: tuple[Board, ...] = ()
     numa_distances: NumaDistances = ()
     cleaning_s: float = 60.0
+    stop_grace_s: float = 0.0
     foreign_listeners: tuple[Listen, ...] = ()
     listeners_by_name: bool = False
     evidence_demanded: bool = False

@@ -32,6 +32,7 @@ from agent.enclaves.port import (
     EnclaveError,
     LaunchOrder,
     SecureProcessor,
+    ServesBooted,
     Teardown,
     VmPhase,
     VmView,
@@ -46,6 +47,7 @@ from agent.host.files import StorageError
 from agent.host.process import Process
 from agent.model.enclave import Enclave, ProcessIdentity
 from agent.model.ids import EnclaveId
+from agent.model.power_button import Press
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +109,13 @@ class Driver:
         )
         return identity
 
-    async def stop(self, grace_s: float) -> None:
+    async def stop(self, grace_s: float, serves_booted: ServesBooted | None = None) -> Press:
         """Have nothing of it left. Raises EnclaveError `enclave_stuck`, or what cleaning raised.
 
-        It goes on when the caller is cancelled.
+        It goes on when the caller is cancelled. Returns what came of its power button.
         """
-        await self._actor.ask(lambda: self._stop(grace_s))
+        press: Press = await self._actor.ask(lambda: self._stop(grace_s, serves_booted))
+        return press
 
     async def adopt(self, row: Enclave | None, likely: ProcessIdentity | None) -> None:
         """See what is there of an earlier run of the agent. Without a row it is removed.
@@ -242,25 +245,30 @@ class Driver:
 
     # --- stop --------------------------------------------------------------------------------
 
-    async def _stop(self, grace_s: float) -> None:
-        await self._end(grace_s)
+    async def _stop(self, grace_s: float, serves_booted: ServesBooted | None) -> Press:
+        press = await self._end(grace_s, serves_booted)
         await self._clear()
+        return press
 
-    async def _end(self, grace_s: float) -> None:
+    async def _end(self, grace_s: float, serves_booted: ServesBooted | None = None) -> Press:
         """End the VM, if there is one, known or not. Raises EnclaveError `enclave_stuck`."""
         record = self._run.record()
         vm = self._vm
         if vm is None and record is not None:
             vm = await self._find(record.launch_uuid, record.process)
         if vm is None:
-            return
+            return Press.NONE
         self._publisher.show(VmPhase.STOPPING, vm, Teardown.ASKED)
 
         async def kill() -> None:
             await self._resources.supervisor.kill(unit_name(self._id), vm.process)
 
-        if not await end_vm(vm, grace_s, kill, self._publisher.show_teardown):
+        gone, press = await end_vm(
+            vm, grace_s, kill, self._publisher.show_teardown, serves_booted or _nobody_knows
+        )
+        if not gone:
             raise self._stuck(f"process {vm.identity.pid} was killed and is still there")
+        return press
 
     async def _clear(self) -> None:
         """Remove everything of a VM that is gone, and say so. Idempotent.
@@ -345,6 +353,10 @@ class Driver:
         if vm.end is None and not vm.gone.is_set():
             self._publisher.show(VmPhase.RUNNING, vm)
         await self._look()
+
+
+async def _nobody_knows() -> bool:
+    return False
 
 
 def up_deadline_s(enclave: Enclave) -> float:

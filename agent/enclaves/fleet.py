@@ -21,6 +21,7 @@ from agent.enclaves.port import (
     LaunchOrder,
     RestoredOrphan,
     SecureProcessor,
+    ServesBooted,
     VmView,
 )
 from agent.enclaves.qemu_probe import QemuProbe
@@ -34,6 +35,7 @@ from agent.host.wake import Wake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
 from agent.model.gpu import Gpu
 from agent.model.ids import Bdf, EnclaveId
+from agent.model.power_button import Press
 from agent.model.revision import Revision
 
 log = logging.getLogger(__name__)
@@ -132,6 +134,7 @@ class Fleet:
             launch_uuid=record.launch_uuid if record else None,
             process=record.process if record else None,
             address=record.address if record else None,
+            deaf=record is not None and record.deaf,
         )
 
     async def adopt(self, rows: Sequence[Enclave], spare: Sequence[RestoredOrphan] = ()) -> None:
@@ -164,9 +167,12 @@ class Fleet:
             await self._retire(enclave.id)
             raise
 
-    async def stop(self, enclave: Enclave, grace_s: float) -> None:
-        await self._driver(enclave.id).stop(grace_s)
+    async def stop(
+        self, enclave: Enclave, grace_s: float, serves_booted: ServesBooted | None = None
+    ) -> Press:
+        press = await self._driver(enclave.id).stop(grace_s, serves_booted)
         await self._retire(enclave.id)
+        return press
 
     async def remove(self, spared: EnclaveId, grace_s: float) -> None:
         await self._driver(spared).stop(grace_s)

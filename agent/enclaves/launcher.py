@@ -113,6 +113,7 @@ class Launcher:
                 address=enclave.address,
                 simulated=isinstance(tee, SimulatedTee),
                 debug_console=order.release.debug,
+                deaf=order.deaf,
             )
             run.write_record(record)
             external = render(_external_config(enclave, order, self._network, self._hardware))
@@ -141,6 +142,7 @@ class Launcher:
                     writable=(run.vm,),
                     devices=devices_of(spec.accel, spec.tee, (*spec.gpus, *spec.switches)),
                     stop_socket=stop_socket,
+                    asks_guest=not order.deaf,
                 )
             )
         # It runs, and can be found without this, by its lock and its arguments.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ from agent.host.wake import Wake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
 from agent.model.ids import EnclaveId
 from agent.model.measurement import MeasuredLaunch
+from agent.model.power_button import Press
 from agent.model.release import LocalImage, Release
 from agent.model.revision import Revision
 
@@ -78,6 +79,7 @@ class RestoredOrphan(msgspec.Struct, frozen=True, kw_only=True):
     launch_uuid: str | None
     process: ProcessIdentity | None
     address: str | None
+    deaf: bool = False  # see LaunchOrder
 
 
 class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,9 +90,14 @@ class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     image: LocalImage
     secrets: Mapping[str, str]
     host_id: str
+    deaf: bool = False  # its image does not hear the power button, as far as is known
 
     def __repr__(self) -> str:
         return f"LaunchOrder({self.revision.deployment}, revision={self.revision.number})"
+
+
+# Whether a guest shows, over a fresh connection, that it has booted.
+ServesBooted = Callable[[], Awaitable[bool]]
 
 
 class LaunchCheck(Protocol):
@@ -149,9 +156,13 @@ class Enclaves(Protocol):
         """
         ...
 
-    async def stop(self, enclave: Enclave, grace_s: float) -> None:
+    async def stop(
+        self, enclave: Enclave, grace_s: float, serves_booted: ServesBooted | None = None
+    ) -> Press:
         """ACPI power button, then quit, then kill; returns only when the process is gone.
 
+        Without a grace the button is not pressed. `serves_booted` says whether the guest shows
+        itself booted at that moment; without it no press is known to have been ignored.
         Everything of the enclave on the host is gone then (tap, sockets, config disks), but for
         its console log. Idempotent. Raises EnclaveError `enclave_stuck` if the kernel keeps the
         process.

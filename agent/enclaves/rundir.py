@@ -46,6 +46,7 @@ class LaunchRecord(
     address: str | None = None
     simulated: bool = False
     debug_console: bool = False
+    deaf: bool = False
     process: ProcessIdentity | None = None
 
 

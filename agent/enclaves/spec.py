@@ -216,8 +216,8 @@ class VmSpec:
     `gpus` and `switches` are PCI addresses of the host, in the order that the guest is to see;
     `mmio_window_mib` is the 64-bit window that their BARs need (`mmio.window_mib`), and `iommufd`
     how they are reached. `numa_node`: where the host is to take a confidential guest's memory.
-    `stop_socket` is a second monitor, for who stops the VM without the agent. `debug_console`: of a
-    debug release, whose guest needs hvc0 and prints there. With `igvm` there is no firmware,
+    `stop_socket` is a second monitor, for who stops the VM without the agent. `debug_console`: of
+    a debug release, whose guest needs hvc0 and prints there. With `igvm` there is no firmware,
     kernel, initrd or command line.
     """
 

@@ -31,7 +31,8 @@ class StartRequest:
 
     `user` is the name of the host's user to run as; None leaves it to the supervisor. `writable`
     are the directories that are to be that user's; `devices` all that it has to open under /dev;
-    `stop_socket` the monitor over which a stop that nobody told the agent of can ask the guest.
+    `stop_socket` the monitor over which a stop that nobody told the agent of can ask the guest,
+    which it does if `asks_guest`, and has QEMU end at once if not.
     """
 
     name: str
@@ -42,6 +43,7 @@ class StartRequest:
     writable: Sequence[Path] = ()
     devices: Sequence[Path] = ()
     stop_socket: Path | None = None
+    asks_guest: bool = True
 
 
 class Supervisor(Protocol):

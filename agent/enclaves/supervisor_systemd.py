@@ -164,7 +164,8 @@ def properties(request: StartRequest, stop_grace_s: float) -> Iterator[str]:
         yield f"SupplementaryGroups={group}"
     if request.stop_socket is not None:
         program = Path(unit_start.__file__).with_name("unit_stop.py")
-        words = f"{sys.executable} -I -S {program} {request.stop_socket} {stop_grace_s:g}"
+        grace_s = stop_grace_s if request.asks_guest else 0.0
+        words = f"{sys.executable} -I -S {program} {request.stop_socket} {grace_s:g}"
         # What it says is not QEMU's output. No shell, no quotes: systemd writes the words down and
         # reads them again, with less care for what was escaped, whenever it is reloaded.
         yield f"ExecStop={_CAT} --identifier=enclave-stop {words}"

@@ -54,6 +54,8 @@ def stop(path: str, grace_s: float) -> str:
             monitor.ask("quit")
         except (OSError, EOFError, ValueError) as error:
             return f"QEMU is not there to be asked: {error}"
+    if grace_s <= 0:
+        return "the guest was not asked: its image does not hear the power button"
     return "the guest powered off" if ended else f"the guest did not end within {grace_s:g} s"
 
 

@@ -60,6 +60,7 @@ class ReasonCode(StrEnum):
     TLS_CHALLENGE_EXCLUSIVE = "tls_challenge_exclusive"
     LAUNCH_FORMAT_UNSUPPORTED = "launch_format_unsupported"
     DOMAIN_MISSING = "domain_missing"
+    UNCLEAN_STOP = "unclean_stop"
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,6 +78,12 @@ class DowntimeEstimate(msgspec.Struct, frozen=True, kw_only=True):
     p50: float
     p90: float
     samples: int
+
+    def __add__(self, more: DowntimeEstimate) -> DowntimeEstimate:
+        """Of both, one after the other; the samples are this one's."""
+        return DowntimeEstimate(
+            p50=self.p50 + more.p50, p90=self.p90 + more.p90, samples=self.samples
+        )
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,6 +48,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     gives no evidence. `probes` is what was asked for; `health_path` what it comes to with this
     release's shim: None if no path of the workload can be asked without a key. `health_guarded`:
     the shim wants a key even for that one. `boot_wait_s` and `tls_mode` are its release's.
+    `image_version`: of the guest's image, without the pin of its digest; None in rows of before.
     """
 
     deployment: DeploymentName
@@ -74,6 +75,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     health_path: str | None = "/"
     health_guarded: bool = False
     debug: bool = False
+    image_version: str | None = None
     created_at: Instant
 
     @property

@@ -257,7 +257,8 @@ def _undecided_status(strategy: Strategy, step: Step) -> UpdateStatus:
 class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The durable row. `enclave` is the new one, `from_enclave` the one that it replaces.
 
-    `insisted`: the strategy that its request asked for by name, to be kept by a retry.
+    `insisted`: the strategy that its request asked for by name, to be kept by a retry. `stop_s`:
+    what the stop of the old version took a stop_then_start; `stopped_unasked`: its image is deaf.
     """
 
     id: UpdateId
@@ -290,6 +291,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     switched_at: Instant | None = None
     finished_at: Instant | None = None
     downtime_s: float | None = None
+    stop_s: float | None = None
+    stopped_unasked: bool = False
     reset_connections: int = 0
     fault: Fault | None = None
 

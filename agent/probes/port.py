@@ -111,6 +111,13 @@ class Probes(Protocol):
 
     def view(self, enclave_id: EnclaveId) -> HealthView | None: ...
 
+    async def serves_booted(self, endpoint: Endpoint) -> bool:
+        """Whether the guest there says now, over a fresh connection, that its boot is complete.
+
+        Takes no longer than a probe may. It counts into no view: nobody need be watched.
+        """
+        ...
+
     def take_news(self) -> frozenset[EnclaveId]:
         """Of which enclaves `changed` was rung since this was last asked. For one reader."""
         ...

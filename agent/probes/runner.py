@@ -13,7 +13,9 @@ from agent.config import ProbesConfig
 from agent.host.clock import Clock
 from agent.host.contact import client_context
 from agent.host.wake import Wake
+from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
+from agent.probes.booted import serves_booted
 from agent.probes.port import HealthView, ProbeTarget
 from agent.probes.watch import Surroundings, Watch
 
@@ -67,6 +69,11 @@ class Prober:
         """The newest view; None if it is not watched."""
         watch = self._watches.get(enclave_id)
         return watch.view if watch else None
+
+    async def serves_booted(self, endpoint: Endpoint) -> bool:
+        """Whether the guest there says now that its boot is complete."""
+        around = self._surroundings
+        return await serves_booted(endpoint, around.context, around.config.timeout_s)
 
     def take_news(self) -> frozenset[EnclaveId]:
         """Of which enclaves `changed` was rung since this was last asked."""

@@ -16,6 +16,7 @@ VERSION = re.compile(
 )
 VERSION_RULE = "must be a version such as 0.11.0"
 
+_FIRST_WITH_POWER_BUTTON = (0, 12, 0)
 _LAYOUTS = (((0, 11, 0), "virtio-pci"),)  # newest first: from which version on, which layout
 _ONE_FILE_SINCE = (0, 15, 0)  # before it: firmware, kernel, initrd and command line
 FIXED_DISKS = 3  # root, config, external config
@@ -41,6 +42,16 @@ def layout_for(cvm_version: str, *, foreign: bool = False) -> str | None:
         if version >= since:
             return name
     return None
+
+
+def image_version_of(cvm_version: str) -> str:
+    """What images of this version are known by: without the pin of one image's digest."""
+    return cvm_version.removeprefix("v").partition("@")[0]
+
+
+def hears_power_button(cvm_version: str) -> bool:
+    """Whether images of this version have a driver for the ACPI power button: since 0.12."""
+    return parse_version(cvm_version) >= _FIRST_WITH_POWER_BUTTON
 
 
 def oldest_version() -> str:

@@ -93,8 +93,8 @@ def releases_of_own_images(directory: Path, tags: Sequence[str]) -> Path:
     """A release source in which each tag has artifacts of its own: an update must fetch them."""
     source = directory / "source"
     for number, tag in enumerate(tags):
-        version = f"0.11.{number}"
+        version = f"0.12.{number}"
         make_image(directory / tag, f"v{version}", seed=tag.encode())
-        config = config_of().replace(b"0.11.0", version.encode())
+        config = config_of().replace(b"0.12.0", version.encode())
         make_releases(source, {tag: config}, directory / tag / "image.json")
     return source

@@ -46,7 +46,7 @@ def config_of(
         for name in containers
     ]
     document = {
-        "cvm-version": "0.11.0",
+        "cvm-version": "0.12.0",
         "cpus": cpus,
         "memory": memory_mib,
         "gpus": gpus,

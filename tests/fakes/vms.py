@@ -35,7 +35,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 QEMU = "qemu-system-x86_64"
 INBOUND_PORT = 8080
 CONFIG = f"""\
-cvm-version: 0.11.0
+cvm-version: 0.12.0
 cpus: 1
 memory: 256
 cvm-network: {{inbound-ports: [{INBOUND_PORT}]}}
@@ -115,7 +115,7 @@ def _release(files: LocalImage, root_hash: str) -> Release:
         repo="web",
         tag="v1.1.0",
         digest="0" * 64,
-        cvm_version="0.11.0",
+        cvm_version="0.12.0",
         layout="virtio-pci",
         cmdline=cmdline,
         debug=False,

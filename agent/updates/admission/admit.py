@@ -23,6 +23,7 @@ from agent.model.resources import Demand, Listen, Publish
 from agent.model.revision import Deployment, ProbeOptions, Revision, Route, Wish, guest_domain_of
 from agent.model.update import Update
 from agent.probes.choice import choose_path, unasked
+from agent.releases.layout import image_version_of
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.audit import sign
 from agent.updates.admission.certificates import boots_of, certificate_name, told
@@ -36,7 +37,9 @@ from agent.updates.admission.rows import (
     new_enclave,
     new_update,
 )
+from agent.updates.downtimes import Promise, promised, read_downtimes
 from agent.updates.errors import ConflictError, RefusedError
+from agent.updates.power_button import is_deaf, read_buttons, running_revisions, unclean_stop
 
 # Which of a deployment's secrets (name → version) have no value on this host.
 Missing = Callable[[DeploymentName, Mapping[str, int]], tuple[str, ...]]
@@ -125,8 +128,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     def judge(self, tx: Reader, asked: Question) -> Admission:
         """The decision; `tx` is the transaction that this was read in."""
-        name, domain = asked.deployment, certificate_name(asked, self.supply)
-        history = tx.samples("downtime", name) if name else []
+        promise, warning = self._promise(tx, asked.deployment)
+        domain = certificate_name(asked, self.supply)
         found = decide(
             msgspec.structs.replace(asked, demand=charged(asked.demand, self.supply)),
             self.supply,
@@ -134,10 +137,33 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
             claims=self.claims,
             leases=self.leases,
             now=self.now,
-            history=history or tx.samples("downtime", ""),
+            history=promise.history,
+            stop=promise.stop,
         )
         decision = told(found.decision, domain, boots_of(tx, domain), self.now)
-        return msgspec.structs.replace(found, decision=decision)
+        admission = msgspec.structs.replace(found, decision=decision)
+        return admission if warning is None else _warned(admission, warning)
+
+    def _promise(self, tx: Reader, name: DeploymentName | None) -> tuple[Promise, Reason | None]:
+        """What its next downtime will be, and what is to be known of the stop before it."""
+        running = running_revisions(tx, name) if name else []
+        grace_s, now = self.supply.stop_grace_s, self.now.wall
+        if name is None or not running:
+            return promised(read_downtimes(tx, name, None), grace_s, deaf=False), None
+        deaf = is_deaf(running[0], read_buttons(tx, running), now)
+        found = read_downtimes(tx, name, running[0].image_version)
+        return promised(found, grace_s, deaf=deaf), unclean_stop(tx, name, now)
+
+
+def _warned(admission: Admission, warning: Reason) -> Admission:
+    """An admitted one with what is to be known before; a refusal has reasons enough."""
+    if admission.grant is None:
+        return admission
+    decision = admission.decision
+    return msgspec.structs.replace(
+        admission,
+        decision=msgspec.structs.replace(decision, reasons=(*decision.reasons, warning)),
+    )
 
 
 def judge(tx: Reader, asked: Question, supply: HostSupply, now: Instant) -> Admission:
@@ -174,6 +200,7 @@ def new_revision(ask: Ask, number: int, now: Instant) -> Revision:
         health_path=path,
         health_guarded=path is not None and release.shim.guards(path.partition("?")[0]),
         debug=release.debug,
+        image_version=image_version_of(release.cvm_version),
         created_at=now,
     )
 

@@ -96,6 +96,7 @@ class EngineRuntime:
                 supply=self.supply,
                 now=parts.clock.now,
             ),
+            serves_booted=parts.probes.serves_booted,
         )
         self.data_plane = DataPlaneWatch(
             parts.store, parts.traffic, self.executor, self.wakeups, self._orphans.holds
@@ -208,6 +209,7 @@ class EngineRuntime:
         self._latest_supply = msgspec.structs.replace(
             supply,
             draining=self.publisher.snapshot.host.draining,
+            stop_grace_s=self.parts.policy.stop_grace_s,
             foreign_listeners=tuple(one for one in supply.foreign_listeners if one not in held),
         )
         return self._latest_supply

@@ -14,8 +14,9 @@ from agent.attestation.port import Attestation, Check, Evidence, NotYetError, Ve
 from agent.enclaves.port import EnclaveError, Enclaves, LaunchOrder, VmPhase
 from agent.errors import AgentError, describe
 from agent.model.clock import Instant
-from agent.model.enclave import Enclave
+from agent.model.enclave import Enclave, Endpoint
 from agent.model.ids import DeploymentName, EnclaveId, HostId
+from agent.model.power_button import Press
 from agent.model.release import LocalImage, Release
 from agent.model.resources import GUEST_HTTPS_PORT
 from agent.model.revision import Deployment, Fault, Revision
@@ -28,6 +29,7 @@ from agent.updates.engine.preflight import Preflight, no_preflight
 from agent.updates.planner.attestation import judged_anew
 from agent.updates.planner.types import Action, ActionKind, Judged, Outcome
 from agent.updates.planner.upkeep import SECRETS_MISSING
+from agent.updates.power_button import is_deaf, learn, read_buttons
 from agent.updates.secrets.versions import Secrets
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,11 @@ class SecretsMissingError(AgentError):
         return SECRETS_MISSING
 
 
+async def _never_known(_: Endpoint) -> bool:
+    """Of a guest that nobody asks whether it has booted."""
+    return False
+
+
 class Executor:
     """Performs actions. Remembers only the verdicts that it was given and the routes applied."""
 
@@ -68,6 +75,7 @@ class Executor:
         measured: MeasurementCheck,
         keeps_route: Callable[[Deployment], bool],
         restart_old: Callable[[DeploymentName], Awaitable[None]],
+        serves_booted: Callable[[Endpoint], Awaitable[bool]] = _never_known,
         preflight: Preflight = no_preflight,
     ) -> None:
         self._store = store
@@ -84,6 +92,7 @@ class Executor:
         self._keeps_route = keeps_route  # whether the data plane is to stay as it is
         self._preflight = preflight
         self._restart_old = restart_old
+        self._serves_booted = serves_booted
         self.applied: dict[DeploymentName, int] = {}
         self.not_taken: dict[DeploymentName, str] = {}  # why the data plane refused a route last
         self.verdicts: dict[EnclaveId, Judged] = {}
@@ -110,11 +119,7 @@ class Executor:
             case ActionKind.LAUNCH:
                 await self._launch(action)
             case ActionKind.STOP:
-                row, _ = await self._rows(action)
-                try:
-                    await self._enclaves.stop(row, action.grace_s)
-                finally:
-                    await self._keep_from_stuck(row)
+                await self._stop(action)
             case ActionKind.REQUALIFY:
                 row, _ = await self._rows(action)
                 await self._ready_gpus(row)
@@ -191,6 +196,7 @@ class Executor:
             image=image,
             secrets=await self._require_secrets(revision),
             host_id=self._host_id,
+            deaf=await self._is_deaf(revision),
         )
         if self._enclaves.view(row.id).phase is VmPhase.ABSENT:  # a relaunch finds them dirty
             await self._ready_gpus(row)
@@ -199,6 +205,29 @@ class Executor:
             await self._enclaves.launch(row, order)
         finally:
             await self._keep_from_stuck(row)
+
+    async def _stop(self, action: Action) -> None:
+        row, revision = await self._rows(action)
+
+        def serves_booted() -> Awaitable[bool]:
+            endpoint = self._enclaves.endpoint(row, revision, GUEST_HTTPS_PORT)
+            return self._serves_booted(endpoint)
+
+        try:
+            press = await self._enclaves.stop(row, action.grace_s, serves_booted)
+        finally:
+            await self._keep_from_stuck(row)
+        if press in (Press.HEARD, Press.IGNORED):
+            try:
+                await self._store.transact(lambda tx: learn(tx, row, press, self._now()))
+            except AgentError as error:  # it is learned by another stop
+                log.warning("press not remembered", extra=_fields(row.deployment, action, error))
+
+    async def _is_deaf(self, revision: Revision) -> bool:
+        now = self._now().wall
+        return await self._store.read(
+            lambda tx: is_deaf(revision, read_buttons(tx, [revision]), now)
+        )
 
     async def _keep_from_stuck(self, row: Enclave) -> None:
         """A process that the kernel keeps has its devices: nobody else may be given them."""

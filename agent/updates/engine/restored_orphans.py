@@ -183,7 +183,8 @@ class RestoredOrphans:
             if serves or (not_before and not now.reached(not_before)):
                 self._tell(one)
                 continue
-            await self._enclaves.remove(one.enclave, self._policy.stop_grace_s)
+            grace_s = 0.0 if one.deaf else self._policy.stop_grace_s
+            await self._enclaves.remove(one.enclave, grace_s)
             await self._store.transact(lambda tx, one=one: tx.append(_event(one, "gone")))  # type: ignore[misc]
             del self._spared[one.enclave]
             self._publisher.clear_problem(f"unrecorded:{one.enclave}")

@@ -97,7 +97,7 @@ def retire(s: Situation, update: Update) -> Plan:
         return complete(s, drop=old.id)
     if old.lifecycle is not Lifecycle.STOPPING:
         return mark_stopping(s, update, old)
-    return act(stop_action(s, old.id))
+    return act(stop_action(s, old))
 
 
 def send_back(s: Situation, state: Reverting) -> Plan:

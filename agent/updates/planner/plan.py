@@ -182,7 +182,8 @@ def _stop_old(s: Situation, update: Update, state: StoppingOld) -> Plan:
     old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
     if old is None:
         return become(s, Releasing())
-    after, event = move(s, Releasing())
+    took_s = s.now.since(update.old_stopped_at) if update.old_stopped_at else None
+    after, event = move(s, Releasing(), stop_s=took_s)
     return Plan(
         write=Write(
             update=after,

@@ -9,6 +9,7 @@ from agent.model.clock import Instant
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.event import EventDraft
 from agent.model.ids import EnclaveId
+from agent.model.power_button import NOT_ASKED
 from agent.model.update import StoppingOld, TearingDown, Update
 from agent.updates.planner.transitions import enclave_event, note
 from agent.updates.planner.types import Action, ActionKind, Outcome, Plan, Situation, Write, act
@@ -19,9 +20,14 @@ def reset_action(enclave: EnclaveId) -> Action:
     return Action(ActionKind.RESET, enclave=enclave)
 
 
-def stop_action(s: Situation, enclave: EnclaveId) -> Action:
-    """Stop with the grace that a version which served deserves."""
-    return Action(ActionKind.STOP, enclave=enclave, grace_s=s.policy.stop_grace_s)
+def stop_action(s: Situation, row: Enclave) -> Action:
+    """Stop with the grace that a version which served deserves, if its image makes use of it."""
+    return Action(ActionKind.STOP, enclave=row.id, grace_s=s.grace_s(row))
+
+
+def why_unasked(s: Situation, row: Enclave) -> str | None:
+    """What an event says of a stop that does not ask the guest first."""
+    return NOT_ASKED if row.revision in s.deaf else None
 
 
 def cut(s: Situation, enclave: EnclaveId, since: Instant | None) -> Outcome | None:
@@ -64,7 +70,10 @@ def mark_stopping(
         write=Write(
             update=counted,
             put_enclaves=(stopping,),
-            events=(enclave_event(stopping, row.lifecycle), *cut_events(row, outcome)),
+            events=(
+                enclave_event(stopping, row.lifecycle, why_unasked(s, row)),
+                *cut_events(row, outcome),
+            ),
         )
     )
 
@@ -82,14 +91,15 @@ def end_old(s: Situation, update: Update, state: StoppingOld | TearingDown) -> P
     if old is None:
         return None
     if old.lifecycle is not Lifecycle.STOPPING:
-        return mark_stopping(s, update, old)
+        unasked = old.revision in s.deaf  # now: its own stop may be what teaches it
+        return mark_stopping(s, msgspec.structs.replace(update, stopped_unasked=unasked), old)
     lives = s.vm(old.id).phase is not VmPhase.ABSENT
     since = None if lives else update.old_stopped_at
     if not state.reset and (outcome := cut(s, old.id, since)) is not None:
         return _note_cut(s, update, state, old, outcome)
     doing = set() if state.reset else {reset_action(old.id)}
     if lives:
-        doing.add(stop_action(s, old.id))
+        doing.add(stop_action(s, old))
     return act(*doing) if doing else None
 
 

@@ -10,7 +10,6 @@ import msgspec
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.event import EventDraft
 from agent.model.ids import EnclaveId
-from agent.model.lease import Sample
 from agent.model.reasons import Strategy
 from agent.model.revision import Deployment, Fault, Route
 from agent.model.update import (
@@ -25,6 +24,7 @@ from agent.model.update import (
     Update,
     UpdateState,
 )
+from agent.updates.downtimes import measured
 from agent.updates.planner.types import Plan, Situation, Write
 
 REBOOTED = "host_rebooted"
@@ -199,12 +199,8 @@ def complete(s: Situation, *, drop: EnclaveId | None = None) -> Plan:
     update, event = move(
         s, Finished(step=before.step), decided=Decided.COMPLETE, finished_at=s.now
     )
-    samples: tuple[Sample, ...] = ()
-    if before.downtime_s is not None:
-        samples = (
-            Sample(kind="downtime", key=before.deployment, value_s=before.downtime_s),
-            Sample(kind="downtime", key="", value_s=before.downtime_s),
-        )
+    stopped = s.revisions.get(before.from_revision) if before.from_revision else None
+    samples = measured(before, stopped.image_version if stopped else None)
     return Plan(
         write=Write(
             update=update,

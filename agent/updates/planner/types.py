@@ -108,6 +108,7 @@ class Situation:
     `boots`: seconds that guests of the size of the update's took on this host, newest first;
     `answers`: those that they took to their first answer. `certificate_boots`: when guests of a
     domain of the deployment began to boot, newest first, in seconds since 1970.
+    `deaf`: the revisions whose image does not hear its power button.
     `secrets`: the current versions; `values_here`: names and versions whose value is in memory;
     `values_at_rest`: those that are kept encrypted, as far as is known.
     """
@@ -129,6 +130,7 @@ class Situation:
     boots: tuple[float, ...] = ()
     answers: tuple[float, ...] = ()
     certificate_boots: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    deaf: frozenset[int] = frozenset()
     secrets: Mapping[str, int] = field(default_factory=dict)
     values_here: frozenset[tuple[str, int]] = frozenset()
     values_at_rest: frozenset[tuple[str, int]] = frozenset()
@@ -138,6 +140,10 @@ class Situation:
         revision = self.revisions.get(row.revision)
         wanted = set(revision.awaited_secrets.items()) if revision else set()
         return tuple(sorted(name for name, _ in wanted - self.values_here - self.values_at_rest))
+
+    def grace_s(self, row: Enclave) -> float:
+        """How long its guest is to be given to power off when it is stopped."""
+        return 0.0 if row.revision in self.deaf else self.policy.stop_grace_s
 
     def vm(self, enclave_id: EnclaveId | None) -> VmView:
         """What is observed of a VM; one that nobody knows is absent."""

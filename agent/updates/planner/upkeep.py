@@ -32,7 +32,7 @@ from agent.updates.planner.certificates import (
     left,
 )
 from agent.updates.planner.relaunch_secrets import with_current_secrets
-from agent.updates.planner.stop_old import reset_action
+from agent.updates.planner.stop_old import reset_action, stop_action, why_unasked
 from agent.updates.planner.transitions import (
     another_launch,
     enclave_event,
@@ -92,11 +92,11 @@ def _stop(s: Situation, row: Enclave) -> Plan:
         return _drop(s, row)
     if row.lifecycle is not Lifecycle.STOPPING:
         stopping = msgspec.structs.replace(row, lifecycle=Lifecycle.STOPPING)
-        event = enclave_event(stopping, row.lifecycle)
+        event = enclave_event(stopping, row.lifecycle, why_unasked(s, row))
         return Plan(write=Write(put_enclaves=(stopping,), events=(event,)))
     if s.vm(row.id).phase is VmPhase.ABSENT:
         return _drop(s, row)
-    return act(Action(ActionKind.STOP, enclave=row.id, grace_s=s.policy.stop_grace_s))
+    return act(stop_action(s, row))
 
 
 def _drop(s: Situation, row: Enclave) -> Plan:

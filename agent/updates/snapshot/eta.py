@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from agent.capacity.estimate import estimate
 from agent.model.clock import Instant
-from agent.model.reasons import Strategy
-from agent.model.update import Booting, Decided, Verifying
+from agent.model.reasons import DowntimeEstimate, Strategy
+from agent.model.update import Booting, Decided, Update, Verifying
+from agent.updates.downtimes import promised
 from agent.updates.planner.types import Situation
 from agent.updates.snapshot.rows import Rows
 from agent.updates.snapshot.snapshot import Estimate
@@ -21,9 +22,15 @@ def expected(rows: Rows, s: Situation) -> Estimate:
     stops = update.strategy is Strategy.STOP_THEN_START
     return Estimate(
         boot=estimate(rows.boots),
-        downtime=estimate(rows.downtimes) if stops else None,
+        downtime=_downtime(rows, s, update) if stops else None,
         ready_at=_ready_at(rows, s, dwell_s=0.0 if stops else s.policy.dwell_s),
     )
+
+
+def _downtime(rows: Rows, s: Situation, update: Update) -> DowntimeEstimate | None:
+    """With the grace of the version that is stopped, as far as its image makes use of it."""
+    deaf = update.from_revision in s.deaf
+    return promised(rows.downtimes, s.policy.stop_grace_s, deaf=deaf).total
 
 
 def _ready_at(rows: Rows, s: Situation, *, dwell_s: float) -> Instant | None:

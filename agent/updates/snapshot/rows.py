@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.enclaves.port import VmView
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave
 from agent.model.ids import DeploymentName, EnclaveId
+from agent.model.power_button import ButtonRecord
 from agent.model.revision import Deployment, Revision
 from agent.model.update import (
     Booting,
@@ -22,10 +23,12 @@ from agent.model.update import (
 from agent.probes.port import HealthView
 from agent.store.port import Reader
 from agent.updates.admission.certificates import boots_of
+from agent.updates.downtimes import Downtimes, read_downtimes
 from agent.updates.planner.boot_deadline import BOOTS, shape_of
 from agent.updates.planner.certificates import certificate_domain
 from agent.updates.planner.shut_door import ANSWERS
 from agent.updates.planner.types import Action, Judged, Outcome, Policy, Situation
+from agent.updates.power_button import is_deaf, read_buttons
 
 _BEFORE_READY = (Preparing, StoppingOld, Releasing, Launching, Booting, Verifying)
 
@@ -58,10 +61,11 @@ class Rows:
     enclaves: tuple[Enclave, ...]
     revisions: tuple[Revision, ...]
     secret_versions: dict[str, tuple[int, str]]
-    downtimes: tuple[float, ...]
+    downtimes: Downtimes
     boots: tuple[float, ...] = ()
     answers: tuple[float, ...] = ()
     certificate_boots: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    buttons: Mapping[str, ButtonRecord] = field(default_factory=dict)
 
     def revision(self, number: int | None) -> Revision | None:
         """A revision by number."""
@@ -76,6 +80,8 @@ def read_rows(tx: Reader, name: DeploymentName) -> Rows | None:
     latest = tx.updates(name, limit=1)
     update = tx.running_update(name)
     enclaves, revisions = tuple(tx.enclaves(name)), tuple(tx.revisions(name))
+    serving = update.from_revision if update else deployment.active_revision
+    stopped = tx.revision(name, serving) if serving is not None else None
     return Rows(
         deployment=deployment,
         update=update,
@@ -83,10 +89,11 @@ def read_rows(tx: Reader, name: DeploymentName) -> Rows | None:
         enclaves=enclaves,
         revisions=revisions,
         secret_versions=tx.secret_versions(name),
-        downtimes=tuple(tx.samples("downtime", name) or tx.samples("downtime", "")),
+        downtimes=read_downtimes(tx, name, stopped.image_version if stopped else None),
         boots=_history(tx, update, BOOTS),
         answers=_history(tx, update, ANSWERS),
         certificate_boots=_certificate_boots(tx, enclaves, revisions),
+        buttons=read_buttons(tx, revisions),
     )
 
 
@@ -133,6 +140,9 @@ def situation(rows: Rows, seen: Observation) -> Situation:
         boots=rows.boots,
         answers=rows.answers,
         certificate_boots=rows.certificate_boots,
+        deaf=frozenset(
+            row.number for row in rows.revisions if is_deaf(row, rows.buttons, seen.now.wall)
+        ),
         secrets={name: version for name, (version, _) in rows.secret_versions.items()},
         values_here=seen.values_here,
         values_at_rest=seen.values_at_rest,
