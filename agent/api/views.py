@@ -162,6 +162,7 @@ def enclave_view(facts: EnclaveFacts, now: Instant) -> EnclaveView:
         started_at=_wall(row.launched_at),
         uptime_s=_uptime_s(row.launched_at, now),
         guest_metrics=health.metrics if health else None,
+        debug=facts.debug,
     )
 
 
@@ -194,6 +195,7 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         next_update=decision_view(facts.next_update),
         update=update_view(facts.update, facts) if facts.update else None,
         enclaves=[enclave_view(one, now) for one in facts.enclaves],
+        degraded=fault_view(facts.degraded),
         error=fault_view(row.fault),
         probes=_probes(revision) if revision else None,
         warnings=_warnings(facts),

@@ -37,6 +37,8 @@ def detail(one: DeploymentView) -> RenderableType:
     if one.rollback:
         parts.extend(["", _rollback(one.rollback)])
     parts.extend(["", *decision_block("next update", one.next_update, one.warnings)])
+    if one.degraded is not None:
+        parts.extend(["", *fault_block(one.degraded)])
     told = one.update.error if one.update is not None else None
     if one.error is not None and one.error != told:
         parts.extend(["", *fault_block(one.error)])

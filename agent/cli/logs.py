@@ -1,7 +1,8 @@
 """`enclave-agent logs`: the console of an enclave.
 
-On a terminal, control characters that the guest printed are shown and not obeyed; into a file or a
-pipe they go as they are.
+Production images have none, and that is said; debug releases print on hvc0. On a terminal, control
+characters that the guest printed are shown and not obeyed; into a file or a pipe they go as they
+are.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from agent.wire.views import DeploymentView, EnclaveView
 _EVERY_S = 0.5
 _WINDOW = 256 * 1024
 _MAX = 8 * 1024 * 1024
+_NO_CONSOLE = "its image prints nothing: production images have no console, debug releases have"
 
 
 @click.command()
@@ -39,6 +41,8 @@ def logs(name: str, slot: str | None, tail: int | None, follow: bool) -> None:
         return
     path = f"/v1/enclaves/{enclave.id}/console?tail="
     text = client.read_bytes(f"{path}{_MAX}").decode()
+    if not text and not enclave.debug:
+        click.echo(f"{name}: {_NO_CONSOLE}", err=True)
     lines = text.splitlines(keepends=True)
     _print("".join(lines[len(lines) - tail :]) if tail is not None and tail < len(lines) else text)
     if follow:
@@ -63,6 +67,8 @@ def _show_kept(deployment: DeploymentView, slot: str | None) -> None:
     where = f"slot {slot} of {deployment.name}" if slot else deployment.name
     if slot is not None or fault is None or fault.console_tail is None:
         raise Failure(Exit.FAILED, f"no enclave runs in {where}")
+    if not fault.console_tail and not deployment.debug:
+        raise Failure(Exit.FAILED, f"no enclave of {where} runs, and {_NO_CONSOLE}")
     click.echo(f"no enclave of {where} runs; this is the end of the last one's:", err=True)
     _print(fault.console_tail)
 

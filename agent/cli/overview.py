@@ -117,7 +117,7 @@ def update_text(update: UpdateView | None) -> Text:
 def _faults(deployments: list[DeploymentView]) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for one in deployments:
-        fault = one.error or (one.update.error if one.update else None)
+        fault = one.degraded or one.error or (one.update.error if one.update else None)
         if fault is not None:
             lines.append(Text(f"{safe(one.name)}: {fault.code}: {safe(fault.detail)}"))
             lines.append(Text(f"  more: enclave-agent status {safe(one.name)}", style="dim"))

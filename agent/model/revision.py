@@ -151,6 +151,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `route` is the decision that the data plane is reconciled to; `active_revision` the revision
     that serves, or served last. `relaunches` are the moments of recent relaunches after an exit.
     `restart_old_revision` is what the agent promised to start again as soon as it fits.
+    `degraded`: why what serves, or should, is not well, as it was last known.
     """
 
     name: DeploymentName
@@ -162,6 +163,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     relaunches: tuple[Instant, ...] = ()
     fault: Fault | None = None
     restart_old_revision: int | None = msgspec.field(default=None, name="restart_revision")
+    degraded: Fault | None = None
     created_at: Instant
 
 

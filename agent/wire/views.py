@@ -152,7 +152,7 @@ class RollbackView(_View, frozen=True, kw_only=True):
 
 
 class EnclaveView(_View, frozen=True, kw_only=True):
-    """One VM."""
+    """One VM. `debug`: of a debug release, which has a console and gives no evidence."""
 
     id: str
     deployment: str
@@ -173,6 +173,7 @@ class EnclaveView(_View, frozen=True, kw_only=True):
     started_at: dt.datetime | None
     uptime_s: float | None
     guest_metrics: dict[str, Any] | None
+    debug: bool = False
 
 
 class DeploymentView(_View, frozen=True, kw_only=True):
@@ -180,6 +181,7 @@ class DeploymentView(_View, frozen=True, kw_only=True):
 
     `warnings`: what the user may not expect of the revision that serves.
     `domain`: what clients ask for; `guest_domain`: the name that its guest is told (DOMAIN).
+    `degraded`: why the status is that, in the words of the probe that fails, say.
     """
 
     name: str
@@ -200,6 +202,7 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     next_update: DecisionView
     update: UpdateView | None
     enclaves: list[EnclaveView]
+    degraded: FaultView | None = None
     error: FaultView | None
     probes: ProbesView | None = None
     warnings: list[str] = []

@@ -14,6 +14,7 @@ import pytest
 from agent.enclaves import console
 from agent.enclaves.port import ABSENT, EnclaveError, VmPhase
 from agent.host.process import argv_of
+from agent.model.power_button import Press
 from agent.model.release import Artifact
 from tests.fakes import tiny_kernels
 from tests.fakes.vms import (
@@ -159,6 +160,34 @@ async def test_a_guest_that_ignores_the_power_button_is_ended_after_its_grace(
         await fleet.stop(vm, grace_s=1)
         assert 1 <= time.monotonic() - begin < 5
         assert processes_of(vm.launch_uuid) == []
+
+
+async def test_only_a_guest_that_is_booted_before_and_after_has_ignored_the_press(
+    short_dir: Path,
+) -> None:
+    """One that boots does not hear yet, one that hangs or is about to end shows nothing booted."""
+    cases = [
+        (3, (True, True), Press.IGNORED),
+        (3, (False, True), Press.UNCLEAR),
+        (3, (True, False), Press.UNCLEAR),
+        (1, (True, True), Press.UNCLEAR),  # too short a grace to tell
+        (0, (True, True), Press.NONE),
+    ]
+    image = tiny_image(short_dir / "image", tiny_kernels.halting())
+    async with lone_fleet(short_dir) as fleet:
+
+        async def press(place: int) -> Press:
+            grace_s, answers, _ = cases[place]
+            vm, told = row(f"aaaaaaa{place + 2}", place + 1), iter(answers)
+            await fleet.launch(vm, order(image))
+
+            async def serves_booted() -> bool:
+                return next(told)
+
+            return await fleet.stop(vm, grace_s, serves_booted)
+
+        found = await asyncio.gather(*map(press, range(len(cases))))
+    assert found == [expected for *_, expected in cases]
 
 
 async def test_a_qemu_that_hangs_is_killed(short_dir: Path) -> None:

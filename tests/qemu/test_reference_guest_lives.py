@@ -13,10 +13,15 @@ import msgspec
 import pytest
 
 from agent.enclaves.fleet import Fleet
-from agent.enclaves.port import ABSENT, VmPhase
+from agent.enclaves.port import ABSENT, ServesBooted, VmPhase
+from agent.host.contact import client_context
 from agent.model.enclave import Enclave
+from agent.model.power_button import Press
+from agent.probes.booted import serves_booted
+from simulator.rows import revision
 from tests.fakes.doomed_agent import launch_and_die
 from tests.fakes.vms import (
+    INBOUND_PORT,
     get_json,
     lone_fleet,
     order,
@@ -44,13 +49,19 @@ async def test_it_boots_and_serves_without_an_agent_and_powers_off_when_the_next
 
         await fleet.adopt([vm])
         assert fleet.view(vm.id).phase is VmPhase.RUNNING
-        await fleet.stop(vm, grace_s=30)
+        assert await fleet.stop(vm, 30, booted(fleet, vm)) is Press.HEARD
         assert fleet.view(vm.id) == ABSENT
         assert processes_of(vm.launch_uuid) == []
         console = fleet.console_tail(vm.id, 1 << 20)
         assert b"boot complete" in console
         assert b"powering off: power button" in console
         assert b"correct-horse" not in console
+
+
+def booted(fleet: Fleet, vm: Enclave) -> ServesBooted:
+    """As the agent asks a guest that it is about to stop."""
+    endpoint = fleet.endpoint(vm, revision(inbound_ports=(INBOUND_PORT,)), 443)
+    return lambda: serves_booted(endpoint, client_context(), 5)
 
 
 async def first_answer(fleet: Fleet, vm: Enclave) -> Any:
@@ -86,7 +97,7 @@ async def test_one_that_ignores_the_power_button_is_ended_and_its_last_words_kep
     async with lone_fleet(short_dir) as fleet:
         await fleet.launch(vm, wanted)
         await until_printed(fleet, vm.id, b"boot complete")
-        await fleet.stop(vm, grace_s=1)
+        assert await fleet.stop(vm, 3, booted(fleet, vm)) is Press.IGNORED
         assert processes_of(vm.launch_uuid) == []
         assert b"power button pressed, ignored as told" in fleet.console_tail(vm.id)
 

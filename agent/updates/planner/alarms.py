@@ -128,7 +128,8 @@ def _outage(s: Situation) -> Alarm | None:
         why = f"it failed ({deployment.fault.code})"
         mend = f"see `enclave-agent status {name}`; then redeploy it, roll back, or start it again"
     else:
-        why = "its active enclave ended by itself"
+        told = f": {deployment.degraded.detail}" if deployment.degraded else ""
+        why = f"its active enclave ended by itself{told}"
         mend = (
             f"it is launched again without your doing, once its secrets are here; its last words: "
             f"`enclave-agent logs {name}`"

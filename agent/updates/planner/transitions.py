@@ -128,6 +128,7 @@ def switch(s: Situation) -> Plan:
         active_revision=before.revision,
         relaunches=(),  # those before say nothing of this version
         fault=None,
+        degraded=None,
     )
     return Plan(write=Write(update=update, deployment=deployment, events=(event, route_event)))
 

@@ -15,6 +15,7 @@ from agent.model.event import EventDraft
 from agent.model.ids import EnclaveId
 from agent.model.revision import Deployment, Fault, Wish
 from agent.model.update import Decided, Releasing, Step, StoppingOld, Update
+from agent.updates import degraded
 from agent.updates.planner.attestation import (
     admitted,
     keep_verified,
@@ -22,7 +23,7 @@ from agent.updates.planner.attestation import (
     rebinding,
     verification,
 )
-from agent.updates.planner.before_switch import gpus_attested, suspect
+from agent.updates.planner.before_switch import gpus_attested, suspect, vm_fault
 from agent.updates.planner.boot_deadline import MOST_TIMES, boot_deadline_s, declared_by, extended
 from agent.updates.planner.certificates import (
     SPENT,
@@ -164,8 +165,8 @@ def _serve(s: Situation, row: Enclave) -> Plan:
     """
     if s.deployment.route.enclave == row.id:
         if s.policy.drop_on_loss and (lost := loss(s, row)) is not None:
-            return _route(s, None, lost.detail)
-        return keep_verified(s, row)
+            return _route(s, None, lost.detail, degraded=lost)
+        return degraded.note(s, row) or keep_verified(s, row)
     decided = s.update is not None and s.update.decided is not Decided.UNDECIDED
     if not decided and s.deployment.fault is None and _stays_in_boot(s, row):
         return _give_up_boot(s, row)
@@ -212,9 +213,15 @@ def _give_up_boot(s: Situation, row: Enclave) -> Plan:
 
 
 def _route(
-    s: Situation, enclave: EnclaveId | None, reason: str, proven_on: EnclaveId | None = None
+    s: Situation,
+    enclave: EnclaveId | None,
+    reason: str,
+    *,
+    proven_on: EnclaveId | None = None,
+    degraded: Fault | None = None,
 ) -> Plan:
     deployment, event = routed(s.deployment, enclave, reason)
+    deployment = msgspec.structs.replace(deployment, degraded=degraded)
     return Plan(write=Write(deployment=deployment, events=(event,), proven_on=proven_on))
 
 
@@ -223,7 +230,7 @@ def _after_own_end(s: Situation, row: Enclave) -> Plan:
     vm = s.vm(row.id)
     reason = vm.exit_detail or vm.exit_reason or _launch_fault(s, row) or "its VM is gone"
     if s.deployment.route.enclave == row.id:
-        return _route(s, None, reason)
+        return _route(s, None, reason, degraded=vm_fault(s, row))
     if not s.route_applied:
         return act(s.apply_route)
     reset = reset_action(row.id)

@@ -17,7 +17,7 @@ from agent.model.ids import DeploymentName
 from agent.model.inventory import Inventory
 from agent.model.reasons import Decision, DowntimeEstimate
 from agent.model.resources import Amounts
-from agent.model.revision import Deployment, DeploymentStatus, Revision
+from agent.model.revision import Deployment, DeploymentStatus, Fault, Revision
 from agent.model.update import Update
 from agent.probes.port import HealthView
 
@@ -44,6 +44,7 @@ class EnclaveFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One enclave: its row, what is observed of it, and what is concluded."""
 
     row: Enclave
+    debug: bool = False  # of a debug release: it has a console, and no evidence
     state: EnclaveState
     vm: VmView
     health: HealthView | None = None
@@ -66,11 +67,12 @@ class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment. `revision`: the active one, or the newest while nothing ever served.
 
     `update`: the running one, or the newest. `update_deadline`: of its step, if any. `boot_note`:
-    why its boot seems to stand still, where that is known.
+    why its boot seems to stand still, where that is known. `degraded`: why its status is that.
     """
 
     row: Deployment
     status: DeploymentStatus
+    degraded: Fault | None = None
     revision: Revision | None
     update: Update | None
     update_deadline: Instant | None = None

@@ -20,6 +20,7 @@ from agent.model.update import (
     Verifying,
 )
 from agent.probes.port import HealthView
+from agent.updates.degraded import why
 from agent.updates.planner.attestation import loss
 from agent.updates.planner.boot_deadline import deadline_of
 from agent.updates.planner.boot_words import boot_note
@@ -41,9 +42,12 @@ def deployment_facts(
     s = situation(rows, seen)
     revision = rows.revision(rows.deployment.active_revision) or next(iter(rows.revisions), None)
     update = rows.update or rows.latest_update
+    status = deployment_status(s, missing_secrets)
+    active = [row for row in rows.enclaves if row.slot is rows.deployment.active_slot]
     return DeploymentFacts(
         row=rows.deployment,
-        status=deployment_status(s, missing_secrets),
+        status=status,
+        degraded=why(s, active[0]) if status is DeploymentStatus.DEGRADED else None,
         revision=revision,
         update=update,
         update_deadline=update_deadline(s, update),
@@ -131,12 +135,18 @@ def enclave_facts(s: Situation, row: Enclave) -> EnclaveFacts:
     )
     return EnclaveFacts(
         row=row,
+        debug=_is_debug(s, row),
         state=enclave_state(row, vm, health, draining=draining),
         vm=vm,
         health=health,
         verdict=judged.verdict if judged else None,
         connections=s.connections.get(row.id),
     )
+
+
+def _is_debug(s: Situation, row: Enclave) -> bool:
+    revision = s.revisions.get(row.revision)
+    return revision is not None and revision.debug
 
 
 def enclave_state(
