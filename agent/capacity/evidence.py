@@ -27,6 +27,12 @@ def evidence_faults(question: Question, supply: HostSupply) -> Iterator[Reason]:
             f"place of the evidence that is demanded here: {_REMEDY}"
         )
         yield Reason(code=ReasonCode.DOMAIN_MISSING, detail=detail)
+    if question.debug and not supply.allow_unattested:
+        detail = (
+            "a debug release (tinfoil-debug=on) gives no evidence, and this host demands it: set "
+            "allow_unattested: true to run it unattested, or deploy the production release"
+        )
+        yield Reason(code=ReasonCode.DEBUG_UNATTESTED, detail=detail)
     if question.dummy_attestation:
         detail = (
             "the config has shim.dummy-attestation: its guest gives a dummy report in place of "

@@ -47,7 +47,8 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     `foreign_listeners` are listening sockets found on the host.
     `stop_grace_s`: what a guest that hears its power button may take to power off.
     `listeners_by_name`: the data plane tells deployments on one listener apart by their domains.
-    `evidence_demanded`: no enclave takes traffic here whose evidence is not good.
+    `evidence_demanded`: no enclave takes traffic here whose evidence is not good;
+    `allow_unattested`: but for debug releases, which give none.
     `default_domain`: under which guests without a domain of their own are named.
     """
 
@@ -70,6 +71,7 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     foreign_listeners: tuple[Listen, ...] = ()
     listeners_by_name: bool = False
     evidence_demanded: bool = False
+    allow_unattested: bool = False
     default_domain: str | None = None
     inventory_complete: bool = True
     draining: bool = False
@@ -126,6 +128,7 @@ class Question(_Value, frozen=True, kw_only=True):
     `public_certificate`: its guests ask for one at each boot, for the name that they are told.
     `guest_domain` is the name that the guest of its revision is told, None by default; of a mere
     promise of capacity there is no guest yet. `dummy_attestation`: it is told to give no evidence.
+    `debug`: of a debug release, which gives no evidence.
     """
 
     demand: Demand
@@ -141,6 +144,7 @@ class Question(_Value, frozen=True, kw_only=True):
     public_certificate: bool = False
     guest_domain: str | msgspec.UnsetType | None = msgspec.UNSET
     dummy_attestation: bool = False
+    debug: bool = False
 
 
 class Grant(_Value, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ class SupplyReader:
         tee: Tee = Tee.NONE,
         listeners_by_name: bool = False,
         default_domain: str | None = None,
+        allow_unattested: bool = False,
     ) -> None:
         self._probe = probe
         self._reserve = reserve
@@ -45,6 +46,7 @@ class SupplyReader:
         self._tee = tee
         self._listeners_by_name = listeners_by_name
         self._default_domain = default_domain
+        self._allow_unattested = allow_unattested
 
     async def __call__(self) -> HostSupply:
         """What the host has now. Raises InventoryError."""
@@ -74,6 +76,7 @@ class SupplyReader:
             foreign_listeners=seen.foreign_listeners,
             listeners_by_name=self._listeners_by_name,
             evidence_demanded=self._tee is not Tee.NONE,
+            allow_unattested=self._allow_unattested,
             default_domain=self._default_domain,
             boards=self._boards(inventory),
             numa_distances=_distances(inventory),

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.attestation.debug_releases import NoDebugEvidence
 from agent.attestation.port import Attestation
 from agent.attestation.unattested import Unattested
 from agent.config import Config, NetworkConfig, NetworkMode, SupervisorKind, Tee, TrafficMode
@@ -132,6 +133,7 @@ def build(
             tee=tee,
             listeners_by_name=choices.traffic.value == TrafficMode.HAPROXY,
             default_domain=config.releases.default_domain,
+            allow_unattested=config.allow_unattested,
         ),
         policy=policy(config, choices.tee.value),
         host_id=host_id,
@@ -209,7 +211,8 @@ def _attestation(
 
     root = chain.root_spki_sha256 if chain else None
     endorser = collateral.endorser if collateral else None
-    return open_verifier(config.attestation, clock, endorser=endorser, simulated_root=root)
+    verifier = open_verifier(config.attestation, clock, endorser=endorser, simulated_root=root)
+    return NoDebugEvidence(verifier, demanded=not config.allow_unattested)
 
 
 def secrets_dir(config: Config, shared_memory: Path = Path("/dev/shm")) -> Path:  # noqa: S108

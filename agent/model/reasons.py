@@ -61,6 +61,7 @@ class ReasonCode(StrEnum):
     LAUNCH_FORMAT_UNSUPPORTED = "launch_format_unsupported"
     DOMAIN_MISSING = "domain_missing"
     UNCLEAN_STOP = "unclean_stop"
+    DEBUG_UNATTESTED = "debug_unattested"
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

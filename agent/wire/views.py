@@ -202,7 +202,7 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     next_update: DecisionView
     update: UpdateView | None
     enclaves: list[EnclaveView]
-    degraded: FaultView | None = None
     error: FaultView | None
     probes: ProbesView | None = None
     warnings: list[str] = []
+    degraded: FaultView | None = None

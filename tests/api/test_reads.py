@@ -20,11 +20,12 @@ UPDATE = (
 )
 DEPLOYMENT = (
     "name status tag revision active_slot listen publish domain guest_domain variables secrets "
-    "stale_secrets debug simulated rollback next_update update enclaves error probes warnings"
+    "stale_secrets debug simulated rollback next_update update enclaves error degraded probes "
+    "warnings"
 )
 ENCLAVE = (
     "id deployment slot revision state teardown gpus memory_mib vcpus address pid unit healthy "
-    "attested simulated connections started_at uptime_s guest_metrics"
+    "attested simulated connections started_at uptime_s guest_metrics debug"
 )
 
 

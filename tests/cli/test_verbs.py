@@ -299,6 +299,13 @@ def test_logs_of_the_serving_slot_and_of_another(agent) -> None:
     assert agent.call("logs", "web", "--slot", "green", "--tail", "1").stdout == "bye\x1b[0m\n"
 
 
+def test_an_image_that_prints_nothing_is_told_to_have_no_console(agent) -> None:
+    agent.running()
+    result = agent.call("logs", "web")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "production images have no console" in result.stderr
+
+
 def test_logs_of_what_is_gone_are_the_end_that_was_kept(agent) -> None:
     from agent.model.revision import Fault
 

@@ -39,6 +39,7 @@ class Case(NamedTuple):
     needs: Mapping[str, Any] = MappingProxyType({})  # of v2, beyond what v1 needs
     asked: Mapping[str, Any] = MappingProxyType({})
     gpus: int = 0
+    debug: bool = False  # v2 is a debug release
 
 
 def supply(**changes: Any) -> Act:
@@ -147,6 +148,10 @@ CASES = {
     ),
     "disk": Case("disk_insufficient", needs={"disk_mib": 10**9}),
     "no domain": Case("domain_missing", supply(evidence_demanded=True)),
+    "debug": Case(
+        "debug_unattested", supply(evidence_demanded=True, default_domain="x.example"), debug=True
+    ),
+    "debug, unattested": Case("blue_green", debug=True),
     "unsigned": Case("signature_required", unsign),
     "unknown": Case("release_invalid", lose),
 }
@@ -158,7 +163,8 @@ async def serving(make: Make, case: Case) -> InstantHost:
     for tag, needs in (("v1", {"gpus": gpus}), ("v2", {"gpus": gpus} | case.needs)):
         made = release(tag)
         demand = msgspec.structs.replace(made.demand, **needs)
-        host.releases.made[tag] = msgspec.structs.replace(made, demand=demand)
+        debug = case.debug and tag == "v2"
+        host.releases.made[tag] = msgspec.structs.replace(made, demand=demand, debug=debug)
     await host.deploy(NAME, "v1")
     done = case.become(host)
     if done is not None:

@@ -103,6 +103,7 @@ def question(
         public_certificate=revision.tls_mode != SELF_SIGNED,
         guest_domain=revision.own_guest_domain,
         dummy_attestation=revision.dummy_attestation,
+        debug=revision.debug,
     )
 
 
