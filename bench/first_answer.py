@@ -80,7 +80,10 @@ async def _get(streams: _Streams, path: str) -> tuple[int, bytes]:
 
 def _is_complete(status: int, body: bytes) -> bool:
     with contextlib.suppress(ValueError):
-        return status == http.client.OK and bool(json.loads(body).get("completed_at"))
+        at = (
+            json.loads(body).get("completed_at") or "0001"
+        )  # as the guest's language has it, unset
+        return status == http.client.OK and not at.startswith("0001")
     return False
 
 

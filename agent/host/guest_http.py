@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self, cast
 
@@ -72,11 +73,18 @@ class GuestHttp:
             self._line.bytes_left = self._max_bytes
 
     async def get(
-        self, path: str, *, timeout_s: float, max_bytes: int, body_wait_s: float | None = None
+        self,
+        path: str,
+        *,
+        timeout_s: float,
+        max_bytes: int,
+        body_wait_s: float | None = None,
+        bearer_for: Callable[[str], str | None] = lambda _: None,
     ) -> HttpAnswer:
         """One GET, no redirects followed; at most `max_bytes` of the body.
 
-        `body_wait_s`: how long to wait for the body once the status is known.
+        `body_wait_s`: how long to wait for the body once the status is known. `bearer_for`: the
+        token for whoever showed this key on the very connection that the request goes over.
 
         The status and what came of the body by `timeout_s` is an answer; without a status by then,
         or with something that is not HTTP, raises NoAnswerError. A connection on which an answer
@@ -84,14 +92,14 @@ class GuestHttp:
         asked is replaced by another.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
-        head = f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: enclave-agent\r\n"
-        request = f"{head}Accept: */*\r\nAccept-Encoding: identity\r\n\r\n".encode()
         kept = self._line is not None and self._line.usable
         try:
             line = await self._connected(deadline)
+            request = self._request(path, bearer_for(line.key))
             exchange = await line.exchange(request, deadline, max_bytes, body_wait_s)
             if kept and exchange.unheard and line.lost:
                 line = await self._connected(deadline)
+                request = self._request(path, bearer_for(line.key))
                 exchange = await line.exchange(request, deadline, max_bytes, body_wait_s)
         except (TimeoutError, OSError, UnreadableKeyError) as error:
             raise NoAnswerError(tell(error, timeout_s), door_of(error)) from error
@@ -99,6 +107,12 @@ class GuestHttp:
             why = self.flooded or exchange.problem or tell(TimeoutError(), timeout_s)
             raise NoAnswerError(why)
         return HttpAnswer(exchange.status, bytes(exchange.body), exchange.ending)
+
+    def _request(self, path: str, token: str | None) -> bytes:
+        head = f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: enclave-agent\r\n"
+        if token is not None:
+            head += f"Authorization: Bearer {token}\r\n"
+        return f"{head}Accept: */*\r\nAccept-Encoding: identity\r\n\r\n".encode()
 
     async def _connected(self, deadline: float) -> _Line:
         """The line as it is, if it may be used again, or a new one; its key is noted."""

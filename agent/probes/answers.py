@@ -19,6 +19,8 @@ MAX_KEPT_BYTES = 2048
 _MAX_DEPTH = 12
 _MAX_MEMBERS = 4096
 _STATUSES = DONE | {"pending", "failed"}
+_NO_SUCH_DOCUMENT = 404
+_UNSET_MOMENT = "0001-01-01T00:00:00"
 _NO_HEALTHCHECK = frozenset({"", "none"})
 
 
@@ -85,9 +87,21 @@ def judge_boot_stages(reading: Reading) -> BootReading:
             running = running or name
     if running is not None:
         return BootReading(reading.document, f"boot stage {running} is not done")
-    if not reading.document.get("completed_at"):
+    if not _is_moment(reading.document.get("completed_at")):
         return BootReading(reading.document, "its boot is not completed")
     return BootReading(reading.document, None, complete=True)
+
+
+def _is_moment(value: object) -> bool:
+    """Whether it is one that was set: an unset one of the guest's language is the year 1."""
+    return bool(value) and not (isinstance(value, str) and value.startswith(_UNSET_MOMENT))
+
+
+def tells_nothing(status: int | None, reading: Reading) -> bool:
+    """Whether a guest has no word on its containers: no such document, or one without a list."""
+    if reading.document is None:
+        return status == _NO_SUCH_DOCUMENT
+    return bool(reading.document.get("unavailable")) and not reading.document.get("containers")
 
 
 def judge_containers(reading: Reading, wanted: Sequence[str]) -> Reading:

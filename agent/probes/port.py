@@ -11,6 +11,7 @@ from agent.model.clock import Instant
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 from agent.model.revision import Fault
+from agent.probes.guest_metrics import MetricsAccess
 
 
 class TcpCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +30,7 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
     `bound_key`: the only TLS key (SHA-256, hex) that it may show, once one was bound.
     `binds_itself`: nothing is claimed on this host, so that the first round that passes wholly
     binds the key that it was made over.
+    `metrics_access`: of a guest that was given a METRICS_API_KEY. Never log it.
     """
 
     enclave: EnclaveId
@@ -42,6 +44,7 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
     container_names: tuple[str, ...]
     bound_key: str | None = None
     binds_itself: bool = False
+    metrics_access: MetricsAccess | None = None
 
 
 class ProbeView(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,7 +26,9 @@ from agent.probes.answers import (
     judge_boot_stages,
     judge_containers,
     read_document,
+    tells_nothing,
 )
+from agent.probes.guest_metrics import read_metrics
 from agent.probes.port import ProbeTarget, TcpCheck
 from agent.probes.result import ProbeResult
 from agent.probes.workload import Asked, judge_workload
@@ -80,6 +82,7 @@ class RoundOrder:
     A `knock` is for a guest that may not be up yet: its first answer has to come within `reach_s`,
     `reached` is called on it, and only then the TCP checks begin. `booted`: the guest is known to
     have booted. It stays so, since it cannot boot again without its QEMU being launched anew.
+    `tells_containers`: it has listed its containers in this launch, and so is to go on doing so.
     """
 
     context: ssl.SSLContext
@@ -87,6 +90,7 @@ class RoundOrder:
     now: Callable[[], Instant]
     with_metrics: bool = False
     booted: bool = False
+    tells_containers: bool = False
     attempt: ConnectAttempt | None = None
 
 
@@ -150,15 +154,14 @@ class _Interview:
         self._order = order
         self._answered = answered
         self._unreachable: NoAnswerError | None = None
+        self._status: int | None = None  # of the newest document that was asked for
         self._ends_at = asyncio.get_running_loop().time() + 2 * order.timeout_s
 
     async def run(self, guest_http: GuestHttp) -> RoundResult:
         guest_http.begin_round()
         boot = await self._read_boot(guest_http)
-        containers = judge_containers(
-            await self._read(guest_http, "containers"), self._target.container_names
-        )
-        metrics = await self._read(guest_http, "metrics") if self._order.with_metrics else None
+        containers = await self._read_containers(guest_http)
+        metrics = await self._read_metrics(guest_http) if self._order.with_metrics else None
         workload = await self._ask_workload(guest_http)
         at = self._order.now()
         return RoundResult(
@@ -167,13 +170,13 @@ class _Interview:
             shut=await self._is_shut(),
             observations=(
                 _observe_boot(boot),
-                _observe(CONTAINERS_PROBE, containers.problem, "container_unhealthy"),
+                _observe_containers(containers),
                 *workload,
             ),
             keys=tuple(guest_http.keys),
             boot=boot,
-            containers=containers.document,
-            metrics=metrics.document if metrics and metrics.problem is None else None,
+            containers=containers.document if containers else None,
+            metrics=metrics,
         )
 
     async def _is_shut(self) -> bool:
@@ -202,9 +205,33 @@ class _Interview:
             return None
         return judge_boot_stages(await self._read(guest_http, "boot-stages"))
 
-    async def _read(self, guest_http: GuestHttp, name: str) -> Reading:
+    async def _read_containers(self, guest_http: GuestHttp) -> Reading | None:
+        """None of an image that says nothing of containers, and never did in this launch."""
+        reading = await self._read(guest_http, "containers")
+        if not self._order.tells_containers and tells_nothing(self._status, reading):
+            return None
+        return judge_containers(reading, self._target.container_names)
+
+    async def _read_metrics(self, guest_http: GuestHttp) -> dict[str, Any] | None:
+        access = self._target.metrics_access
+        if access is None:
+            reading = await self._read(guest_http, "metrics")
+        else:
+            reading = await self._read(guest_http, "metrics", access.bearer_for)
+        return read_metrics(self._status, reading, access)
+
+    async def _read(
+        self,
+        guest_http: GuestHttp,
+        name: str,
+        bearer_for: Callable[[str], str | None] = lambda _: None,
+    ) -> Reading:
+        self._status = None
         try:
-            answer = await self._get(guest_http, _WELL_KNOWN + name, MAX_BODY_BYTES)
+            answer = await self._get(
+                guest_http, _WELL_KNOWN + name, MAX_BODY_BYTES, bearer_for=bearer_for
+            )
+            self._status = answer.status
         except NoAnswerError as error:
             return Reading(None, f"{_WELL_KNOWN}{name}: {error}")
         if answer.status == 200 and answer.ending is not Ending.COMPLETE:
@@ -231,7 +258,12 @@ class _Interview:
         return (_observe(name, problem, passing=f"HTTP {answer.status}"),)
 
     async def _get(
-        self, guest_http: GuestHttp, path: str, max_bytes: int, body_wait_s: float | None = None
+        self,
+        guest_http: GuestHttp,
+        path: str,
+        max_bytes: int,
+        body_wait_s: float | None = None,
+        bearer_for: Callable[[str], str | None] = lambda _: None,
     ) -> HttpAnswer:
         """After a guest that cannot be reached, or floods, the rest of the round is not tried."""
         if self._unreachable is not None:
@@ -248,6 +280,7 @@ class _Interview:
                 timeout_s=min(left, limit),
                 max_bytes=max_bytes,
                 body_wait_s=body_wait_s,
+                bearer_for=bearer_for,
             )
         except NoAnswerError as error:
             if guest_http.flooded or not guest_http.keys:
@@ -309,6 +342,12 @@ def _observe_boot(boot: BootReading | None) -> ProbeResult:
         return _observe(BOOT_PROBE, None)
     code = "boot_stage_failed" if boot.failed else "probe_failed"
     return _observe(BOOT_PROBE, boot.problem, code, decisive=bool(boot.failed))
+
+
+def _observe_containers(containers: Reading | None) -> ProbeResult:
+    if containers is None:
+        return _observe(CONTAINERS_PROBE, None, passing="its image says nothing of containers")
+    return _observe(CONTAINERS_PROBE, containers.problem, "container_unhealthy")
 
 
 def _observe(

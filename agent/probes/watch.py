@@ -143,6 +143,7 @@ class Watch:
             now=self._around.clock.now,
             with_metrics=with_metrics,
             booted=self.view.boot_complete,
+            tells_containers=bool((self.view.containers or {}).get("containers")),
             attempt=attempt,
         )
 

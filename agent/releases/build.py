@@ -11,11 +11,11 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.host.files import write_atomic
+from agent.host.sparse import copy_sparse
 from agent.model.measurement import MeasuredLaunch
 from agent.model.release import Release
 from agent.releases.fields import Field
@@ -222,7 +222,7 @@ def _publish(image: Image, kind: Kind, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.new")
     try:
-        shutil.copyfile(source, fresh)
+        copy_sparse(source, fresh)
         check_file(fresh, key, _never)
         fresh.replace(target)
     except ReleaseError as error:

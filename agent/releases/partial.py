@@ -17,6 +17,7 @@ from typing import Self
 import msgspec
 
 from agent.host.files import StorageFullError, storage_errors, write_atomic
+from agent.host.sparse import write_sparse
 from agent.releases.blocking import Check
 from agent.releases.port import ReleaseError
 from agent.releases.verify import check_file
@@ -95,12 +96,9 @@ class Partial:
         if self._offset + len(chunk) > self._max_bytes:
             raise ReleaseError(f"{self._source_path}: more than {self._max_bytes} bytes came")
         with storage_errors("write", self._path):
-            rest = memoryview(chunk)
-            while rest:
-                written = os.pwrite(self._descriptor, rest, self._offset)
-                self._hash.update(rest[:written])
-                self._offset += written
-                rest = rest[written:]
+            write_sparse(self._descriptor, chunk, self._offset)
+        self._hash.update(chunk)
+        self._offset += len(chunk)
 
     def check(self, key: str, check: Check) -> None:
         """Whether all that was written is the artifact that the key names; else ReleaseError."""

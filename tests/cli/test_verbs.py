@@ -301,6 +301,12 @@ def test_logs_of_the_serving_slot_and_of_another(agent) -> None:
 
 def test_an_image_that_prints_nothing_is_told_to_have_no_console(agent) -> None:
     agent.running()
+
+    def print_nothing(engine) -> None:
+        for facts in engine.snapshot.deployments["web"].enclaves:
+            engine.consoles[facts.row.id] = b""
+
+    agent.api.do(print_nothing)
     result = agent.call("logs", "web")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "production images have no console" in result.stderr

@@ -128,6 +128,7 @@ class TlsGuest:
         self.visits: list[list[str]] = []
         self.hosts: list[str] = []
         self.names: list[str | None] = []
+        self.heads: dict[str, bytes] = {}  # of the newest request of each path
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -171,6 +172,7 @@ class TlsGuest:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 paths.append(head.split(b" ", 2)[1].decode())
+                self.heads[paths[-1]] = head
                 self.hosts.append(_host_of(head))
                 answer = self.answer(paths[-1], self.hosts[-1])
                 if isinstance(answer, bytes):

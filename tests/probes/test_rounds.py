@@ -17,6 +17,7 @@ import pytest
 from agent.host.contact import NoAnswerError, client_context, open_tcp
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
+from agent.probes.guest_metrics import MetricsAccess
 from agent.probes.port import ProbeTarget, TcpCheck
 from agent.probes.round import RoundOrder, RoundResult, is_relayed, run_round
 from agent.probes.verdict import ProbeResult
@@ -62,6 +63,7 @@ def target(
     health_path: str = "/",
     tcp: tuple[TcpCheck, ...] = (),
     names: tuple[str, ...] = ("web",),
+    metrics_access: MetricsAccess | None = None,
 ) -> ProbeTarget:
     return ProbeTarget(
         enclave=EnclaveId("aaaaaaaa"),
@@ -70,6 +72,7 @@ def target(
         health_path=health_path,
         tcp=tcp,
         container_names=names,
+        metrics_access=metrics_access,
     )
 
 
@@ -166,6 +169,41 @@ async def test_boot_stages_of_the_wrong_form_are_a_failure_in_words(
     assert failure.answer.isprintable()
     assert len(failure.answer) < 2300
     assert result.answered
+
+
+async def test_the_year_one_is_no_completion() -> None:
+    """The zero value of Go's time.Time, which the public guest serves until it sets it."""
+    guest = TlsGuest()
+    guest.answers[BOOT] = booted(completed="0001-01-01T00:00:00Z")
+    result = await ask(guest)
+    assert failures(result)["boot-stages"].answer == "its boot is not completed"
+
+
+NOTHING = {
+    "no such document": reply(404, b"404 page not found"),
+    "unavailable from the start": listed(unavailable="cannot connect to the Docker daemon"),
+}
+
+
+@pytest.mark.parametrize("answer", NOTHING.values(), ids=NOTHING)
+async def test_an_image_that_says_nothing_of_containers_is_probed_by_what_it_has(
+    answer: bytes,
+) -> None:
+    guest = TlsGuest()
+    guest.answers[CONTAINERS] = answer
+    result = await ask(guest)
+    assert failures(result) == {}
+    assert result.containers is None
+
+
+@pytest.mark.parametrize("answer", NOTHING.values(), ids=NOTHING)
+async def test_one_that_listed_them_before_in_this_launch_has_to_go_on(answer: bytes) -> None:
+    guest = TlsGuest()
+    guest.answers[CONTAINERS] = answer
+    async with running(guest) as endpoint:
+        wanted = replace(order(), tells_containers=True)
+        result = await run_round(target(endpoint), wanted)
+    assert list(failures(result)) == ["containers"]
 
 
 async def test_a_failed_boot_stage_is_named_with_its_detail_and_decides_at_once() -> None:

@@ -152,6 +152,21 @@ async def test_an_artifact_whose_size_nobody_told_still_counts_against_the_bound
     await source.close()
 
 
+def test_zeros_of_a_download_take_no_room_and_are_there_all_the_same(tmp_path: Path) -> None:
+    data = b"head" + bytes(6 << 20) + b"middle" + bytes(3 << 20)
+    path = tmp_path / "partial" / "image"
+    with Partial(path, "image", 1 << 30) as partial:
+        for at in range(0, len(data), 1 << 20):
+            partial.write(data[at : at + (1 << 20)])
+        assert partial.offset == len(data)
+    assert path.read_bytes() == data
+    assert path.stat().st_blocks * 512 < 1 << 20
+    with Partial(path, "image", 1 << 30) as again:
+        again.restart(None)
+        again.write(data[:4])
+    assert path.read_bytes() == b"head"
+
+
 async def test_idle_partial_downloads_count_and_are_evicted(
     images: Images, make_store: MakeStore, root: Path, executor: ThreadPoolExecutor, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import Bdf, DeploymentName
 from agent.model.resources import GUEST_HTTPS_PORT
 from agent.model.revision import Revision
+from agent.probes.guest_metrics import METRICS_API_KEY, MetricsAccess
 from agent.probes.port import ProbeTarget, TcpCheck
 from agent.updates.engine.data_plane import DataPlaneWatch
 from agent.updates.engine.dependencies import EngineDependencies
@@ -72,7 +73,20 @@ class Observer:
             container_names=revision.container_names,
             bound_key=row.spki_sha256,
             binds_itself=not self._parts.policy.by_evidence,
+            metrics_access=self._metrics_access(row, revision),
         )
+
+    def _metrics_access(self, row: Enclave, revision: Revision) -> MetricsAccess | None:
+        """Of a guest that was given the secret, while its value is on this host.
+
+        It may be told only over the key that evidence has bound: a round binds no such key.
+        """
+        version = revision.secrets.get(METRICS_API_KEY)
+        if version is None:
+            return None
+        token = self._parts.secret_values.get(revision.deployment, METRICS_API_KEY, version)
+        bound_key = row.spki_sha256 if self._parts.policy.by_evidence else None
+        return MetricsAccess(token=token, bound_key=bound_key) if token else None
 
     def wants_others(self, row: Enclave) -> bool:
         """Whether it is to be launched with a GPU that is in quarantine."""
