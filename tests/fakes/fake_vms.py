@@ -83,7 +83,7 @@ def _key_and_certificate() -> bytes:
 
 def fake_releases(directory: Path, configs: Mapping[str, bytes]) -> Path:
     """A release source with these tags, of an image that only the fake QEMU boots."""
-    make_image(directory / "image")
+    make_image(directory / "image", "v0.12.0")
     source = directory / "source"
     make_releases(source, configs, directory / "image" / "image.json")
     return source
