@@ -256,7 +256,8 @@ class Machine:
                 return {"UUID": self.uuid}
             case "query-status":
                 off = self.guest.off.is_set()
-                return {"status": "shutdown" if off else "running", "running": not off}
+                ended = "guest-panicked" if self._panics() else "shutdown"
+                return {"status": ended if off else "running", "running": not off}
             case "ringbuf-read":
                 return base64.b64encode(self.ring.take(arguments["size"])).decode()
             case "system_powerdown":
@@ -266,8 +267,8 @@ class Machine:
 
     def _watch_guest(self) -> None:
         alone, reset = self.guest.told("POWEROFF_AFTER_S"), self.guest.told("RESET_AFTER_S")
-        if alone or reset:
-            self.guest.off.wait(float(alone or reset or 0))
+        if after_s := alone or reset or self._panics():
+            self.guest.off.wait(float(after_s))
             self.guest.power_off()
         while ORDERS.exists() and not reset and not self.guest.off.wait(LOOK_S):
             if self.guest.ordered("reset"):
@@ -275,8 +276,15 @@ class Machine:
                 reset = "now"
                 self.guest.power_off()
         self.guest.off.wait()
+        if self._panics():  # as QEMU's pvpanic does, with -action panic=pause
+            self._event("GUEST_PANICKED", action="pause")
+            self._event("STOP")
+            return
         reason = "guest-reset" if reset else "guest-shutdown"
         self._event("SHUTDOWN", guest=True, reason=reason)
+
+    def _panics(self) -> str | None:
+        return self.guest.told("PANIC_AFTER_S")
 
     def _event(self, name: str, **data: Any) -> None:
         stamp = {"seconds": 1, "microseconds": 0}

@@ -29,6 +29,9 @@ CONFIGS = {
     **dict.fromkeys(("v1", "v2"), config_of()),
     "hangs": config_of({"GUEST_FREEZE_AFTER_S": "0"}, start_period="500ms"),
     "resets": config_of({"GUEST_RESET_AFTER_S": "1", "GUEST_SLOW_STAGE": "models:30"}),
+    "panics": config_of({"GUEST_PANIC_AFTER_S": "1", "GUEST_SLOW_STAGE": "models:30"}),
+    "dies": config_of({"GUEST_PANIC_AFTER_S": "4"}),
+    "deaf": config_of({"GUEST_IGNORE_ACPI": "1"}),
     "slow": config_of({"GUEST_SLOW_STAGE": f"models:{LONG_BOOT_S}"}),
 }
 UPDATE = {"dwell_s": 0.2, "soak_s": 0.5, "drain_s": 1, "stop_grace_s": 1, "boot_deadline_s": 2}
@@ -92,6 +95,42 @@ async def test_a_guest_that_resets_itself_fails_in_its_boot(daemon: Daemon) -> N
     assert (update["step"], update["error"]["code"]) == ("boot", "guest_reset")
 
 
+async def test_a_guest_that_panics_fails_in_its_boot(daemon: Daemon) -> None:
+    assert (await daemon.update(tag="panics")).status == 202
+    update = await failed(daemon)
+    assert (update["step"], update["error"]["code"]) == ("boot", "guest_panicked")
+
+
+async def test_one_that_panics_while_it_serves_is_launched_again_and_says_why(
+    daemon: Daemon,
+) -> None:
+    assert (await daemon.update(tag="dies")).status == 202
+    assert (await daemon.over())["status"] == "completed"
+    seen = await daemon.until(lambda d: d is not None and d["status"] == "degraded")
+    assert seen is not None
+    assert seen["degraded"]["code"] == "guest_panicked"
+    assert "kernel panicked" in seen["degraded"]["detail"]
+    again = await daemon.until(lambda d: d is not None and d["status"] == "running")
+    assert again is not None
+    assert again["degraded"] is None
+
+
+@times(stop_grace_s=4, boot_deadline_s=10)
+async def test_an_ignored_power_button_is_waited_for_once(daemon: Daemon) -> None:
+    """The second stop of such an image costs no grace."""
+    took = []
+    for _ in range(2):
+        assert (await daemon.update(tag="deaf")).status == 202
+        assert (await daemon.over())["status"] == "completed"
+        begun = time.monotonic()
+        assert (await daemon.update(tag="v2", strategy="stop_then_start")).status == 202
+        update = await daemon.over()
+        assert update["status"] == "completed"
+        took.append(time.monotonic() - begun)
+    assert took[0] > 4
+    assert update["downtime_s"] < 4
+
+
 @times(drain_s=2)
 async def test_a_version_that_got_sick_while_the_old_one_drained_can_be_rolled_back(
     daemon: Daemon, parts: tuple[Path, Path]
@@ -110,6 +149,8 @@ async def test_a_version_that_got_sick_while_the_old_one_drained_can_be_rolled_b
     seen = await daemon.until(lambda d: d is not None and d["status"] == "degraded")
     assert seen is not None
     assert (seen["tag"], seen["enclaves"][0]["healthy"]) == ("v2", False)
+    assert seen["degraded"]["detail"]
+    assert seen["degraded"]["probe"]
     assert (await daemon.send("POST", f"{_HELLO}/rollback", {"to": "v1"})).status == 202
     assert (await daemon.over())["status"] == "completed"
     assert await serving(daemon) == "v1"

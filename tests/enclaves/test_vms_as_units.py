@@ -7,6 +7,7 @@ told to.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import socket
 import subprocess
@@ -168,6 +169,12 @@ def test_a_unit_opens_the_devices_of_its_vm_and_no_others(tmp_path: Path) -> Non
     assert not set("'\"$\\") & set(stopping)
 
 
+def test_the_unit_of_a_deaf_image_does_not_wait_for_its_guest(tmp_path: Path) -> None:
+    given = dataclasses.replace(request(tmp_path, ["qemu"]), asks_guest=False)
+    (stopping,) = (one for one in properties(given, 60) if one.startswith("ExecStop="))
+    assert stopping.endswith(f"unit_stop.py {tmp_path}/vm/stop 0")
+
+
 def test_a_configured_user_is_the_units(tmp_path: Path) -> None:
     wanted = request(tmp_path, ["qemu"])
     given = StartRequest(
@@ -217,6 +224,17 @@ async def test_a_guest_that_does_not_hear_it_is_ended_after_its_grace(short_dir:
         server.answers |= {"system_powerdown": {}, "quit": {}}
         said = await asyncio.to_thread(stop, str(path), 0.3)
         assert said == "the guest did not end within 0.3 s"
+        assert server.commands[-1] == "quit"
+
+
+async def test_without_a_grace_qemu_ends_at_once_and_the_guest_is_not_asked(
+    short_dir: Path,
+) -> None:
+    path = short_dir / "stop"
+    async with serving(QmpServer("u"), path) as server:
+        server.answers |= {"quit": {}}
+        assert "was not asked" in await asyncio.to_thread(stop, str(path), 0)
+        assert "system_powerdown" not in server.commands
         assert server.commands[-1] == "quit"
 
 
