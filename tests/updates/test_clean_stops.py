@@ -11,8 +11,9 @@ import pytest
 from agent.model.power_button import NOT_ASKED, Press
 from agent.model.reasons import DecidedStrategy, ReasonCode, Strategy
 from agent.model.update import UpdateStatus
-from agent.updates.downtimes import Downtimes, promised, read_downtimes
+from agent.updates.admission.downtimes import read_downtimes
 from agent.updates.orders import Change, PlanQuestion
+from agent.updates.planner.downtimes import Downtimes, promised
 from agent.updates.planner.types import Policy
 from simulator.instant_host import CALLER, InstantHost, Make, new
 from simulator.simulated_host import NAME, release

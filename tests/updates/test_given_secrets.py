@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from agent.updates.secret_names import check_declared, undeclared
 
 from agent.model.ids import DeploymentName
 from agent.model.release import Release
+from agent.updates.admission.secret_names import check_declared, undeclared
 from agent.updates.errors import FieldError, RefusedError
 from agent.updates.orders import Change, PlanQuestion
 from simulator.instant_host import CALLER, InstantReleases, Make, new

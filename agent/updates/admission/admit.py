@@ -27,8 +27,15 @@ from agent.releases.layout import image_version_of
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.audit import sign
 from agent.updates.admission.certificates import boots_of, certificate_name, told
+from agent.updates.admission.downtimes import read_downtimes
 from agent.updates.admission.gpus import recorded
 from agent.updates.admission.lease_rows import expire, spend
+from agent.updates.admission.power_button import (
+    is_deaf,
+    read_buttons,
+    running_revisions,
+    unclean_stop,
+)
 from agent.updates.admission.rows import (
     Options,
     Terms,
@@ -37,9 +44,8 @@ from agent.updates.admission.rows import (
     new_enclave,
     new_update,
 )
-from agent.updates.downtimes import Promise, promised, read_downtimes
 from agent.updates.errors import ConflictError, RefusedError
-from agent.updates.power_button import is_deaf, read_buttons, running_revisions, unclean_stop
+from agent.updates.planner.downtimes import Promise, promised
 
 # Which of a deployment's secrets (name → version) have no value on this host.
 Missing = Callable[[DeploymentName, Mapping[str, int]], tuple[str, ...]]

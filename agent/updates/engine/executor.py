@@ -25,11 +25,11 @@ from agent.releases.port import ReleaseError, Releases, ReleaseSourceError
 from agent.store.port import Reader, Store
 from agent.traffic.port import Binding, RouteOrder, Traffic, TrafficError
 from agent.updates.admission.gpus import Preparation
+from agent.updates.admission.power_button import is_deaf, learn, read_buttons
 from agent.updates.engine.preflight import Preflight, no_preflight
 from agent.updates.planner.attestation import judged_anew
 from agent.updates.planner.types import Action, ActionKind, Judged, Outcome
 from agent.updates.planner.upkeep import SECRETS_MISSING
-from agent.updates.power_button import is_deaf, learn, read_buttons
 from agent.updates.secrets.versions import Secrets
 
 log = logging.getLogger(__name__)

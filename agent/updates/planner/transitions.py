@@ -24,7 +24,7 @@ from agent.model.update import (
     Update,
     UpdateState,
 )
-from agent.updates.downtimes import measured
+from agent.updates.planner.downtimes import measured
 from agent.updates.planner.types import Plan, Situation, Write
 
 REBOOTED = "host_rebooted"

@@ -15,7 +15,7 @@ from agent.model.event import EventDraft
 from agent.model.ids import EnclaveId
 from agent.model.revision import Deployment, Fault, Wish
 from agent.model.update import Decided, Releasing, Step, StoppingOld, Update
-from agent.updates import degraded
+from agent.updates.planner import degraded
 from agent.updates.planner.attestation import (
     admitted,
     keep_verified,

@@ -6,7 +6,7 @@ from agent.capacity.estimate import estimate
 from agent.model.clock import Instant
 from agent.model.reasons import DowntimeEstimate, Strategy
 from agent.model.update import Booting, Decided, Update, Verifying
-from agent.updates.downtimes import promised
+from agent.updates.planner.downtimes import promised
 from agent.updates.planner.types import Situation
 from agent.updates.snapshot.rows import Rows
 from agent.updates.snapshot.snapshot import Estimate

@@ -23,12 +23,13 @@ from agent.model.update import (
 from agent.probes.port import HealthView
 from agent.store.port import Reader
 from agent.updates.admission.certificates import boots_of
-from agent.updates.downtimes import Downtimes, read_downtimes
+from agent.updates.admission.downtimes import read_downtimes
+from agent.updates.admission.power_button import is_deaf, read_buttons
 from agent.updates.planner.boot_deadline import BOOTS, shape_of
 from agent.updates.planner.certificates import certificate_domain
+from agent.updates.planner.downtimes import Downtimes
 from agent.updates.planner.shut_door import ANSWERS
 from agent.updates.planner.types import Action, Judged, Outcome, Policy, Situation
-from agent.updates.power_button import is_deaf, read_buttons
 
 _BEFORE_READY = (Preparing, StoppingOld, Releasing, Launching, Booting, Verifying)
 

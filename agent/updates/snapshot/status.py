@@ -20,10 +20,10 @@ from agent.model.update import (
     Verifying,
 )
 from agent.probes.port import HealthView
-from agent.updates.degraded import why
 from agent.updates.planner.attestation import loss
 from agent.updates.planner.boot_deadline import deadline_of
 from agent.updates.planner.boot_words import boot_note
+from agent.updates.planner.degraded import why
 from agent.updates.planner.types import Situation
 from agent.updates.snapshot.eta import expected
 from agent.updates.snapshot.rows import Observation, Rows, situation

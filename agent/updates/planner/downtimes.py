@@ -13,13 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.capacity.estimate import NO_DOWNTIME, estimate
-from agent.model.ids import DeploymentName
 from agent.model.lease import Sample
 from agent.model.reasons import DowntimeEstimate
 from agent.model.update import Update
-from agent.store.port import Reader
 
-_TOTAL, _REST, _STOP = "downtime", "downtime_after_stop", "stop"
+TOTAL, REST, STOP = "downtime", "downtime_after_stop", "stop"
 _USUAL_STOP_S = 5.0  # of a guest that hears, while nothing was measured
 
 
@@ -51,19 +49,6 @@ class Promise:
         return rest + self.stop if rest else None
 
 
-def read_downtimes(tx: Reader, name: DeploymentName | None, image: str | None) -> Downtimes:
-    """Of this deployment, or of any while it has none of its own."""
-    stops = {deaf: tuple(tx.samples(_STOP, _key(image, deaf=deaf))) for deaf in (False, True)}
-    rests: list[float] = []
-    totals: list[float] = []
-    for key in (name, "") if name else ("",):
-        rests = rests or tx.samples(_REST, key)
-        totals = totals or tx.samples(_TOTAL, key)
-        if rests or totals:
-            break
-    return Downtimes(tuple(rests), tuple(totals), asked=stops[False], ended=stops[True])
-
-
 def promised(found: Downtimes, grace_s: float, *, deaf: bool) -> Promise:
     """What is to be expected of the next one, if its guest is asked first, or is `deaf`."""
     if found.totals and not found.rests:
@@ -79,12 +64,12 @@ def measured(update: Update, image: str | None) -> tuple[Sample, ...]:
     total, stop = update.downtime_s, update.stop_s
     if total is None:
         return ()
-    samples = [Sample(kind=_TOTAL, key=key, value_s=total) for key in (update.deployment, "")]
+    samples = [Sample(kind=TOTAL, key=key, value_s=total) for key in (update.deployment, "")]
     if stop is not None:
         rest = max(0.0, total - stop)
-        samples += [Sample(kind=_REST, key=key, value_s=rest) for key in (update.deployment, "")]
-        key = _key(image, deaf=update.stopped_unasked)
-        samples.append(Sample(kind=_STOP, key=key, value_s=stop))
+        samples += [Sample(kind=REST, key=key, value_s=rest) for key in (update.deployment, "")]
+        key = key_of(image, deaf=update.stopped_unasked)
+        samples.append(Sample(kind=STOP, key=key, value_s=stop))
     return tuple(samples)
 
 
@@ -94,5 +79,5 @@ def _unmeasured(grace_s: float, *, deaf: bool) -> DowntimeEstimate:
     return DowntimeEstimate(p50=min(_USUAL_STOP_S, grace_s), p90=grace_s, samples=0)
 
 
-def _key(image: str | None, *, deaf: bool) -> str:
+def key_of(image: str | None, *, deaf: bool) -> str:
     return f"{image} {'ended' if deaf else 'asked'}"
