@@ -1,4 +1,4 @@
-"""A guest that answered, and then lets nobody in while its VM runs."""
+"""A guest that lets nobody in while its VM runs."""
 
 from __future__ import annotations
 
@@ -73,12 +73,26 @@ def test_a_break_in_it_begins_it_anew(host: SimulatedHost) -> None:
     assert host.current().step is Step.BOOT
 
 
-def test_a_guest_that_never_answered_has_not_come_up_yet(host: SimulatedHost) -> None:
+def test_a_guest_that_is_silent_has_not_come_up_yet(host: SimulatedHost) -> None:
     host.request("v2")
     host.until(Step.BOOT)
-    shut(host, host.vms[host.current().enclave])
     host.settle(seconds=60)
     assert host.current().step is Step.BOOT
+
+
+def test_a_guest_that_refuses_without_ever_answering_has_failed_as_well(
+    host: SimulatedHost,
+) -> None:
+    """One that fails right after its network came up leaves nobody the time to ask."""
+    host.request("v2")
+    host.until(Step.BOOT)
+    host.settle(seconds=20)
+    shut(host, host.vms[host.current().enclave])
+    host.settle(seconds=int(SHUT_FOR_S) + 8)
+    update = host.current()
+    assert (update.status, update.step, fault_code(host)) == (UpdateStatus.FAILED, Step.BOOT, SHUT)
+    assert update.fault is not None
+    assert "without ever answering" in update.fault.detail
 
 
 def test_in_the_stage_of_the_containers_its_server_may_be_restarting(host: SimulatedHost) -> None:

@@ -1,9 +1,12 @@
-"""A guest that answered once and then lets nobody in: its boot failed. Pure.
+"""A guest that is up and lets nobody in: its boot failed. Pure.
 
 A guest whose early boot fails ends its server and stays as it is: its VM runs, its port refuses,
-and the stage that failed is hardly ever told. So a port that was seen open, and has kept everybody
-out without a break for long enough, ends the update of a guest that has not taken traffic yet.
-Restarts of its server are shorter, but for the stage in which containers are started.
+and the stage that failed is hardly ever told. So a port that has kept everybody out without a
+break for long enough ends the update of a guest that has not taken traffic yet. It need not have
+answered before: a guest's server listens before the guest has an address, so one that refuses has
+lost its server, and a failure soon after the network came up leaves no time for an answer. A
+guest that is silent has not come up yet. Restarts of its server are shorter, but for the stage in
+which containers are started.
 """
 
 from __future__ import annotations
@@ -46,8 +49,7 @@ def shut_until(s: Situation, row: Enclave, booting: Booting | None) -> Instant |
     health = s.health_of(row.id)
     if health is None or health.shut_since is None or not s.is_up(row):
         return None
-    answered = health.answered or booting is None or booting.answered_after_s is not None
-    if not answered or _stage(health, booting) == CONTAINERS:
+    if _stage(health, booting) == CONTAINERS:
         return None
     revision = s.revisions[row.revision]
     own = booting.answered_after_s if booting else None
@@ -63,7 +65,11 @@ def shut_fault(s: Situation, row: Enclave, booting: Booting | None) -> Fault | N
     after, at = health.stage_before, _stage(health, booting)
     where = f" after stage {after}" if after else ""
     doing = f", with stage {at} under way" if at else ""
-    detail = f"the guest shut its door{where}{doing}: it answered, and has refused ever since"
+    answered = health.answered or booting is None or booting.answered_after_s is not None
+    said = "it answered, and has refused ever since"
+    if not answered:
+        said = "it is on the network, and has refused without ever answering"
+    detail = f"the guest shut its door{where}{doing}: {said}"
     return Fault(code=SHUT, detail=detail)
 
 
