@@ -19,11 +19,11 @@ CONFIGS = {
     "v1": config_of(),
     "v2": config_of(),
     "v3": config_of(variables=("COLOUR",), secrets=("API_KEY",)),
-    "broken": config_of({"GUEST_NEVER_HEALTHY": "1"}, start_period="1s"),
+    "broken": config_of({"GUEST_NEVER_HEALTHY": "1", "GUEST_CONSOLE": "1"}, start_period="1s"),
     "exited": config_of(
         {"GUEST_CONTAINER_EXIT_AFTER_S": "0.1", "GUEST_CONTAINER_EXIT_CODE": "7"},
         containers=("web", "worker"),
-        start_period="1s",
+        checked=False,
     ),
     "slow": config_of({"GUEST_SLOW_STAGE": "models:60"}),
     "fleeting": config_of({"GUEST_POWEROFF_AFTER_S": "15"}),

@@ -34,13 +34,15 @@ from tests.fakes.guest_releases import guest_firmware
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 QEMU = "qemu-system-x86_64"
 INBOUND_PORT = 8080
+DOMAIN = "web.example.invalid"  # without one no guest boots
 CONFIG = f"""\
 cvm-version: 0.12.0
 cpus: 1
 memory: 256
 cvm-network: {{inbound-ports: [{INBOUND_PORT}]}}
 containers:
-  - {{name: web, image: "example.invalid/web:1@sha256:{"0" * 64}", secrets: [API_KEY]}}
+  - {{name: web, image: "example.invalid/web:1@sha256:{"0" * 64}", secrets: [API_KEY],
+     env: [{{GUEST_CONSOLE: "1"}}]}}
 shim: {{upstream-port: {INBOUND_PORT}}}
 """.encode()
 SUBNET = f"127.219.{os.getpid() % 250}.0/24"  # two runs of the tests at once do not meet
@@ -151,7 +153,7 @@ def order(
         revision=revision(
             inbound_ports=(INBOUND_PORT,),
             variables=variables or {},
-            guest_domain="web.enclaves.example",
+            guest_domain=DOMAIN,
         ),
         release=image.release,
         image=image.files,

@@ -45,6 +45,7 @@ containers:
       - COLOUR: "red"
       - REGION
     secrets: [API_KEY]
+    healthcheck: {{test: [CMD, "true"], interval: 1s, start_period: 6s, retries: 1}}
   - name: worker
     image: "example.invalid/worker:1@sha256:{zeros}"
 shim:
@@ -53,6 +54,7 @@ shim:
 EXTERNAL = """\
 env:
   REGION: "north"
+  GUEST_CONSOLE: "1"
 {external_env}secrets:
   API_KEY: "{secret}"
 metadata: {{id: "abcd2345", domain: "web.example.invalid", image: "guest", cpu: "tcg", gpu: "",
@@ -76,17 +78,21 @@ class Machine:
 
     def __init__(self, options: argparse.Namespace, directory: Path, *,
                  behaviour: dict[str, str] | None = None, root_disk: Path | None = None,
-                 root_hash: str | None = None, config_hash: str | None = None) -> None:
+                 root_hash: str | None = None, config_hash: str | None = None,
+                 extra: list[str] | None = None, words: str = "",
+                 edit: Callable[[str], str] = str) -> None:
         image = json.loads((options.image / "image.json").read_text())
         self.console_path = directory / "console"
         self.qmp_path = directory / "qmp"
-        lines = "".join(f'  {k}: "{v}"\n' for k, v in (behaviour or {}).items())
+        given = {"DOMAIN": "web.example.invalid"} | (behaviour or {})
+        lines = "".join(f'  {k}: "{v}"\n' for k, v in given.items())
         config = CONFIG.format(zeros="0" * 64).encode()
-        external = EXTERNAL.format(external_env=lines, secret=SECRET, zeros="0" * 64).encode()
+        external = edit(
+            EXTERNAL.format(external_env=lines, secret=SECRET, zeros="0" * 64)).encode()
         self.tls_port, self.plain_port = free_ports(2)
         files = {kind: options.image / name for kind, name in image["files"].items()}
         cmdline = CMDLINE.format(root=root_hash or image["root"],
-                                 config=config_hash or hashlib.sha256(config).hexdigest())
+                                 config=config_hash or hashlib.sha256(config).hexdigest()) + words
         argv = [
             "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", options.cpu,
             "-smp", str(options.smp), "-m", str(options.memory), "-nodefaults", "-display", "none",
@@ -106,6 +112,7 @@ class Machine:
             argv += ["-drive", f"if=none,id={serial},file={path},format=raw,readonly=on",
                      "-device", f"virtio-blk-pci,drive={serial},addr={address},serial={serial},"
                      "disable-legacy=on"]
+        argv += extra or []
         self.started = time.monotonic()
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
         self.qmp: Any = None
@@ -138,14 +145,15 @@ class Machine:
         """QEMU's run state; a guest that ended stays as `shutdown`."""
         return str(self.command("query-status")["status"])
 
-    def https(self, path: str) -> tuple[int, Any]:
-        """GET over TLS, whatever the certificate."""
+    def https(self, path: str, **headers: str) -> tuple[int, Any]:
+        """GET over TLS, whatever the certificate. What is not JSON is None."""
         connection = http.client.HTTPSConnection("127.0.0.1", self.tls_port, timeout=5,
                                                  context=trusting())
         with contextlib.closing(connection):
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
             response = connection.getresponse()
-            return response.status, json.loads(response.read())
+            body = response.read()
+            return response.status, json.loads(body) if body[:1] in (b"{", b"[") else None
 
     def plain(self, path: str) -> tuple[int, Any]:
         """GET over the inbound port."""
@@ -161,7 +169,7 @@ class Machine:
               trusting().wrap_socket(raw) as tls):
             return hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
 
-    def wait(self, what: str, ready: Callable[[], object], limit_s: float = 60) -> float:
+    def wait(self, what: str, ready: Callable[[], object], limit_s: float = 120) -> float:
         """Poll until ready; returns the seconds since the machine's start."""
         while time.monotonic() - self.started < limit_s:
             expect(self.process.poll() is None, f"QEMU ended while waiting: {what}")
@@ -186,7 +194,7 @@ class Machine:
         """
         return self.wait("listening", lambda: "serving on 443" in self.console())
 
-    def wait_healthy(self, limit_s: float = 60) -> float:
+    def wait_healthy(self, limit_s: float = 120) -> float:
         """Wait for the first healthy answer."""
         self.wait_listening()
         return self.wait("healthy", lambda: self.https("/health")[0] == 200, limit_s)
@@ -264,7 +272,9 @@ def check_documents(vm: Machine) -> None:
     expect(all(s["status"] in ("ok", "skipped") for s in boot["stages"]), f"stages: {boot}")
     expect(not boot["completed_at"].startswith("0001"), f"not completed: {boot}")
     _, listed = vm.https("/.well-known/tinfoil-containers")
-    expect(set(health(vm).values()) == {("running", "healthy")}, f"containers: {listed}")
+    expect(health(vm) == {"web": ("running", "healthy"), "worker": ("running", None)},
+           f"containers: {listed}")
+    expect(all(c["played"] for c in listed["containers"]), f"containers: {listed}")
     expect([c["name"] for c in listed["containers"]] == ["web", "worker"], f"containers: {listed}")
     _, certificate = vm.https("/.well-known/tinfoil-certificate")
     der = ssl.PEM_cert_to_DER_cert(certificate["certificate"])
@@ -281,7 +291,8 @@ def check_workload(vm: Machine) -> None:
         status, answer = get("/any/path")
         expect(status == 200 and answer["version"] == "v7" and answer["id"] == "abcd2345",
                f"workload: {status} {answer}")
-        expect(answer["env"] == {"COLOUR": "red", "REGION": "north"}, f"env: {answer}")
+        expect(answer["env"] == {"COLOUR": "red", "REGION": "north",
+                                 "DOMAIN": "web.example.invalid"}, f"env: {answer}")
         digest = hashlib.sha256(SECRET.encode()).hexdigest()
         expect(answer["secrets"] == {"API_KEY": digest}, f"secrets: {answer}")
         expect(answer["remote"] and answer["uptime_s"] > 0, f"workload: {answer}")
@@ -365,8 +376,11 @@ def refused(options: argparse.Namespace, why: str, **special: Any) -> None:
 
 
 def check_wrong_config_hash(options: argparse.Namespace) -> str:
-    """A config that is not the measured one: visible, never healthy."""
+    """A config that is not the measured one: parked, or visible where it does not park."""
     with machine(options, config_hash="0" * 64) as vm:
+        vm.wait("parked", lambda: "parked" in vm.console())
+        expect(refuses(vm), "a parked guest answers")
+    with machine(options, config_hash="0" * 64, behaviour={"GUEST_PARKS": "0"}) as vm:
         vm.wait_listening()
         vm.wait("boot failed", lambda: stage(vm, "config")["status"] == "failed")
         vm.wait("settled", lambda: stage(vm, "shim")["status"] == "skipped")
@@ -374,6 +388,93 @@ def check_wrong_config_hash(options: argparse.Namespace) -> str:
         expect(status == 503 and answer["error"]["status"] == "failed", f"{status} {answer}")
         expect(answer["boot"]["stages"], f"{answer}")
         return str(stage(vm, "config")["detail"])[:40]
+
+
+def refuses(vm: Machine) -> bool:
+    """Whether 443 is refused: user-mode networking then closes what it accepted."""
+    try:
+        vm.https("/")
+    except (OSError, http.client.HTTPException):
+        return True
+    return False
+
+
+def check_manners(options: argparse.Namespace) -> str:
+    """What the public guest does in every boot, in the order in which it is seen."""
+    asked = {"GUEST_SHIM_POLL_S": "1.5", "GUEST_SHIM_RESTART_S": "2",
+             "GUEST_SLOW_STAGE": "models:3", "GUEST_HEALTHY_AFTER_S": "6"}
+    with machine(options, behaviour=asked, edit=with_guards) as vm:
+        vm.wait_listening()
+        first = vm.spki()
+        expect(vm.https("/")[0] == 503 and vm.https("/")[1] is None, "the shim is not starting")
+        expect(vm.https("/.well-known/tinfoil-metrics")[0] == 503, "metrics before an identity")
+        vm.wait("the identity", lambda: vm.spki() != first)
+        real = vm.spki()
+        _, boot = vm.https("/.well-known/tinfoil-boot-stages")
+        expect(boot["completed_at"].startswith("0001-"), f"completed early: {boot}")
+        status, answer = vm.https("/")
+        expect((status, answer["error"]["status"]) == (503, "pending"), f"early: {answer}")
+        vm.wait("a started container", lambda: container_phases(vm, "web").get("start") == "ok")
+        expect(container_phases(vm, "web")["healthy"] == "pending", "not within the boot")
+        expect(vm.https("/.well-known/tinfoil-containers")[0] == 503, "containers before the end")
+        vm.wait("the restart", lambda: refuses(vm))
+        vm.wait("another ephemeral key", lambda: vm.spki() not in (first, real))
+        vm.wait("the identity again", lambda: vm.spki() == real)
+        vm.wait_healthy()
+        metrics = "/.well-known/tinfoil-metrics"
+        expect(vm.https(metrics)[0] == 401, "metrics without the key")
+        expect(vm.https(metrics, Authorization="Bearer m3trics")[0] == 200, "metrics with it")
+    return "ephemeral key, identity, containers in the boot, restart, guarded metrics"
+
+
+def with_guards(external: str) -> str:
+    """An external config with a key for the metrics."""
+    return external.replace("secrets:\n", 'secrets:\n  METRICS_API_KEY: "m3trics"\n')
+
+
+def container_phases(vm: Machine, name: str) -> dict[str, str]:
+    """The substages of one container's start."""
+    found = [s for s in stage(vm, "containers").get("stages", []) if s["name"] == name]
+    return {s["name"]: s["status"] for one in found for s in one["stages"]}
+
+
+def check_parked(options: argparse.Namespace) -> str:
+    """Boots that fail early: 443 is refused, the machine runs on, deaf."""
+    cases: dict[str, dict[str, Any]] = {
+        "no domain": {"behaviour": {"DOMAIN": ""}},
+        "an empty secret": {"edit": lambda text: text.replace(SECRET, "null")},
+        "an unknown member of network":
+            {"edit": lambda text: text.replace("network: {", "network: {mtu: 9000, ")},
+        "a stage told to fail": {"behaviour": {"GUEST_FAIL_STAGE": "registry-auth"}},
+        "a debug image without its console":
+            {"words": " tinfoil-debug=on", "behaviour": {"GUEST_CONSOLE": "1"}},
+    }
+    for what, special in cases.items():
+        with machine(options, **special) as vm:
+            if "debug" in what:
+                time.sleep(40)  # it has no console to tell on
+            else:
+                vm.wait(f"{what}: parked", lambda vm=vm: "parked" in vm.console())
+            expect(refuses(vm), f"{what}: it answers")
+            vm.command("system_powerdown")
+            time.sleep(1)
+            expect(vm.status() == "running", f"{what}: the machine does not run on")
+    return ", ".join(cases)
+
+
+def check_silent(options: argparse.Namespace) -> str:
+    """A production image prints nothing on any console; a debug image on hvc0."""
+    with machine(options, edit=lambda text: text.replace('GUEST_CONSOLE: "1"', "A: b")) as vm:
+        vm.wait("healthy", lambda: vm.https("/health")[0] == 200)
+        expect(vm.console() == "", f"the console shows: {vm.console()}")
+    with tempfile.TemporaryDirectory(prefix="guest-") as directory:
+        told = Path(directory) / "hvc0"
+        extra = ["-device", "virtio-serial-pci,addr=1e.0,disable-legacy=on",
+                 "-chardev", f"file,id=hvc,path={told}", "-device", "virtconsole,chardev=hvc"]
+        with machine(options, words=" tinfoil-debug=on", extra=extra) as vm:
+            vm.wait("told on hvc0", lambda: told.exists() and "boot complete" in told.read_text())
+            expect(vm.console() == "", "a debug image uses the serial line")
+    return "production: nothing; debug: hvc0"
 
 
 def stage(vm: Machine, name: str) -> Any:
@@ -412,21 +513,18 @@ def check_rate(options: argparse.Namespace) -> str:
 
 def check_behaviours(options: argparse.Namespace) -> str:
     """What one boot can show of the table, in the order in which it happens."""
-    asked = {"GUEST_HEALTHY_AFTER_S": "3", "GUEST_CONTAINER_EXIT_AFTER_S": "5",
-             "GUEST_CONTAINER_EXIT_CODE": "137", "GUEST_NEW_KEY_AFTER_S": "6",
-             "GUEST_SICK_AFTER_S": "8", "GUEST_SICK_FOR_S": "3", "GUEST_IGNORE_ACPI": "1",
+    asked = {"GUEST_HEALTHY_AFTER_S": "3", "GUEST_CONTAINER_EXIT_AFTER_S": "15",
+             "GUEST_CONTAINER_EXIT_CODE": "137", "GUEST_NEW_KEY_AFTER_S": "20",
+             "GUEST_SICK_AFTER_S": "28", "GUEST_SICK_FOR_S": "8", "GUEST_IGNORE_ACPI": "1",
              "GUEST_CONSOLE_MIB": "1", "GUEST_SLOW_STAGE": "models:1",
-             "GUEST_FREEZE_AFTER_S": "13"}
+             "GUEST_FREEZE_AFTER_S": "50"}
     with machine(options, behaviour=asked) as vm:
         vm.wait_listening()
         expect(stage(vm, "models")["status"] == "pending", "the slow stage is not pending")
         vm.wait("slow stage over", lambda: stage(vm, "shim")["status"] == "ok")
         expect(stage(vm, "models")["duration_ns"] > 9e8, "the slow stage was quick")
-        expect(health(vm)["web"] == ("running", "starting"), f"early health: {health(vm)}")
-        status, answer = vm.https("/")
-        expect((status, answer["error"]["status"]) == (503, "pending"), f"early: {answer}")
         vm.wait_healthy()
-        expect(health(vm)["worker"] == ("running", "healthy"), f"health: {health(vm)}")
+        expect(health(vm)["worker"] == ("running", None), f"health: {health(vm)}")
         key = vm.spki()
         vm.wait("container exit", lambda: health(vm)["worker"][0] == "exited")
         expect(health(vm)["web"] == ("running", "healthy"), f"health: {health(vm)}")
@@ -441,10 +539,11 @@ def check_behaviours(options: argparse.Namespace) -> str:
     return ", ".join(asked)
 
 
-def health(vm: Machine) -> dict[str, tuple[str, str]]:
-    """(status, health) by container."""
+def health(vm: Machine) -> dict[str, tuple[str, str | None]]:
+    """(status, health) by container; nothing before their stage is over."""
     _, listed = vm.https("/.well-known/tinfoil-containers")
-    return {c["name"]: (c["status"], c["health"]["status"]) for c in listed["containers"]}
+    return {c["name"]: (c["status"], c.get("health", {}).get("status"))
+            for c in (listed or {"containers": []})["containers"]}
 
 
 def timed_out(call: Callable[[], object]) -> bool:
@@ -458,23 +557,21 @@ def timed_out(call: Callable[[], object]) -> bool:
 
 def check_failing(options: argparse.Namespace) -> str:
     """Guests that never serve, and one that holds its streams."""
-    with machine(options, behaviour={"GUEST_FAIL_STAGE": "registry-auth"}) as vm:
-        vm.wait_listening()
-        vm.wait("failed", lambda: stage(vm, "registry-auth")["status"] == "failed")
-        expect(vm.https("/")[1]["error"]["status"] == "failed", "not failed")
     with machine(options, behaviour={"GUEST_NEVER_HEALTHY": "1", "GUEST_TYPO": "1"}) as vm:
-        vm.wait_listening()
-        expect("GUEST_TYPO" in stage(vm, "config")["detail"], "a misspelt behaviour passed")
+        vm.wait("told", lambda: "GUEST_TYPO" in vm.console())
     with machine(options, behaviour={"GUEST_NEVER_HEALTHY": "1"}) as vm:
         vm.wait_listening()
-        vm.wait("unhealthy", lambda: health(vm)["web"][1] == "unhealthy")
-        expect(vm.https("/health")[0] == 503, "healthy")
+        vm.wait("unhealthy", lambda: container_phases(vm, "web").get("healthy") == "failed")
+        vm.wait("shim failed", lambda: stage(vm, "shim")["status"] == "failed")
+        status, answer = vm.https("/health")
+        expect((status, answer["error"]["status"]) == (503, "failed"), f"{status} {answer}")
+        expect("web: unhealthy" in stage(vm, "containers")["detail"], "the container is not named")
     with machine(options, behaviour={"GUEST_HOLD_STREAMS": "1"}) as vm:
         vm.wait_healthy()
         stream = socket.create_connection(("127.0.0.1", vm.plain_port), timeout=5)
         stream.sendall(b"GET /stream?seconds=0 HTTP/1.1\r\nHost: x\r\n\r\n")
         read_until(stream, b"chunk 15\n\r\n")
-    return "fail stage, misspelt, never healthy, held stream"
+    return "misspelt, never healthy, held stream"
 
 
 def check_ends(options: argparse.Namespace) -> str:
@@ -488,7 +585,8 @@ def check_ends(options: argparse.Namespace) -> str:
 
 CHECKS = {"boot": check_boot, "tampered-disk": check_tampered_disk,
           "wrong-config-hash": check_wrong_config_hash, "rate": check_rate,
-          "behaviours": check_behaviours, "failing": check_failing, "ends": check_ends}
+          "behaviours": check_behaviours, "manners": check_manners, "parked": check_parked,
+          "silent": check_silent, "failing": check_failing, "ends": check_ends}
 
 
 def main() -> int:

@@ -80,7 +80,7 @@ async def get(fleet: Fleet, vm: Enclave, path: str) -> tuple[int, Any, str]:
 async def evidence(fleet: Fleet, vm: Enclave, nonce: str = NONCE) -> tuple[Any, str]:
     """The document over a nonce, once there is one; the test's own timeout ends the waiting."""
     while True:
-        with contextlib.suppress(OSError, TimeoutError, IndexError):
+        with contextlib.suppress(OSError, TimeoutError, IndexError, ValueError):
             async with asyncio.timeout(8):
                 status, document, key = await get(fleet, vm, f"{PATH}?nonce={nonce}")
                 if status == 200:

@@ -30,46 +30,79 @@ func skipped(detail string) (outcome, error) {
 	return outcome{status: stages.Skipped, detail: detail}, nil
 }
 
+const toldToFail = "failed as told by GUEST_FAIL_STAGE"
+
 type step struct {
 	name string
 	run  func() (outcome, error)
 }
 
-// bootUp runs the stages in their order. A guest whose measured config is wrong
-// still gets as far as showing that at its address: network, identity and
-// certificate do not depend on it. Everything else is skipped after a failure.
+// bootUp runs the stages in the public guest's order. 443 is served from the network
+// on. A failure before the firewall parks the guest; a later one stays to be seen.
 func (g *guest) bootUp() {
 	var external *conf.External
-	reachable := []step{
+	early := []step{
 		{"config", func() (outcome, error) { return g.readConfigs(&external) }},
-		{"network", func() (outcome, error) { return configureNetwork(external) }},
+		{"network", func() (outcome, error) { return g.bringUp(external) }},
 		{"identity", g.makeIdentity},
 		{"cpu-attestation", g.attestCPU},
 		{"gpu-attestation", func() (outcome, error) { return skipped("no GPU") }},
-		{"certificate", g.serveTLS},
-	}
-	rest := []step{
+		{"certificate", g.publishIdentity},
 		{"vault-secrets", g.checkSecrets},
 		{"registry-auth", g.checkRegistry},
-		{"firewall", func() (outcome, error) { return skipped("no packet filter in the reference guest") }},
 		{"models", g.findModels},
+	}
+	for _, s := range early {
+		if !g.runStage(s) {
+			g.failEarly(s.name, external)
+			return
+		}
+	}
+	atomic.StoreInt32(&g.identity.published, 1)
+	for _, s := range []step{
+		{"firewall", func() (outcome, error) { return skipped("no packet filter in the reference guest") }},
 		{"containers", g.startContainers},
-		{"shim", func() (outcome, error) { atomic.StoreInt32(&g.shimUp, 1); return done("") }},
+	} {
+		if !g.runStage(s) {
+			g.console.Printf("boot failed in stage %s; what is there is served", s.name)
+			return
+		}
 	}
-	healthy := true
-	for _, s := range reachable {
-		healthy = g.runStage(s) && healthy
+	if pause := g.table().ShimRestart; pause > 0 {
+		g.restartShim(pause)
 	}
-	for _, s := range rest {
-		healthy = healthy && g.runStage(s)
-	}
-	if !healthy {
-		g.boot.SkipRest()
-		g.console.Printf("boot failed; the boot stages stay readable where the network came up")
+	g.followTable()
+}
+
+// failEarly closes the door for good, while the machine runs on. A guest that does
+// not park shows its stages as long as it lives.
+func (g *guest) failEarly(stage string, external *conf.External) {
+	if g.table().Parks {
+		atomic.StoreInt32(&g.parked, 1)
+		g.stopShim(true)
+		g.console.Printf("boot failed in stage %s; parked", stage)
 		return
 	}
-	g.console.Printf("boot complete")
-	g.followTable()
+	for _, s := range []step{
+		{"network", func() (outcome, error) { return g.bringUp(external) }},
+		{"identity", g.makeIdentity},
+		{"certificate", g.publishIdentity},
+	} {
+		if g.boot.StatusOf(s.name) == stages.Pending {
+			g.runStage(s)
+		}
+	}
+	g.boot.SkipRest()
+	g.console.Printf("boot failed in stage %s; its stages stay readable", stage)
+}
+
+// bringUp configures the network and serves 443 on it.
+func (g *guest) bringUp(external *conf.External) (outcome, error) {
+	out, err := configureNetwork(external)
+	if err == nil && g.table().Early443 {
+		err = g.startShim()
+	}
+	return out, err
 }
 
 func (g *guest) runStage(s step) bool {
@@ -97,7 +130,7 @@ func (g *guest) stageTrouble(name string) error {
 		time.Sleep(table.SlowStageTime)
 	}
 	if table.FailStage == name {
-		return errors.New("failed as told by GUEST_FAIL_STAGE")
+		return errors.New(toldToFail)
 	}
 	return nil
 }
@@ -105,6 +138,7 @@ func (g *guest) stageTrouble(name string) error {
 // readConfigs publishes the plan. The external config is handed out even when
 // the measured one is refused, since the network needs it alone.
 func (g *guest) readConfigs(external **conf.External) (outcome, error) {
+	cmdline, _ := os.ReadFile("/proc/cmdline")
 	payload, err := readPayload(machine.ExternalConfigAddress, machine.ExternalConfigSerial)
 	if err != nil {
 		return outcome{}, fmt.Errorf("external config: %w", err)
@@ -114,30 +148,59 @@ func (g *guest) readConfigs(external **conf.External) (outcome, error) {
 		return outcome{}, fmt.Errorf("external config: %w", err)
 	}
 	*external = ext
-	payload, err = readPayload(machine.ConfigAddress, machine.ConfigSerial)
+	workload, err := readWorkload(string(cmdline))
 	if err != nil {
-		return outcome{}, fmt.Errorf("workload config: %w", err)
-	}
-	cmdline, _ := os.ReadFile("/proc/cmdline")
-	want, _ := machine.CmdlineValue(string(cmdline), "tinfoil-config-hash")
-	if err := conf.CheckHash(payload, want); err != nil {
-		return outcome{}, err
-	}
-	workload, err := conf.ParseWorkload(payload)
-	if err != nil {
-		return outcome{}, fmt.Errorf("workload config: %w", err)
+		workload = &conf.Workload{}
 	}
 	env := conf.Environment(workload, ext)
-	table, err := behaviour.Parse(env)
+	table, wrong := behaviour.Parse(env, g.version)
+	if wrong != nil {
+		_ = g.console.Open(machine.SerialConsole) // a test's own mistake is always told
+		return outcome{}, wrong
+	}
+	if console := g.openConsole(string(cmdline), table); console != nil {
+		return outcome{}, console
+	}
+	g.plan.Store(&plan{workload: workload, external: ext, table: table, env: env, answer: newAnswer(ext, env)})
 	if err != nil {
-		return outcome{}, err
+		return outcome{}, fmt.Errorf("workload config: %w", err)
+	}
+	if table.StrictNetwork && len(ext.Strange) > 0 {
+		return outcome{}, fmt.Errorf("external config: network has unknown members: %s", strings.Join(ext.Strange, ", "))
 	}
 	if id := ext.Metadata["id"]; id != "" {
 		_ = syscall.Sethostname([]byte(id))
 	}
-	g.plan.Store(&plan{workload: workload, external: ext, table: table, env: env,
-		answer: newAnswer(ext, env)})
 	return done("%d containers, hash agrees", len(workload.Containers))
+}
+
+// openConsole gives a debug image the virtio console, which it needs, and a
+// production image none unless one is asked for.
+func (g *guest) openConsole(cmdline string, table *behaviour.Table) error {
+	debug, _ := machine.CmdlineValue(cmdline, "tinfoil-debug")
+	if debug == "on" {
+		err := g.console.Open(machine.VirtioConsole)
+		if err == nil || table.DebugNeedsHVC {
+			return err
+		}
+	}
+	if table.Console || table.ConsoleMiB > 0 {
+		return g.console.Open(machine.SerialConsole)
+	}
+	g.console.Mute()
+	return nil
+}
+
+func readWorkload(cmdline string) (*conf.Workload, error) {
+	payload, err := readPayload(machine.ConfigAddress, machine.ConfigSerial)
+	if err != nil {
+		return nil, err
+	}
+	want, _ := machine.CmdlineValue(cmdline, "tinfoil-config-hash")
+	if err := conf.CheckHash(payload, want); err != nil {
+		return nil, err
+	}
+	return conf.ParseWorkload(payload)
 }
 
 func readPayload(address, serial string) ([]byte, error) {
@@ -164,15 +227,20 @@ func configureNetwork(ext *conf.External) (outcome, error) {
 	return done("%s %s via %s", card, ext.Address.String(), ext.Gateway)
 }
 
+// checkSecrets refuses a host that did not supply what is declared. What a vault
+// would be asked for is taken as fetched: there is none to ask.
 func (g *guest) checkSecrets() (outcome, error) {
 	p := g.current()
-	if missing := conf.MissingSecrets(p.workload, p.external); len(missing) > 0 {
+	declared := len(p.workload.SecretNames())
+	missing := conf.MissingSecrets(p.workload, p.external, p.table.StrictSecrets)
+	switch {
+	case len(missing) > 0 && !p.workload.UsesVault():
 		return outcome{}, errors.New("not supplied: " + strings.Join(missing, ", "))
-	}
-	if len(p.workload.SecretNames()) == 0 {
+	case declared == 0:
 		return skipped("no secrets declared")
+	default:
+		return done("%d supplied, %d played as a vault's", declared-len(missing), len(missing))
 	}
-	return done("%d supplied", len(p.workload.SecretNames()))
 }
 
 func (g *guest) checkRegistry() (outcome, error) {
@@ -203,16 +271,4 @@ func (g *guest) findModels() (outcome, error) {
 			DurationNS: time.Since(begin).Nanoseconds(), Detail: node})
 	}
 	return out, nil
-}
-
-// startContainers opens the workload's own ports; the containers themselves are
-// simulated and appear in the container list from here on.
-func (g *guest) startContainers() (outcome, error) {
-	p := g.current()
-	for _, port := range p.workload.CVMNetwork.InboundPorts {
-		if err := g.servePlain(port); err != nil {
-			return outcome{}, err
-		}
-	}
-	return done("%d started, inbound ports %v", len(p.workload.Containers), p.workload.CVMNetwork.InboundPorts)
 }

@@ -3,12 +3,11 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"sync/atomic"
 	"time"
 
 	"refguest/internal/conf"
 )
-
-const defaultInterval = 5 * time.Second
 
 type containerList struct {
 	ObservedAt  time.Time         `json:"observed_at"`
@@ -21,6 +20,7 @@ type containerStatus struct {
 	ContainerID   string           `json:"container_id,omitempty"`
 	Image         string           `json:"image"`
 	Declared      bool             `json:"declared"`
+	Played        bool             `json:"played,omitempty"`
 	Created       bool             `json:"created"`
 	Status        string           `json:"status,omitempty"`
 	RestartCount  int              `json:"restart_count"`
@@ -38,7 +38,7 @@ type containerHealth struct {
 	FailingStreak int    `json:"failing_streak"`
 }
 
-// containerList simulates the declared containers.
+// containerList tells of the declared containers.
 func (g *guest) containerList() containerList {
 	list := containerList{ObservedAt: time.Now().UTC(), Containers: []containerStatus{}}
 	p := g.current()
@@ -46,23 +46,24 @@ func (g *guest) containerList() containerList {
 		list.Unavailable = "no valid workload config"
 		return list
 	}
-	created := g.boot.StatusOf("containers") == "ok"
+	created := g.boot.Done("containers")
 	for i, c := range p.workload.Containers {
 		status := containerStatus{Name: c.Name, Image: c.Image, Declared: true, RestartPolicy: c.Restart}
 		if !created {
 			status.Error = "container not found"
 		} else {
-			g.fillRunning(&status, p, i)
+			g.fillPlayed(&status, p, i)
 		}
 		list.Containers = append(list.Containers, status)
 	}
 	return list
 }
 
-func (g *guest) fillRunning(status *containerStatus, p *plan, index int) {
+// fillPlayed acts out the container at an index.
+func (g *guest) fillPlayed(status *containerStatus, p *plan, index int) {
 	sum := sha256.Sum256([]byte(status.Name + status.Image))
 	status.ContainerID = hex.EncodeToString(sum[:])
-	status.Created = true
+	status.Created, status.Played = true, true
 	status.Status = "running"
 	status.StartedAt = g.start.UTC().Format(time.RFC3339Nano)
 	age := g.age()
@@ -70,38 +71,37 @@ func (g *guest) fillRunning(status *containerStatus, p *plan, index int) {
 		status.Status = "exited"
 		status.ExitCode = p.table.ContainerExitCode
 		status.FinishedAt = g.start.Add(p.table.ContainerExitAfter).UTC().Format(time.RFC3339Nano)
-		status.Health = &containerHealth{Status: "unhealthy"}
-		return
 	}
-	start, interval := healthTimes(p.workload.Containers[index].Healthcheck)
-	status.Health = healthAt(age, p.table.Workload(age), p.table.Sick(age), p.table.SickAfter, start, interval)
+	status.Health = g.playedHealth(p, index)
 }
 
-func healthTimes(check *conf.Healthcheck) (start, interval time.Duration) {
-	interval = defaultInterval
-	if check != nil {
-		start = time.Duration(check.StartPeriod)
-		if check.Interval > 0 {
-			interval = time.Duration(check.Interval)
-		}
-	}
-	if start == 0 {
-		start = defaultInterval
-	}
-	return start, interval
-}
-
-// healthAt follows the usual engine: failures within the start period leave a
-// container `starting`, later ones make it `unhealthy`.
-func healthAt(age time.Duration, up, sick bool, sickAfter, start, interval time.Duration) *containerHealth {
+// playedHealth is nil for a container without a check. One that exited is unhealthy,
+// as Docker has it.
+func (g *guest) playedHealth(p *plan, index int) *containerHealth {
+	c, age := &p.workload.Containers[index], g.age()
 	switch {
-	case up:
+	case !c.Checked():
+		return nil
+	case p.table.ContainerExited(age, c.Name, index, len(p.workload.Containers)):
+		return &containerHealth{Status: "unhealthy"}
+	case p.table.Workload(age):
 		return &containerHealth{Status: "healthy"}
-	case sick:
-		return &containerHealth{Status: "unhealthy", FailingStreak: 1 + int((age-sickAfter)/interval)}
-	case age < start:
-		return &containerHealth{Status: "starting"}
+	case p.table.Sick(age):
+		return &containerHealth{Status: "unhealthy", FailingStreak: 1 + int((age-p.table.SickAfter)/c.Healthcheck.Every())}
 	default:
-		return &containerHealth{Status: "unhealthy", FailingStreak: 1 + int((age-start)/interval)}
+		return unansweredHealth(age-time.Duration(atomic.LoadInt64(&g.containersAge)), c.Healthcheck)
 	}
+}
+
+// unansweredHealth follows Docker: failures within the start period do not count, and
+// it takes as many in a row as the check has retries.
+func unansweredHealth(age time.Duration, check *conf.Healthcheck) *containerHealth {
+	streak := 0
+	if late := age - time.Duration(check.StartPeriod); late > 0 {
+		streak = int(late / check.Every())
+	}
+	if streak < check.Streak() {
+		return &containerHealth{Status: "starting", FailingStreak: streak}
+	}
+	return &containerHealth{Status: "unhealthy", FailingStreak: streak}
 }

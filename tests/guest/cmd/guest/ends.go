@@ -15,6 +15,7 @@ func (g *guest) followTable() {
 		spki, err := g.identity.renew(g.domain())
 		g.console.Printf("another TLS key from now on: spki sha256 %s (%v)", spki, err)
 	})
+	g.at(table.ShimRestartAfter, func() { g.restartShim(table.ShimRestart) })
 	g.at(table.PowerOffAfter, func() { g.powerOff("told by GUEST_POWEROFF_AFTER_S") })
 	g.at(table.ExitAfter, func() { g.last("PID 1 exits"); os.Exit(1) })
 	g.at(table.ResetAfter, func() { g.last("reset"); machine.Reset() })

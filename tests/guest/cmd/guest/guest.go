@@ -16,15 +16,19 @@ import (
 type guest struct {
 	start    time.Time
 	console  *machine.Console
+	version  string
 	boot     *stages.Tracker
 	identity identity
+	shim     shim
 	servers  serverSet
 	plan     atomic.Value // of *plan
 	attester atomic.Value // of *attester, where there is a TEE
-	shimUp   int32
-	stopped  chan struct{}
-	stopOnce sync.Once
-	load     loadMeter
+	parked   int32
+	// How old the guest was when its containers were started.
+	containersAge int64
+	stopped       chan struct{}
+	stopOnce      sync.Once
+	load          loadMeter
 }
 
 // plan is what the two config documents say.
@@ -35,8 +39,6 @@ type plan struct {
 	env      map[string]string
 	answer   answer
 }
-
-var nothingAsked = &behaviour.Table{}
 
 func (g *guest) age() time.Duration { return time.Since(g.start) }
 
@@ -50,18 +52,18 @@ func (g *guest) table() *behaviour.Table {
 	if p := g.current(); p != nil {
 		return p.table
 	}
-	return nothingAsked
+	return behaviour.Default(g.version)
 }
 
-// workloadUp tells whether the workload serves; if not, whether it may yet.
+// workloadUp tells whether the played workload serves; if not, whether it may yet.
 func (g *guest) workloadUp() (up bool, status string) {
 	table, age := g.table(), g.age()
 	switch {
-	case atomic.LoadInt32(&g.shimUp) == 1 && table.Workload(age):
-		return true, ""
-	case table.Sick(age) || g.boot.Snapshot().Verdict() == stages.Failed:
+	case g.boot.Snapshot().Verdict() == stages.Failed || table.Sick(age):
 		return false, stages.Failed
-	default:
+	case !g.boot.Done("containers") || !table.Workload(age):
 		return false, stages.Pending
+	default:
+		return true, ""
 	}
 }

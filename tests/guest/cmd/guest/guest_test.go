@@ -40,20 +40,16 @@ func TestTheAnswerShowsDigestsOfSecretsOnly(t *testing.T) {
 	}
 }
 
-func TestHealthFollowsTheStartPeriod(t *testing.T) {
-	const start, interval = 10 * time.Second, 5 * time.Second
-	for _, c := range []struct {
-		age      time.Duration
-		up, sick bool
-		want     containerHealth
-	}{
-		{time.Second, true, false, containerHealth{"healthy", 0}},
-		{time.Second, false, false, containerHealth{"starting", 0}},
-		{21 * time.Second, false, false, containerHealth{"unhealthy", 3}},
-		{41 * time.Second, false, true, containerHealth{"unhealthy", 3}},
+func TestAContainerThatNeverAnswersIsUnhealthyAfterItsRetriesOnly(t *testing.T) {
+	check := &conf.Healthcheck{StartPeriod: conf.Duration(10 * time.Second), Interval: conf.Duration(5 * time.Second), Retries: 2}
+	for age, want := range map[time.Duration]containerHealth{
+		time.Second:      {"starting", 0},
+		16 * time.Second: {"starting", 1},
+		21 * time.Second: {"unhealthy", 2},
+		31 * time.Second: {"unhealthy", 4},
 	} {
-		if got := healthAt(c.age, c.up, c.sick, 30*time.Second, start, interval); *got != c.want {
-			t.Errorf("%+v: %+v", c, *got)
+		if got := unansweredHealth(age, check); *got != want {
+			t.Errorf("%s: %+v", age, *got)
 		}
 	}
 }

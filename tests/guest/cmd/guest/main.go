@@ -6,6 +6,8 @@ package main
 import (
 	"os"
 	"os/signal"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -15,13 +17,15 @@ import (
 
 func main() {
 	start := time.Now()
-	console := machine.NewConsole(os.Stdout, start)
+	console := machine.NewConsole(start)
 	g := &guest{
 		start:   start,
 		console: console,
+		version: imageVersion(),
 		boot:    stages.NewTracker(start, console.Printf),
 		stopped: make(chan struct{}),
 	}
+	console.Printf("image %s, root disk verified %s s after the kernel's start", g.version, os.Getenv("VERIFIED_AFTER"))
 	prepareMachine()
 	go console.ForwardKernelWarnings()
 	g.watchForTheEnd()
@@ -47,15 +51,25 @@ func prepareMachine() {
 	_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 }
 
+// imageVersion is what the image was built as; its manners depend on it.
+func imageVersion() string {
+	raw, _ := os.ReadFile("/image-version")
+	return strings.TrimSpace(string(raw))
+}
+
 // watchForTheEnd powers the machine off in order on the ACPI power button and on
-// the signals that a kernel or an operator sends to PID 1.
+// the signals that a kernel or an operator sends to PID 1. A boot that failed hears
+// the button no more, as the public guest's first process does not.
 func (g *guest) watchForTheEnd() {
 	buttons := machine.WatchPowerButton(func() {
-		if g.table().IgnoreACPI {
+		switch {
+		case g.table().IgnoreACPI:
 			g.console.Printf("power button pressed, ignored as told")
-			return
+		case atomic.LoadInt32(&g.parked) == 1:
+			g.console.Printf("power button pressed, ignored: the boot failed")
+		default:
+			g.powerOff("power button")
 		}
-		g.powerOff("power button")
 	})
 	if buttons == 0 {
 		g.console.Printf("no ACPI power button found")

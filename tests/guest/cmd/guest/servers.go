@@ -27,6 +27,17 @@ func (s *serverSet) add(server *http.Server) {
 	s.servers = append(s.servers, server)
 }
 
+func (s *serverSet) remove(server *http.Server) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, one := range s.servers {
+		if one == server {
+			s.servers = append(s.servers[:i:i], s.servers[i+1:]...)
+			return
+		}
+	}
+}
+
 func (s *serverSet) take(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,18 +65,6 @@ func newServer(handler http.Handler) *http.Server {
 	}
 }
 
-func (g *guest) serveTLS() (outcome, error) {
-	listener, err := net.Listen("tcp", ":443")
-	if err != nil {
-		return outcome{}, err
-	}
-	server := newServer(g.publicHandler())
-	server.TLSConfig = g.identity.tlsConfig()
-	g.servers.add(server)
-	go func() { _ = server.ServeTLS(listener, "", "") }()
-	return done("self-signed; serving on 443")
-}
-
 func (g *guest) servePlain(port int) error {
 	listener, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 	if err != nil {
@@ -83,6 +82,9 @@ func (g *guest) powerOff(why string) {
 	g.stopOnce.Do(func() {
 		g.console.Printf("powering off: %s", why)
 		close(g.stopped)
+		g.shim.mu.Lock()
+		g.shim.stopped = true
+		g.shim.mu.Unlock()
 		g.servers.closeAll(400 * time.Millisecond)
 		machine.WaitTCPClosed(300 * time.Millisecond)
 		g.console.Printf("connections closed, power off")

@@ -7,26 +7,34 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"refguest/internal/conf"
 )
 
 // answer is the part of the workload's answer that never changes, encoded once:
-// the load generator asks hundreds of times a second of an emulated processor.
+// the load generator asks hundreds of times a second of an emulated processor. What
+// steers the guest is none of the workload's environment.
 type answer struct {
 	prefix []byte
 }
 
 func newAnswer(ext *conf.External, env map[string]string) answer {
 	hostname, _ := os.Hostname()
+	shown := make(map[string]string, len(env))
+	for name, value := range env {
+		if !strings.HasPrefix(name, conf.BehaviourPrefix) {
+			shown[name] = value
+		}
+	}
 	raw, err := json.Marshal(struct {
 		Version  string            `json:"version"`
 		ID       string            `json:"id"`
 		Hostname string            `json:"hostname"`
 		Env      map[string]string `json:"env"`
 		Secrets  map[string]string `json:"secrets"`
-	}{ext.Metadata["tag"], ext.Metadata["id"], hostname, env, secretDigests(ext.Secrets)})
+	}{ext.Metadata["tag"], ext.Metadata["id"], hostname, shown, secretDigests(ext.Secrets)})
 	if err != nil {
 		raw = []byte("{}")
 	}
@@ -53,6 +61,9 @@ func (a answer) body(age time.Duration, remote string) []byte {
 	return append(out, '}', '\n')
 }
 
+// upstream is what the shim lets through to.
+func (g *guest) upstream() http.Handler { return g.workloadHandler() }
+
 // workloadHandler plays the workload, on TLS and on the plain inbound ports.
 func (g *guest) workloadHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -75,15 +86,12 @@ func (g *guest) workloadHandler() http.Handler {
 	})
 }
 
+// refuse is what the public shim answers while it lets nothing through, and the played
+// workload while it is not well.
 func (g *guest) refuse(w http.ResponseWriter, status string) {
-	state := g.boot.Snapshot()
-	message := "the workload is not up yet"
-	if status == "failed" {
-		message = "the workload is down"
-	}
 	writeJSON(w, http.StatusServiceUnavailable, refusal{
-		Error: refusalError{Message: message, Type: "workload_unavailable", Status: status},
-		Boot:  state,
+		Error: refusalError{Message: "Workload proxy is not ready.", Type: "server_error", Status: status},
+		Boot:  g.boot.Snapshot(),
 	})
 }
 

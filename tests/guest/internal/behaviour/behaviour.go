@@ -13,6 +13,8 @@ import (
 // Table says how the guest shall behave. All times count from the start of the
 // guest program; zero means never.
 type Table struct {
+	Manners
+
 	HealthyAfter time.Duration
 	NeverHealthy bool
 	SickAfter    time.Duration
@@ -28,7 +30,6 @@ type Table struct {
 
 	ConsoleMiB  int
 	HoldStreams bool
-	IgnoreACPI  bool
 	NewKeyAfter time.Duration
 
 	ExitAfter     time.Duration
@@ -52,11 +53,16 @@ const (
 	EvidenceDummy    = "dummy"
 )
 
+// Default is the table of a guest of that image version of which nothing is asked.
+func Default(imageVersion string) *Table {
+	return &Table{Manners: publicManners(imageVersion), ContainerExitCode: 1}
+}
+
 // Parse reads the variables of env that begin with GUEST_. An unknown one, or a
 // value out of range, is an error: a misspelt behaviour must not pass as a
 // healthy guest.
-func Parse(env map[string]string) (*Table, error) {
-	t := &Table{ContainerExitCode: 1}
+func Parse(env map[string]string, imageVersion string) (*Table, error) {
+	t := Default(imageVersion)
 	readers := t.readers()
 	names := make([]string, 0, len(env))
 	for name := range env {
@@ -78,6 +84,14 @@ func Parse(env map[string]string) (*Table, error) {
 }
 
 func (t *Table) readers() map[string]func(string) error {
+	all := t.Manners.readers()
+	for name, read := range t.misbehaviours() {
+		all[name] = read
+	}
+	return all
+}
+
+func (t *Table) misbehaviours() map[string]func(string) error {
 	return map[string]func(string) error{
 		"GUEST_HEALTHY_AFTER_S":        seconds(&t.HealthyAfter),
 		"GUEST_NEVER_HEALTHY":          flag(&t.NeverHealthy),
@@ -90,7 +104,6 @@ func (t *Table) readers() map[string]func(string) error {
 		"GUEST_SLOW_STAGE":             t.slowStage,
 		"GUEST_CONSOLE_MIB":            number(&t.ConsoleMiB, 1<<20),
 		"GUEST_HOLD_STREAMS":           flag(&t.HoldStreams),
-		"GUEST_IGNORE_ACPI":            flag(&t.IgnoreACPI),
 		"GUEST_NEW_KEY_AFTER_S":        seconds(&t.NewKeyAfter),
 		"GUEST_EXIT_AFTER_S":           seconds(&t.ExitAfter),
 		"GUEST_POWEROFF_AFTER_S":       seconds(&t.PowerOffAfter),

@@ -13,7 +13,7 @@ func parse(t *testing.T, pairs ...string) *Table {
 	for i := 0; i < len(pairs); i += 2 {
 		env[pairs[i]] = pairs[i+1]
 	}
-	table, err := Parse(env)
+	table, err := Parse(env, "v0.12.0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestMisspeltAndMeaninglessValuesAreRefused(t *testing.T) {
 		"GUEST_PANIC_AFTER_S": "NaN", "GUEST_NEVER_HEALTHY": "maybe", "GUEST_CONSOLE_MIB": "1.5",
 		"GUEST_CONTAINER_EXIT_CODE": "256", "GUEST_SLOW_STAGE": "models",
 	} {
-		if _, err := Parse(map[string]string{name: value}); err == nil {
+		if _, err := Parse(map[string]string{name: value}, "v0.12.0"); err == nil {
 			t.Errorf("%s=%s: accepted", name, value)
 		}
 	}
@@ -110,7 +110,45 @@ func TestTheEvidenceIsWrongFromThenOnForSoLong(t *testing.T) {
 	if got := parse(t, "GUEST_EVIDENCE", "never").Evidence(time.Hour); got != EvidenceNever {
 		t.Error(got)
 	}
-	if _, err := Parse(map[string]string{"GUEST_EVIDENCE": "none"}); err == nil {
+	if _, err := Parse(map[string]string{"GUEST_EVIDENCE": "none"}, "v0.12.0"); err == nil {
 		t.Error("an unknown trick was taken")
+	}
+}
+
+func TestNothingAskedHasThePublicGuestsManners(t *testing.T) {
+	got := parse(t).Manners
+	for name, holds := range map[string]bool{
+		"443 is served early":               got.Early443,
+		"the shim restarts":                 got.ShimRestart > 0,
+		"a domain is needed":                got.NeedsDomain,
+		"localhost is a dummy":              got.DummyLocalhost,
+		"containers start in the boot":      got.ContainersBoot,
+		"a failed boot parks":               got.Parks,
+		"the shim answers for itself":       got.ShimRules,
+		"network members are known":         got.StrictNetwork,
+		"empty secrets are missing":         got.StrictSecrets,
+		"metrics are guarded":               got.GuardsMetrics,
+		"a debug image needs its console":   got.DebugNeedsHVC,
+		"a production image has no console": !got.Console,
+		"the power button of 0.12 is heard": !got.IgnoreACPI,
+	} {
+		if !holds {
+			t.Error(name)
+		}
+	}
+}
+
+func TestOldImagesAreDeafToThePowerButton(t *testing.T) {
+	for version, deaf := range map[string]bool{
+		"v0.11.0": true, "0.11.9": true, "v0.9.1": true, "v0.12.0": false, "v0.12.0-i01": false,
+		"v1.0.0": false, "odd": false, "": false,
+	} {
+		if got := Default(version).IgnoreACPI; got != deaf {
+			t.Errorf("%s: %v", version, got)
+		}
+	}
+	table, err := Parse(map[string]string{"GUEST_IGNORE_ACPI": "0"}, "v0.11.0")
+	if err != nil || table.IgnoreACPI {
+		t.Errorf("%v", err)
 	}
 }

@@ -15,6 +15,8 @@ type External struct {
 	Metadata map[string]string
 	Address  net.IPNet
 	Gateway  net.IP
+	// Strange are members of `network` that no guest knows.
+	Strange []string
 }
 
 // BehaviourPrefix marks the variables that steer the reference guest. Only they
@@ -33,8 +35,9 @@ func ParseExternal(payload []byte) (*External, error) {
 		Secrets  map[string]yaml.Node `yaml:"secrets"`
 		Metadata map[string]yaml.Node `yaml:"metadata"`
 		Network  struct {
-			Address string `yaml:"address"`
-			Gateway string `yaml:"gateway"`
+			Address string               `yaml:"address"`
+			Gateway string               `yaml:"gateway"`
+			Others  map[string]yaml.Node `yaml:",inline"`
 		} `yaml:"network"`
 	}
 	if err := yaml.Unmarshal(payload, &raw); err != nil {
@@ -50,6 +53,9 @@ func ParseExternal(payload []byte) (*External, error) {
 	ext.Secrets, strange = scalars(raw.Secrets)
 	if strange > 0 {
 		return nil, errExternal
+	}
+	for name := range raw.Network.Others {
+		ext.Strange = append(ext.Strange, name)
 	}
 	return ext, ext.setNetwork(raw.Network.Address, raw.Network.Gateway)
 }
@@ -84,6 +90,14 @@ func (e *External) setNetwork(address, gateway string) error {
 	return nil
 }
 
+// Secret returns a secret's value. The text `null` counts as none, as an empty one does.
+func (e *External) Secret(name string) string {
+	if value := e.Secrets[name]; value != "null" {
+		return value
+	}
+	return ""
+}
+
 // Environment is what the workload sees: values fixed by the measured config
 // win, names without a value take the external one, and everything else of the
 // external config is added. Behaviour variables alone are overridden from
@@ -104,11 +118,13 @@ func Environment(w *Workload, ext *External) map[string]string {
 	return env
 }
 
-// MissingSecrets are the declared secrets that the host did not supply.
-func MissingSecrets(w *Workload, ext *External) []string {
+// MissingSecrets are the declared secrets that the host did not supply. Where it is
+// strict, an empty value and the text `null` are no supply either.
+func MissingSecrets(w *Workload, ext *External, strict bool) []string {
 	var missing []string
 	for _, name := range w.SecretNames() {
-		if _, ok := ext.Secrets[name]; !ok {
+		_, given := ext.Secrets[name]
+		if !given || (strict && ext.Secret(name) == "") {
 			missing = append(missing, name)
 		}
 	}

@@ -18,9 +18,9 @@ import (
 // The formats of the public contract.
 const (
 	home             = "https://tinfoil.sh/"
-	formatV2         = home + "predicate/sev-snp-guest/v2"
+	FormatV2         = home + "predicate/sev-snp-guest/v2"
 	formatV3         = home + "predicate/attestation/v3"
-	formatDummy      = home + "predicate/dummy/v2"
+	FormatDummy      = home + "predicate/dummy/v2"
 	formatReport     = home + "format/sev-snp-report/v1"
 	formatKeys       = home + "crypto-material/v1"
 	formatDevices    = home + "device-evidence/v1"
@@ -67,13 +67,13 @@ func V2(keys Keys, sign Signer) ([]byte, error) {
 	zipper := gzip.NewWriter(&packed)
 	_, _ = zipper.Write(report) // a buffer takes everything
 	_ = zipper.Close()
-	return json.Marshal(map[string]string{"format": formatV2, "body": encode(packed.Bytes())})
+	return json.Marshal(map[string]string{"format": FormatV2, "body": encode(packed.Bytes())})
 }
 
 // Dummy makes the document of a machine that proves nothing.
 func Dummy(keys Keys) ([]byte, error) {
 	data := ReportDataV2(keys)
-	return json.Marshal(map[string]string{"format": formatDummy, "body": hex.EncodeToString(data[:])})
+	return json.Marshal(map[string]string{"format": FormatDummy, "body": hex.EncodeToString(data[:])})
 }
 
 type item struct {
@@ -126,7 +126,7 @@ type documentV3 struct {
 	Collateral []collateral `json:"collateral"`
 }
 
-// V3 makes the document that answers a nonce.
+// V3 makes the document that answers a nonce. Without a chain it carries no collateral.
 func V3(nonce [32]byte, keys Keys, chain *psp.Chain, sign Signer) ([]byte, error) {
 	material, err := json.Marshal(section{formatKeys, []item{
 		{"tls", formatTLSKey, hex.EncodeToString(keys.TLS[:])},
@@ -145,6 +145,10 @@ func V3(nonce [32]byte, keys Keys, chain *psp.Chain, sign Signer) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
+	endorsements := []collateral{}
+	if chain != nil {
+		endorsements = append(endorsements, endorsement(chain))
+	}
 	return json.Marshal(documentV3{
 		Format:    formatV3,
 		Challenge: challenge{hex.EncodeToString(nonce[:]), hex.EncodeToString(data[:]), reportDataMethod},
@@ -152,7 +156,7 @@ func V3(nonce [32]byte, keys Keys, chain *psp.Chain, sign Signer) ([]byte, error
 			endorsed{hex.EncodeToString(materialHash[:]), hex.EncodeToString(devicesHash[:])}},
 		Keys:       encode(material),
 		Devices:    encode(devices),
-		Collateral: []collateral{endorsement(chain)},
+		Collateral: endorsements,
 	})
 }
 

@@ -4,24 +4,49 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
 
-// Console prints lines on the serial line without ever making the caller wait:
-// a console that nobody drains must not stall the service. Lines that do not
-// fit into the queue are counted and lost.
+// The consoles that a guest may have.
+const (
+	SerialConsole = "/dev/ttyS0"
+	VirtioConsole = "/dev/hvc0"
+)
+
+// Console prints lines without ever making the caller wait: a console that nobody
+// drains must not stall the service. Lines that do not fit into the queue are
+// lost. What is printed before it is known where to waits there.
 type Console struct {
 	lines chan string
 	flush chan chan struct{}
 	start time.Time
+	once  sync.Once
 }
 
-// NewConsole prints on out, each line with the seconds since start.
-func NewConsole(out *os.File, start time.Time) *Console {
-	c := &Console{lines: make(chan string, 512), flush: make(chan chan struct{}), start: start}
-	go c.run(out)
-	return c
+// NewConsole prints nothing yet; each line has the seconds since start.
+func NewConsole(start time.Time) *Console {
+	return &Console{lines: make(chan string, 512), flush: make(chan chan struct{}), start: start}
+}
+
+// Open prints on that terminal from now on. Only the first call has an effect.
+func (c *Console) Open(terminal string) error {
+	out, err := os.OpenFile(terminal, os.O_WRONLY|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	c.once.Do(func() { go c.run(out) })
+	return nil
+}
+
+// Mute prints nothing, ever, unless it is open already.
+func (c *Console) Mute() {
+	c.once.Do(func() {
+		if null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
+			go c.run(null)
+		}
+	})
 }
 
 // Printf queues one line.

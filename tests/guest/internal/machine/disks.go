@@ -19,10 +19,11 @@ const (
 	ExternalConfigSerial  = "tinfoil-ext-config"
 	firstModelSlot        = 0x07
 	modelSerial           = "tinfoil-modelwrap"
+	volumeSerial          = "tinfoil-volume"
 )
 
 // Disk returns the node of the virtio disk at a PCI address, given as
-// `slot.function` on bus 0. The serial must agree, or be empty to accept any.
+// `slot.function` on bus 0. The serial must agree.
 func Disk(address, serial string) (string, error) {
 	found, _ := filepath.Glob(pciDevices + address + "/virtio*/block/*")
 	if len(found) == 0 {
@@ -32,7 +33,7 @@ func Disk(address, serial string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if got := strings.TrimSpace(string(raw)); serial != "" && got != serial {
+	if got := strings.TrimSpace(string(raw)); got != serial {
 		return "", fmt.Errorf("the disk at 00:%s has serial %q, not %q", address, got, serial)
 	}
 	return "/dev/" + filepath.Base(found[0]), nil
@@ -44,9 +45,9 @@ func ModelDisk(i int) (string, error) {
 }
 
 // VolumeDisk returns the node of volume i (from 0) of a config with that many
-// models. The contract names no serial for a volume.
+// models.
 func VolumeDisk(models, i int) (string, error) {
-	return Disk(extraSlot(models+i), "")
+	return Disk(extraSlot(models+i), fmt.Sprintf("%s%d", volumeSerial, i+1))
 }
 
 func extraSlot(i int) string {

@@ -23,10 +23,15 @@ func FloodSerial(block []byte, count int) error {
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_IOPL, 3, 0, 0); errno != 0 {
 		return errno
 	}
+	serial, err := os.OpenFile(SerialConsole, os.O_WRONLY|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer serial.Close()
 	for i := 0; i < count; i++ {
 		// The driver gets no interrupt while others write to its port, so the
 		// guest's own lines have their turn here.
-		drain(os.Stdout)
+		drain(serial)
 		// In steps: the runtime cannot interrupt assembly.
 		for rest := block; len(rest) > 0; {
 			n := uartStep

@@ -55,7 +55,19 @@ func NewTracker(now time.Time, print func(format string, args ...interface{})) *
 	return t
 }
 
-// Settle records the outcome of a stage.
+// Sub replaces the substages of a stage that goes on.
+func (t *Tracker) Sub(name string, sub []Stage) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.state.Stages {
+		if s := &t.state.Stages[i]; s.Name == name {
+			s.Stages = sub
+		}
+	}
+}
+
+// Settle records the outcome of a stage. The substages that it has stay, unless
+// others are given.
 func (t *Tracker) Settle(name, status, detail string, took time.Duration, sub ...Stage) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -63,6 +75,9 @@ func (t *Tracker) Settle(name, status, detail string, took time.Duration, sub ..
 	for i := range t.state.Stages {
 		s := &t.state.Stages[i]
 		if s.Name == name {
+			if len(sub) == 0 {
+				sub = s.Stages
+			}
 			*s = Stage{Name: name, Status: status, DurationNS: took.Nanoseconds(), Detail: detail, Stages: sub}
 		}
 		settled = settled && s.Status != Pending
@@ -103,6 +118,22 @@ func (s State) Verdict() string {
 		}
 	}
 	return verdict
+}
+
+// SettledBut tells whether every stage but that one is settled.
+func (t *Tracker) SettledBut(name string) bool {
+	for _, stage := range t.Snapshot().Stages {
+		if stage.Status == Pending && stage.Name != name {
+			return false
+		}
+	}
+	return true
+}
+
+// Done tells whether a stage is over and did not fail.
+func (t *Tracker) Done(name string) bool {
+	status := t.StatusOf(name)
+	return status == OK || status == Skipped || status == Warning
 }
 
 // StatusOf is the status of one stage, empty if there is no such stage.
