@@ -47,6 +47,11 @@ def release() -> None:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="The OVMF that it boots with: named in it, and the launch digest computed.",
 )
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A directory of OCI layouts: the config's images run from a root disk of their own.",
+)
 def build(  # noqa: PLR0917 - click passes them by name
     config_path: Path,
     image_path: Path,
@@ -56,8 +61,13 @@ def build(  # noqa: PLR0917 - click passes them by name
     debug: bool,
     snp_measurement: str | None,
     firmware: Path | None,
+    images: Path | None,
 ) -> None:
     """Make a release from a config and an image.
+
+    With --images (of the reference guest only) every container's image that is not played must be
+    in one of its OCI layouts (as `buildah push NAME oci:DIR/NAME` or skopeo writes them), with
+    that very digest. Images whose registry ends in .example or .invalid are played.
 
     Exit codes: 0 made, or there already with the same content; 1 failed; 2 wrong config or image;
     3 the tag or the image version is there with another content.
@@ -65,18 +75,22 @@ def build(  # noqa: PLR0917 - click passes them by name
     from agent.errors import AgentError, describe
     from agent.releases.build import TagTakenError, build_release, read_image
     from agent.releases.port import ReleaseError
+    from agent.releases.with_images import image_with
 
     try:
-        built = build_release(
-            config=config_path.read_bytes(),
-            image=read_image(image_path / "image.json" if image_path.is_dir() else image_path),
-            repo=repo,
-            tag=tag,
-            out=out,
-            debug=debug,
-            snp_measurement=snp_measurement,
-            firmware=firmware,
-        )
+        config = config_path.read_bytes()
+        base = read_image(image_path / "image.json" if image_path.is_dir() else image_path)
+        with image_with(base, config, images) as image:
+            built = build_release(
+                config=config,
+                image=image,
+                repo=repo,
+                tag=tag,
+                out=out,
+                debug=debug,
+                snp_measurement=snp_measurement,
+                firmware=firmware,
+            )
     except TagTakenError as error:
         _fail(describe(error), REFUSED)
     except ReleaseError as error:

@@ -12,6 +12,7 @@ import (
 	"refguest/internal/behaviour"
 	"refguest/internal/conf"
 	"refguest/internal/machine"
+	"refguest/internal/nets"
 	"refguest/internal/stages"
 )
 
@@ -60,7 +61,7 @@ func (g *guest) bootUp() {
 	}
 	atomic.StoreInt32(&g.identity.published, 1)
 	for _, s := range []step{
-		{"firewall", func() (outcome, error) { return skipped("no packet filter in the reference guest") }},
+		{"firewall", g.prepareNetworks},
 		{"containers", g.startContainers},
 	} {
 		if !g.runStage(s) {
@@ -139,16 +140,16 @@ func (g *guest) stageTrouble(name string) error {
 // the measured one is refused, since the network needs it alone.
 func (g *guest) readConfigs(external **conf.External) (outcome, error) {
 	cmdline, _ := os.ReadFile("/proc/cmdline")
-	payload, err := readPayload(machine.ExternalConfigAddress, machine.ExternalConfigSerial)
+	raw, err := readPayload(machine.ExternalConfigAddress, machine.ExternalConfigSerial)
 	if err != nil {
 		return outcome{}, fmt.Errorf("external config: %w", err)
 	}
-	ext, err := conf.ParseExternal(payload)
+	ext, err := conf.ParseExternal(raw)
 	if err != nil {
 		return outcome{}, fmt.Errorf("external config: %w", err)
 	}
 	*external = ext
-	workload, err := readWorkload(string(cmdline))
+	payload, workload, err := readWorkload(string(cmdline))
 	if err != nil {
 		workload = &conf.Workload{}
 	}
@@ -161,7 +162,8 @@ func (g *guest) readConfigs(external **conf.External) (outcome, error) {
 	if console := g.openConsole(string(cmdline), table); console != nil {
 		return outcome{}, console
 	}
-	g.plan.Store(&plan{workload: workload, external: ext, table: table, env: env, answer: newAnswer(ext, env)})
+	g.plan.Store(&plan{workload: workload, external: ext, table: table, env: env,
+		answer: newAnswer(ext, env), payload: payload, nets: nets.Make(workload)})
 	if err != nil {
 		return outcome{}, fmt.Errorf("workload config: %w", err)
 	}
@@ -191,16 +193,17 @@ func (g *guest) openConsole(cmdline string, table *behaviour.Table) error {
 	return nil
 }
 
-func readWorkload(cmdline string) (*conf.Workload, error) {
+func readWorkload(cmdline string) ([]byte, *conf.Workload, error) {
 	payload, err := readPayload(machine.ConfigAddress, machine.ConfigSerial)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	want, _ := machine.CmdlineValue(cmdline, "tinfoil-config-hash")
 	if err := conf.CheckHash(payload, want); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return conf.ParseWorkload(payload)
+	workload, err := conf.ParseWorkload(payload)
+	return payload, workload, err
 }
 
 func readPayload(address, serial string) ([]byte, error) {

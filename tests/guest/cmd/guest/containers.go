@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"refguest/internal/conf"
+	"refguest/internal/crun"
 )
 
 type containerList struct {
@@ -34,8 +35,28 @@ type containerStatus struct {
 }
 
 type containerHealth struct {
-	Status        string `json:"status"`
-	FailingStreak int    `json:"failing_streak"`
+	Status            string     `json:"status"`
+	FailingStreak     int        `json:"failing_streak"`
+	LastCheckStart    *time.Time `json:"last_check_start,omitempty"`
+	LastCheckEnd      *time.Time `json:"last_check_end,omitempty"`
+	LastCheckExitCode *int       `json:"last_check_exit_code,omitempty"`
+}
+
+// fill takes over how a container that runs is.
+func (s *containerStatus) fill(c *crun.Container) {
+	state := c.State()
+	s.ContainerID, s.Created = c.ID(), true
+	s.Status, s.RestartCount, s.OOMKilled = state.Status, state.Restarts, state.OOMKilled
+	s.ExitCode, s.Error = state.ExitCode, state.Error
+	s.StartedAt = state.Started.UTC().Format(time.RFC3339Nano)
+	s.FinishedAt = state.Finished.UTC().Format(time.RFC3339Nano)
+	if health := state.Health; health != nil {
+		s.Health = &containerHealth{Status: health.Status, FailingStreak: health.FailingStreak}
+		if !health.LastEnd.IsZero() {
+			s.Health.LastCheckStart, s.Health.LastCheckEnd = &health.LastStart, &health.LastEnd
+			s.Health.LastCheckExitCode = &health.LastExit
+		}
+	}
 }
 
 // containerList tells of the declared containers.
@@ -49,10 +70,13 @@ func (g *guest) containerList() containerList {
 	created := g.boot.Done("containers")
 	for i, c := range p.workload.Containers {
 		status := containerStatus{Name: c.Name, Image: c.Image, Declared: true, RestartPolicy: c.Restart}
-		if !created {
-			status.Error = "container not found"
-		} else {
+		switch real := g.container(i); {
+		case real != nil:
+			status.fill(real)
+		case created && c.Played():
 			g.fillPlayed(&status, p, i)
+		default:
+			status.Error = "container not found"
 		}
 		list.Containers = append(list.Containers, status)
 	}

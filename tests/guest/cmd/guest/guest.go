@@ -7,7 +7,9 @@ import (
 
 	"refguest/internal/behaviour"
 	"refguest/internal/conf"
+	"refguest/internal/crun"
 	"refguest/internal/machine"
+	"refguest/internal/nets"
 	"refguest/internal/stages"
 )
 
@@ -29,6 +31,9 @@ type guest struct {
 	stopped       chan struct{}
 	stopOnce      sync.Once
 	load          loadMeter
+
+	runningMu sync.Mutex
+	running   map[int]*crun.Container // by their place in the config
 }
 
 // plan is what the two config documents say.
@@ -38,6 +43,8 @@ type plan struct {
 	table    *behaviour.Table
 	env      map[string]string
 	answer   answer
+	payload  []byte // of the workload config
+	nets     nets.Plan
 }
 
 func (g *guest) age() time.Duration { return time.Since(g.start) }
@@ -66,4 +73,38 @@ func (g *guest) workloadUp() (up bool, status string) {
 	default:
 		return true, ""
 	}
+}
+
+// keep remembers a container that was made.
+func (g *guest) keep(index int, c *crun.Container) {
+	g.runningMu.Lock()
+	defer g.runningMu.Unlock()
+	if g.running == nil {
+		g.running = map[int]*crun.Container{}
+	}
+	g.running[index] = c
+}
+
+// container is the one at a place of the config, or nil.
+func (g *guest) container(index int) *crun.Container {
+	g.runningMu.Lock()
+	defer g.runningMu.Unlock()
+	return g.running[index]
+}
+
+// stopContainers ends all of them side by side, each within its own grace.
+func (g *guest) stopContainers() {
+	g.runningMu.Lock()
+	running := g.running
+	g.running = nil
+	g.runningMu.Unlock()
+	var all sync.WaitGroup
+	for _, c := range running {
+		all.Add(1)
+		go func(c *crun.Container) {
+			defer all.Done()
+			c.Stop()
+		}(c)
+	}
+	all.Wait()
 }

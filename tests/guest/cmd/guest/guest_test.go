@@ -43,10 +43,10 @@ func TestTheAnswerShowsDigestsOfSecretsOnly(t *testing.T) {
 func TestAContainerThatNeverAnswersIsUnhealthyAfterItsRetriesOnly(t *testing.T) {
 	check := &conf.Healthcheck{StartPeriod: conf.Duration(10 * time.Second), Interval: conf.Duration(5 * time.Second), Retries: 2}
 	for age, want := range map[time.Duration]containerHealth{
-		time.Second:      {"starting", 0},
-		16 * time.Second: {"starting", 1},
-		21 * time.Second: {"unhealthy", 2},
-		31 * time.Second: {"unhealthy", 4},
+		time.Second:      {Status: "starting"},
+		16 * time.Second: {Status: "starting", FailingStreak: 1},
+		21 * time.Second: {Status: "unhealthy", FailingStreak: 2},
+		31 * time.Second: {Status: "unhealthy", FailingStreak: 4},
 	} {
 		if got := unansweredHealth(age, check); *got != want {
 			t.Errorf("%s: %+v", age, *got)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"refguest/internal/conf"
+	"refguest/internal/crun"
 	"refguest/internal/stages"
 )
 
@@ -90,9 +91,11 @@ func (g *guest) startContainers() (outcome, error) {
 	if err := joined(p.workload.Containers, errs); err != nil {
 		return outcome{}, err
 	}
-	for _, port := range p.workload.CVMNetwork.InboundPorts {
-		if err := g.servePlain(port); err != nil {
-			return outcome{}, err
+	if c := g.upstreamContainer(); c == nil || c.Played() {
+		for _, port := range p.workload.CVMNetwork.InboundPorts {
+			if err := g.servePlain(port); err != nil {
+				return outcome{}, err
+			}
 		}
 	}
 	if count == 0 {
@@ -120,28 +123,72 @@ func (g *guest) launch(p *plan, index int, begun *launches) error {
 	c := &p.workload.Containers[index]
 	begin := time.Now()
 	if !c.Played() {
-		err := errors.New("its image is not on this root disk")
-		begun.settle(index, phasePull, begin, err)
-		return err
+		return g.launchReal(p, index, begun)
 	}
 	begun.settle(index, phasePull, begin, nil)
 	begun.settle(index, phaseStart, begin, nil)
 	if !c.Checked() || !p.table.ContainersBoot {
 		return nil
 	}
-	err := g.untilHealthy(p.table.HealthPoll, func() *containerHealth { return g.playedHealth(p, index) })
+	err := g.untilHealthy(p.table.HealthPoll, func() (string, string) { return g.playedHealth(p, index).Status, "" })
 	begun.settle(index, phaseHealthy, begin, err)
 	return err
 }
 
-// untilHealthy polls a container's health until there is a verdict.
-func (g *guest) untilHealthy(pause time.Duration, health func() *containerHealth) error {
+// launchReal runs one. An image's own health check runs too, but is not waited for.
+func (g *guest) launchReal(p *plan, index int, begun *launches) error {
+	c := &p.workload.Containers[index]
+	begin := time.Now()
+	image, rootfs, err := readImage(c)
+	if err != nil {
+		err = fmt.Errorf("pulling image: %w", err)
+	}
+	begun.settle(index, phasePull, begin, err)
+	if err != nil {
+		return err
+	}
+	begin = time.Now()
+	container, err := g.create(p, index, image, rootfs)
+	if err == nil {
+		err = g.publish(p, c)
+	}
+	if err != nil {
+		err = fmt.Errorf("starting: %w", err)
+	}
+	begun.settle(index, phaseStart, begin, err)
+	if err != nil || image.Check(c) == nil || !c.Checked() || !p.table.ContainersBoot {
+		return err
+	}
+	begin = time.Now()
+	err = g.untilHealthy(p.table.HealthPoll, func() (string, string) {
+		state := container.State()
+		return state.Health.Status, lastWords(state)
+	})
+	begun.settle(index, phaseHealthy, begin, err)
+	return err
+}
+
+// lastWords are what the last health check said, as the public guest tells them.
+func lastWords(state crun.State) string {
+	switch {
+	case state.Health.LastOutput != "":
+		return state.Health.LastOutput
+	case !state.Health.LastEnd.IsZero():
+		return fmt.Sprintf("exit %d", state.Health.LastExit)
+	default:
+		return ""
+	}
+}
+
+// untilHealthy polls a container's health, and what it said last, until there is a
+// verdict.
+func (g *guest) untilHealthy(pause time.Duration, health func() (status, said string)) error {
 	for {
-		switch health().Status {
-		case "healthy":
+		switch status, said := health(); status {
+		case crun.Healthy:
 			return nil
-		case "unhealthy":
-			return errors.New("unhealthy")
+		case crun.Unhealthy:
+			return errors.New(orElse(said, crun.Unhealthy))
 		}
 		select {
 		case <-g.stopped:

@@ -86,6 +86,7 @@ func (g *guest) powerOff(why string) {
 		g.shim.stopped = true
 		g.shim.mu.Unlock()
 		g.servers.closeAll(400 * time.Millisecond)
+		g.stopContainers()
 		machine.WaitTCPClosed(300 * time.Millisecond)
 		g.console.Printf("connections closed, power off")
 		g.console.Flush(200 * time.Millisecond)

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"refguest/internal/conf"
@@ -24,7 +23,7 @@ func newAnswer(ext *conf.External, env map[string]string) answer {
 	hostname, _ := os.Hostname()
 	shown := make(map[string]string, len(env))
 	for name, value := range env {
-		if !strings.HasPrefix(name, conf.BehaviourPrefix) {
+		if !conf.Steers(name) {
 			shown[name] = value
 		}
 	}
@@ -60,9 +59,6 @@ func (a answer) body(age time.Duration, remote string) []byte {
 	out = strconv.AppendQuote(out, remote)
 	return append(out, '}', '\n')
 }
-
-// upstream is what the shim lets through to.
-func (g *guest) upstream() http.Handler { return g.workloadHandler() }
 
 // workloadHandler plays the workload, on TLS and on the plain inbound ports.
 func (g *guest) workloadHandler() http.Handler {

@@ -21,6 +21,7 @@ type Container struct {
 	Env         []EnvEntry        `yaml:"env"`
 	Secrets     []string          `yaml:"secrets"`
 	Networks    []string          `yaml:"networks"`
+	Ports       []Published       `yaml:"ports"`
 	Restart     string            `yaml:"restart"`
 	ReadOnly    *bool             `yaml:"read_only"`
 	Tmpfs       map[string]string `yaml:"tmpfs"`

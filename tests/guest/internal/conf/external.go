@@ -130,3 +130,6 @@ func MissingSecrets(w *Workload, ext *External, strict bool) []string {
 	}
 	return missing
 }
+
+// Steers tells whether a variable is for the guest and not for its workload.
+func Steers(name string) bool { return strings.HasPrefix(name, BehaviourPrefix) }
