@@ -12,6 +12,7 @@ from agent.model.reasons import Decision, DowntimeEstimate, Reason
 from agent.model.resources import Amounts
 from agent.model.revision import Fault, Revision
 from agent.model.update import Update
+from agent.probes.answers import played_containers
 from agent.probes.choice import unasked
 from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts
 from agent.wire.host_views import AmountsView
@@ -163,6 +164,7 @@ def enclave_view(facts: EnclaveFacts, now: Instant) -> EnclaveView:
         uptime_s=_uptime_s(row.launched_at, now),
         guest_metrics=health.metrics if health else None,
         debug=facts.debug,
+        played=played_containers(health.containers) if health else [],
     )
 
 

@@ -32,6 +32,7 @@ def detail(one: DeploymentView) -> RenderableType:
     parts: list[RenderableType] = [_head(one)]
     if one.enclaves:
         parts.extend(["", _enclaves(one.enclaves)])
+        parts.extend(_played(one.enclaves))
     if one.update is not None:
         parts.extend(["", *update_block(one.update, one.warnings)])
     if one.rollback:
@@ -101,6 +102,16 @@ def _enclaves(enclaves: list[EnclaveView]) -> RenderableType:
             "-" if one.uptime_s is None else duration(one.uptime_s),
         )
     return rows
+
+
+def _played(enclaves: list[EnclaveView]) -> list[RenderableType]:
+    """Containers that nobody runs are never shown as if somebody did."""
+    shown = pairs()
+    for one in enclaves:
+        if one.played:
+            names = ", ".join(safe(name) for name in one.played)
+            shown.add_row("played", f"{names} of {one.id}: no image of theirs runs")
+    return [shown] if shown.row_count else []
 
 
 def _state(one: EnclaveView) -> Text:

@@ -152,7 +152,10 @@ class RollbackView(_View, frozen=True, kw_only=True):
 
 
 class EnclaveView(_View, frozen=True, kw_only=True):
-    """One VM. `debug`: of a debug release, which has a console and gives no evidence."""
+    """One VM. `debug`: of a debug release, which has a console and gives no evidence.
+
+    `played`: its containers of which the guest says that it only acts them out.
+    """
 
     id: str
     deployment: str
@@ -174,6 +177,7 @@ class EnclaveView(_View, frozen=True, kw_only=True):
     uptime_s: float | None
     guest_metrics: dict[str, Any] | None
     debug: bool = False
+    played: list[str] = []
 
 
 class DeploymentView(_View, frozen=True, kw_only=True):

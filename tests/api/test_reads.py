@@ -25,7 +25,8 @@ DEPLOYMENT = (
 )
 ENCLAVE = (
     "id deployment slot revision state teardown gpus memory_mib vcpus address pid unit healthy "
-    "attested simulated connections started_at uptime_s guest_metrics debug"
+    "attested simulated connections started_at uptime_s guest_metrics debug "
+    "played"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agent.config import Accel
 from agent.enclaves.fleet import Fleet
@@ -27,7 +30,10 @@ from agent.model.ids import EnclaveId
 from agent.model.measurement import MeasuredLaunch
 from agent.model.release import Artifact, LocalImage, Release
 from agent.model.resources import Demand
+from agent.releases.disk_tools import run_tool
+from agent.releases.gpt import read_partitions
 from agent.releases.launch_digest import snp_launch_digest
+from agent.releases.root_disk import SQUASHFS_OPTIONS, make_root_disk
 from simulator.rows import enclave, revision
 from tests.fakes.guest_releases import guest_firmware
 
@@ -78,6 +84,25 @@ def reference_image() -> Image:
     )
     files = LocalImage(kernel=kernel, initrd=initrd, root_disk=raw)
     return Image(release=_release(files, known["root"]), files=files)
+
+
+def deaf_image(directory: Path) -> Image:
+    """The reference guest as an image of 0.11, whose power button nobody hears: the same but for
+    what it says of its version.
+    """
+    new = reference_image()
+    tree, data, disk = directory / "tree", directory / "data", directory / "deaf.raw"
+    with new.files.root_disk.open("rb") as raw:
+        part = read_partitions(raw, new.files.root_disk.stat().st_size)[1]
+        raw.seek(part.offset)
+        data.write_bytes(raw.read(part.size))
+    run_tool("unsquashfs", "-quiet", "-no-progress", "-d", str(tree), str(data))
+    (tree / "image-version").write_text("v0.11.0\n")
+    data.unlink()
+    run_tool("mksquashfs", str(tree), str(data), "-all-root", *SQUASHFS_OPTIONS)
+    root_hash = make_root_disk(data, disk)
+    files = msgspec.structs.replace(new.files, root_disk=disk)
+    return Image(release=_release(files, root_hash), files=files)
 
 
 def measured_image() -> Image:
@@ -223,16 +248,38 @@ def processes_of(launch_uuid: str) -> list[int]:
     return find_by_option("-uuid", [launch_uuid])[launch_uuid]
 
 
-async def get_json(fleet: Fleet, vm: Enclave, path: str) -> Any:
-    """GET from the guest's 443, whatever its certificate. Raises OSError."""
-    endpoint = fleet.endpoint(vm, revision(inbound_ports=(INBOUND_PORT,)), 443)
+async def get(
+    fleet: Fleet, vm: Enclave, path: str, *, port: int = 443, headers: str = ""
+) -> tuple[int, bytes, str]:
+    """GET from a guest's port: status, body, and the SHA-256 of the key of its TLS connection.
+
+    The certificate may be anybody's. Raises OSError, or ValueError for what is no answer.
+    """
+    ports = (INBOUND_PORT,)
+    endpoint = fleet.endpoint(vm, revision(inbound_ports=ports), port)
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    reader, writer = await asyncio.open_connection(endpoint.address, endpoint.port, ssl=context)
+    reader, writer = await asyncio.open_connection(
+        endpoint.address, endpoint.port, ssl=context if port == 443 else None
+    )
     try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: guest\r\n\r\n".encode())
-        answer = await reader.read()
+        shown = ""
+        if port == 443:
+            der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            key = x509.load_der_x509_certificate(der).public_key()
+            spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            shown = hashlib.sha256(spki).hexdigest()
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: guest\r\n{headers}\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     finally:
         writer.close()
-        await writer.wait_closed()
-    return json.loads(answer.partition(b"\r\n\r\n")[2])
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    if not head:
+        raise ValueError("closed without an answer")
+    return int(head.split()[1]), body, shown
+
+
+async def get_json(fleet: Fleet, vm: Enclave, path: str) -> Any:
+    """The JSON that a guest answers on its 443. Raises OSError, or ValueError for other things."""
+    return json.loads((await get(fleet, vm, path))[1])

@@ -7,15 +7,11 @@ import base64
 import contextlib
 import datetime as dt
 import gzip
-import hashlib
 import json
-import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from agent.attestation.simulated_chain import SimulatedChain, open_chain
 from agent.attestation.simulated_processor import SimulatedProcessor
@@ -24,11 +20,10 @@ from agent.enclaves.fleet import Fleet
 from agent.model.enclave import Enclave
 from agent.releases.launch_digest import snp_launch_digest
 from agent.releases.measurement import SnpMeasurements
-from simulator.rows import revision
 from tests.fakes.snp_documents import check_report, read_v3
 from tests.fakes.vms import (
-    INBOUND_PORT,
     QEMU,
+    get,
     get_json,
     lone_fleet,
     measured_image,
@@ -56,25 +51,10 @@ def parts(chain: SimulatedChain) -> dict[str, Any]:
     }
 
 
-async def get(fleet: Fleet, vm: Enclave, path: str) -> tuple[int, Any, str]:
-    """Status, JSON and the SHA-256 of the key of the connection. Raises OSError."""
-    endpoint = fleet.endpoint(vm, revision(inbound_ports=(INBOUND_PORT,)), 443)
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    reader, writer = await asyncio.open_connection(endpoint.address, endpoint.port, ssl=context)
-    try:
-        shown = x509.load_der_x509_certificate(
-            writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        )
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: guest\r\n\r\n".encode())
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    finally:
-        writer.close()
-        await writer.wait_closed()
-    spki = shown.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return int(head.split()[1]), json.loads(body), hashlib.sha256(spki).hexdigest()
+async def read(fleet: Fleet, vm: Enclave, path: str) -> tuple[int, Any, str]:
+    """Status, JSON and the SHA-256 of the key of the connection."""
+    status, body, key = await get(fleet, vm, path)
+    return status, json.loads(body), key
 
 
 async def evidence(fleet: Fleet, vm: Enclave, nonce: str = NONCE) -> tuple[Any, str]:
@@ -82,7 +62,7 @@ async def evidence(fleet: Fleet, vm: Enclave, nonce: str = NONCE) -> tuple[Any, 
     while True:
         with contextlib.suppress(OSError, TimeoutError, IndexError, ValueError):
             async with asyncio.timeout(8):
-                status, document, key = await get(fleet, vm, f"{PATH}?nonce={nonce}")
+                status, document, key = await read(fleet, vm, f"{PATH}?nonce={nonce}")
                 if status == 200:
                     return document, key
         await asyncio.sleep(0.05)
@@ -101,13 +81,13 @@ async def test_its_evidence_binds_nonce_key_and_launch_and_outlives_the_agent(
         assert bound.tls_spki_sha256 == key
         assert bound.root_pem == chain.root_pem
 
-        status, old, key = await get(fleet, vm, PATH)
+        status, old, key = await read(fleet, vm, PATH)
         assert (status, old["format"]) == (200, "https://tinfoil.sh/predicate/sev-snp-guest/v2")
         report = gzip.decompress(base64.b64decode(old["body"], validate=True))
         check_report(report, chain.vcek)
         assert report[0x50:0x70].hex() == key
         for nonce in ("", "5A" * 32, "5a" * 31):
-            assert (await get(fleet, vm, f"{PATH}?nonce={nonce}"))[0] == 400
+            assert (await read(fleet, vm, f"{PATH}?nonce={nonce}"))[0] == 400
         boot = await get_json(fleet, vm, "/.well-known/tinfoil-boot-stages")
         (stage,) = [one for one in boot["stages"] if one["name"] == "cpu-attestation"]
         assert stage["status"] == "ok"
@@ -115,7 +95,7 @@ async def test_its_evidence_binds_nonce_key_and_launch_and_outlives_the_agent(
         assert image.release.snp_measurement in stage["detail"]
 
     # Nobody plays the processor any more, then another agent does.
-    status, said, _ = await get(fleet, vm, f"{PATH}?nonce={NONCE}")
+    status, said, _ = await read(fleet, vm, f"{PATH}?nonce={NONCE}")
     assert (status, said["error"]["status"]) == (503, "pending")
     async with lone_fleet(short_dir, rows=(vm,), **parts(chain)) as fleet:
         document, _ = await evidence(fleet, vm, "02" * 32)
