@@ -20,7 +20,6 @@ from agent.host.contact import Door, Ending, HttpAnswer, NoAnswerError, open_tcp
 from agent.model.clock import Instant
 from agent.probes.answers import (
     MAX_BODY_BYTES,
-    MAX_KEPT_BYTES,
     BootReading,
     Reading,
     judge_boot_stages,
@@ -42,6 +41,7 @@ _WELL_KNOWN = "/.well-known/tinfoil-"
 _SETTLE_S = 0.15
 _SHUT_WITHIN_S = 2.0  # in which QEMU learns from a slow guest that it refuses
 _BODY_WAIT_S = 0.5
+_MAX_ANSWER_BYTES = 16 * 1024  # of the workload; the shim's 503 holds all stages before its error
 _TCP_AT_ONCE = 4
 _ENDINGS = {
     Ending.TOO_LONG: f"its answer is longer than {MAX_BODY_BYTES} bytes",
@@ -247,7 +247,7 @@ class _Interview:
             return ()
         name = workload_probe(path)
         try:
-            answer = await self._get(guest_http, path, MAX_KEPT_BYTES, body_wait_s=_BODY_WAIT_S)
+            answer = await self._get(guest_http, path, _MAX_ANSWER_BYTES, body_wait_s=_BODY_WAIT_S)
         except NoAnswerError as error:
             return (_observe(name, f"{path}: {error}", error.code),)
         asked = Asked(path, named=target.path_named, guarded=target.path_guarded)

@@ -58,7 +58,7 @@ def judge_workload(asked: Asked, status: int, body: bytes) -> Judgement:
     limit = 400 if must_say_yes(asked.path, named=asked.named) else 500
     if 200 <= status < limit:
         return Judgement()
-    told = f"HTTP {status}: {printable(body)}"
+    told = f"HTTP {status}: {_said(body)}"
     remedy = _REMEDIES.get(status)
     return Judgement(problem=f"{told} ({remedy})" if remedy else told)
 
@@ -73,8 +73,25 @@ def _not_let_through(asked: Asked) -> Judgement:
 
 def _is_shims(body: bytes) -> bool:
     """Whether this is the shim's own 404: its headers are on the workload's answers, too."""
+    return _error_of(body) == _NOT_FOUND
+
+
+def _said(body: bytes) -> str:
+    """What to quote: of an error with a message that one, not all that the guest sent beside it.
+
+    The shim's 503 holds all boot stages, and those come before its error.
+    """
+    error = _error_of(body)
+    message = error.get("message") if isinstance(error, dict) else None
+    if not isinstance(message, str) or not message:
+        return printable(body)
+    status = error.get("status") if isinstance(error, dict) else None
+    return printable(f"{message} ({status})" if isinstance(status, str) and status else message)
+
+
+def _error_of(body: bytes) -> object:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and document.get("error") == _NOT_FOUND
+        return None
+    return document.get("error") if isinstance(document, dict) else None

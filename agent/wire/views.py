@@ -207,6 +207,6 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     update: UpdateView | None
     enclaves: list[EnclaveView]
     error: FaultView | None
+    degraded: FaultView | None = None
     probes: ProbesView | None = None
     warnings: list[str] = []
-    degraded: FaultView | None = None

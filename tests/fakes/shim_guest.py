@@ -32,8 +32,13 @@ NOBODY_THERE = error(502, "The server had an error while processing your request
 
 
 def not_up(status: str) -> bytes:
-    """While the workload is not served: `pending`, or `failed` once a stage of the boot has."""
-    return error(503, "Workload proxy is not ready.", "server_error", status=status)
+    """While the workload is not served: `pending`, or `failed` once a stage of the boot has.
+
+    Every stage is in it, before the error: the shim writes members in the order of their names.
+    """
+    stages = [{"name": f"stage-{n}", "status": "ok", "detail": "x" * 400} for n in range(12)]
+    told = {"message": "Workload proxy is not ready.", "type": "server_error", "status": status}
+    return says({"boot": {"stages": stages}, "error": told}, 503)
 
 
 def says_yes(_path: str, _host: str) -> bytes:

@@ -96,7 +96,7 @@ async def test_a_workload_that_is_not_up_is_not_healthy_and_what_is_said_is_kept
     guest.before = not_up(status)
     health = await watch(guest, shim_of(paths=["/*"]))
     assert health.healthy is False
-    assert f'"status": "{status}"' in last(health, "https /health").answer
+    assert f"Workload proxy is not ready. ({status})" in last(health, "https /health").answer
 
 
 async def test_where_no_path_can_be_asked_the_containers_decide() -> None:

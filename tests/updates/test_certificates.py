@@ -34,7 +34,8 @@ def days_ago(*days: float) -> tuple[float, ...]:
         ({"domain": None}, None),
         ({"domain": "localhost"}, None),
         ({"domain": "Example.ORG"}, DOMAIN),
-        ({"variables": {"DOMAIN": "other.example"}}, "other.example"),
+        ({"domain": None, "variables": {"DOMAIN": "other.example"}}, "other.example"),
+        ({"domain": None, "guest_domain": "web.enclaves.example"}, "web.enclaves.example"),
     ],
 )
 def test_a_certificate_is_asked_for_by_name(
