@@ -230,7 +230,6 @@ class InstantHost:
             addresses=tuple(self.vms.addresses()),
             disk_free_mib=100_000,
             boards=cards(map(bdf, range(1, gpus + 1))),
-            default_domain="enclaves.example",
         )
         parts = EngineDependencies(
             store=store,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from agent.attestation.port import Verdict
 from agent.probes.guest_metrics import METRICS_API_KEY, MetricsAccess
 from agent.probes.port import ProbeTarget
-from simulator.instant_host import CALLER, InstantHost, Make, new
+from simulator.instant_host import CALLER, POLICY, InstantHost, Make, new
 from simulator.simulated_host import NAME
 
 TOKEN = "s3cret-token"
@@ -17,7 +18,8 @@ TOKEN = "s3cret-token"
 
 async def asked(make: Make, attested: bool | None, secrets: dict[str, str]) -> ProbeTarget:
     """How a deployment that serves is probed; its guest shows the TLS key `key`."""
-    host: InstantHost = await make()
+    policy = dataclasses.replace(POLICY, reverify_s=60 if attested else None)
+    host: InstantHost = await make(policy=policy)
     targets: list[ProbeTarget] = []
     watch = host.probes.watch
 

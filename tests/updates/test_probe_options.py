@@ -103,7 +103,7 @@ async def test_a_kept_path_that_another_release_does_not_let_through_is_refused(
 
 async def test_a_plan_and_the_status_say_when_no_path_can_be_asked(make: Make) -> None:
     host = await make()
-    await deployed(host)
+    await deployed(host, domain="web.example.org")
     rules = ShimRules(paths=("/v1/*", "/x"), guarded=("/x",))
     offer(host, "v2", rules, container_names=("app",))
     blind = await host.engine.plan(PlanQuestion(deployment=NAME, tag="v2"))
