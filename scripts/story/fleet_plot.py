@@ -107,6 +107,7 @@ class FleetPlot:
                 "tag": "v1.0.0",
                 "listen": f"{at}:{ports.https}",
                 "publish": [{"listen": f"{at}:{ports.plain}", "guest_port": 8080}],
+                "variables": {"COLOUR": "white"},
             }
             path = f"/v1/deployments/{NAME}"
             answer = await self.coordinator.insist(host.name, "PUT", path, body, key="deploy")

@@ -90,6 +90,7 @@ class GpuPlot(Stage):
         if name != self.name:
             listen = f"127.0.0.1:{ports.https + 1}"
         words = ("deploy", name, "--tag", "v1.0.0", "--listen", listen)
+        words += ("--variable", "COLOUR=white")
         self._head(title, *words)
         why = await self._do(*words, expect=3)
         for line in why.splitlines():

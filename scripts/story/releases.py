@@ -1,4 +1,7 @@
-"""The releases of the story, made by `enclave-agent release build` as an operator would."""
+"""The releases of the story, made by `enclave-agent release build` as an operator would.
+
+Their hello is a container that runs; `scripts/build-guest` leaves its image beside the guest.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,19 @@ from pathlib import Path
 
 import yaml
 
+from scripts.guest_manners import AGENT_LACKS
 from scripts.story.agent_process import ENCLAVE_AGENT
 from scripts.story.place import GUEST, REPO, Place
 
-CVM_VERSION, ALTERED_CVM = "0.11.0", "0.11.1"
-_DIGEST = "0123456789abcdef" * 4
+CVM_VERSION, ALTERED_CVM = "0.12.0", "0.12.1"
 
 Texts = dict[tuple[str, str], str]  # the tinfoil-config.yml of each repo and tag
 
 RELEASES: dict[str, dict[str, str]] = {
     "v1.0.0": {},
     "v1.1.0": {},
-    "v1.2.0": {"GUEST_NEVER_HEALTHY": "1"},  # broken on purpose
-    "v1.3.0": {"GUEST_HEALTHY_AFTER_S": "5"},  # slow to get healthy
+    "v1.2.0": {"HEALTHY_AFTER_S": "never"},  # broken on purpose
+    "v1.3.0": {"HEALTHY_AFTER_S": "5"},  # slow to get healthy
 }
 
 
@@ -33,9 +36,10 @@ BOARD = "board"
 GPUS = {REPO: 1, BOARD: 8}
 
 
-def config_of(behaviour: dict[str, str], gpus: int = 0) -> dict[str, object]:
-    """The tinfoil-config.yml of one release."""
-    env = [{"MESSAGE": "hello"}, *({name: value} for name, value in behaviour.items())]
+def config_of(tag: str, behaviour: dict[str, str], gpus: int = 0) -> dict[str, object]:
+    """The tinfoil-config.yml of one release: a container that runs, of the guest's own image."""
+    digest = json.loads((GUEST / "image.json").read_text())["hello"]
+    fixed = {"MESSAGE": "hello", "VERSION": tag} | behaviour | AGENT_LACKS
     return {
         "cvm-version": CVM_VERSION,
         "cpus": 1,
@@ -45,14 +49,15 @@ def config_of(behaviour: dict[str, str], gpus: int = 0) -> dict[str, object]:
         "containers": [
             {
                 "name": "hello",
-                "image": f"registry.example/hello@sha256:{_DIGEST}",
-                "env": env,
+                "image": f"localhost/hello@{digest}",
+                "env": [*({name: value} for name, value in fixed.items()), "COLOUR"],
+                "ports": ["8080"],
                 "healthcheck": {
-                    "test": ["CMD", "wget", "-q", "--spider", "http://localhost:8080/health"],
+                    "test": ["CMD", "/hello", "check"],
                     "interval": "1s",
-                    "timeout": "1s",
+                    "timeout": "5s",
                     # at the very end of it v1.3.0 gets healthy; the others need less
-                    "start_period": "6s" if "GUEST_HEALTHY_AFTER_S" in behaviour else "2s",
+                    "start_period": "6s" if behaviour.get("HEALTHY_AFTER_S") == "5" else "2s",
                 },
             }
         ],
@@ -66,7 +71,7 @@ ALTERED = "v1.4.0"
 async def make_releases(place: Place) -> None:
     """Make the story's if they are not there."""
     texts = {
-        (REPO, tag): yaml.safe_dump(config_of(behaviour), sort_keys=False)
+        (REPO, tag): yaml.safe_dump(config_of(tag, behaviour), sort_keys=False)
         for tag, behaviour in RELEASES.items()
     }
     made_of = _made_of(place, texts)
@@ -74,7 +79,9 @@ async def make_releases(place: Place) -> None:
         return
     await _make(place, texts)
     with _altered_image(place) as image_dir:
-        text = texts[REPO, "v1.1.0"].replace(CVM_VERSION, ALTERED_CVM)
+        text = texts[REPO, "v1.1.0"].replace(
+            f"cvm-version: {CVM_VERSION}", f"cvm-version: {ALTERED_CVM}"
+        )
         await _build(place, (REPO, ALTERED), text, image_dir)
     _alter(place)
     _stamp(place).write_text(made_of)
@@ -83,7 +90,7 @@ async def make_releases(place: Place) -> None:
 async def make_gpu_releases(place: Place) -> None:
     """Make those of the story about GPUs if they are not there."""
     texts = {
-        (repo, tag): yaml.safe_dump(config_of({}, gpus), sort_keys=False)
+        (repo, tag): yaml.safe_dump(config_of(tag, {}, gpus), sort_keys=False)
         for repo, gpus in GPUS.items()
         for tag in ("v1.0.0", "v1.1.0")
     }
@@ -124,6 +131,7 @@ async def _build(place: Place, of: tuple[str, str], text: str, image: Path) -> N
     process = await asyncio.create_subprocess_exec(
         *ENCLAVE_AGENT,
         *("release", "build", "--config", str(path), "--image", str(image)),
+        *("--images", str(GUEST / "hello")),
         *("--repo", repo, "--tag", tag, "--out", str(place.source), *firmware),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -153,7 +161,7 @@ def _altered_image(place: Place) -> Iterator[Path]:
 
 def _alter(place: Place) -> None:
     """After its release somebody writes into the image: the last byte of its initrd."""
-    initrd = place.source / "images" / f"v{ALTERED_CVM}.initrd"
+    (initrd,) = (place.source / "images").glob(f"v{ALTERED_CVM}-*.initrd")
     text = bytearray(initrd.read_bytes())
     text[-1] ^= 1
     initrd.write_bytes(text)

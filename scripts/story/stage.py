@@ -49,7 +49,7 @@ class Stage:
         ports = self._place.ports()
         words = (
             *("deploy", self.name, "--tag", tag, "--listen", f"127.0.0.1:{ports.https}"),
-            *("--publish", f"127.0.0.1:{ports.plain}:8080"),
+            *("--publish", f"127.0.0.1:{ports.plain}:8080", "--variable", "COLOUR=white"),
         )
         self._head(title, *words)
         await self._do(*words)

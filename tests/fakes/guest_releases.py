@@ -10,18 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.releases.build import build_release, read_image
+from scripts.guest_manners import AGENT_LACKS
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 REPO = "hello"
 _DIGEST = "0123456789abcdef" * 4
-
-# Manners of the public guest that the agent does not yet live with: a variable here is a
-# manner that guests of these releases do without.
-AGENT_LACKS = {
-    "GUEST_EARLY_443": "0",
-    "GUEST_SHIM_RESTART_S": "0",
-    "GUEST_NEEDS_DOMAIN": "0",
-}
 
 
 def config_of(
