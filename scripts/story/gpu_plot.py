@@ -89,8 +89,8 @@ class GpuPlot(Stage):
         listen = f"127.0.0.1:{ports.https}"
         if name != self.name:
             listen = f"127.0.0.1:{ports.https + 1}"
-        words = ("deploy", name, "--tag", "v1.0.0", "--listen", listen)
-        words += ("--variable", "COLOUR=white")
+        release = ("--tag", "v1.0.0", "--variable", "COLOUR=white")
+        words = ("deploy", name, *release, "--listen", listen)
         self._head(title, *words)
         why = await self._do(*words, expect=3)
         for line in why.splitlines():

@@ -201,3 +201,21 @@ def test_what_is_asked_in_vain_is_a_warning_told_once(agent) -> None:
         text = console.export_text()
     assert text.count(told) == 1
     assert "https /ready unknown  last: HTTP 401" in text
+
+
+def test_containers_that_are_only_acted_out_are_shown_as_played(agent) -> None:
+    agent.running()
+    assert "played" not in page(agent, "status", "web")
+
+    def play(engine) -> None:
+        facts = engine.snapshot.deployments["web"].enclaves[0]
+        rows = [{"name": "acted\x1b", "played": True}, {"name": "real"}, "odd"]
+        health = msgspec.structs.replace(facts.health, containers={"containers": rows})
+        engine.set_facts("web", facts.row.id, health=health)
+
+    agent.api.do(play)
+    text = page(agent, "status", "web")
+    (line,) = [line for line in text.splitlines() if "played" in line]
+    assert "acted" in line
+    assert "real" not in line
+    assert "\x1b" not in text

@@ -18,6 +18,7 @@ import (
 type serverSet struct {
 	mu      sync.Mutex
 	servers []*http.Server
+	relays  []net.Listener
 	taken   map[net.Conn]struct{} // connections that a handler took over
 }
 
@@ -25,6 +26,12 @@ func (s *serverSet) add(server *http.Server) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.servers = append(s.servers, server)
+}
+
+func (s *serverSet) addRelay(listener net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.relays = append(s.relays, listener)
 }
 
 func (s *serverSet) remove(server *http.Server) {
@@ -99,8 +106,11 @@ func (s *serverSet) closeAll(grace time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	s.mu.Lock()
-	servers, taken := s.servers, s.taken
+	servers, relays := s.servers, s.relays
 	s.mu.Unlock()
+	for _, listener := range relays {
+		listener.Close()
+	}
 	var all sync.WaitGroup
 	for _, server := range servers {
 		all.Add(1)
@@ -113,7 +123,7 @@ func (s *serverSet) closeAll(grace time.Duration) {
 	}
 	all.Wait()
 	s.mu.Lock()
-	for conn := range taken {
+	for conn := range s.taken {
 		conn.Close()
 	}
 	s.mu.Unlock()

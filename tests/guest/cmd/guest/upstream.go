@@ -76,6 +76,7 @@ func (g *guest) publish(p *plan, c *conf.Container) error {
 		if err != nil {
 			return err
 		}
+		g.servers.addRelay(listener)
 		go g.relay(listener, target)
 	}
 	return nil
