@@ -1,7 +1,8 @@
 """NVIDIA's XIDs and what to do about each: its catalogue of October 2025. Pure.
 
 On the host an XID tells of a GPU that the host's driver has; those of a GPU that was given away
-are told inside its guest. A number that is not in the catalogue is to be looked into.
+are told inside its guest. A number that is not in the catalogue is to be looked into. Those that
+the catalogue says to ignore (108, 160) or to do nothing about (162) are tracked.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Advice(StrEnum):
 
 
 _NUMBERS: dict[Advice, tuple[int, ...]] = {
-    Advice.RESET_GPU: (46, 62, 64, 95, 109, 110, 119, 120, 136, 140, 143, 155, 156, 158, 162),
-    Advice.REBOOT_HOST: (79, 160),
+    Advice.RESET_GPU: (46, 62, 64, 95, 109, 110, 119, 120, 136, 140, 143, 155, 156, 158),
+    Advice.REBOOT_HOST: (79,),
     Advice.RESTART_ENCLAVE: (151,),
     Advice.RESTART_APPLICATION: (
         *(8, 11, 13, 25, 31, 32, 39, 40, 41, 60),
@@ -38,8 +39,8 @@ _NUMBERS: dict[Advice, tuple[int, ...]] = {
     ),
     Advice.INVESTIGATE: (45, 48, 54, 74, 78, *range(144, 151)),
     Advice.TRACK: (
-        *(37, 38, 43, 44, 63, 66, 67, 92, 93, 106, 107),
-        *(121, 137, 141, 152, 153, 157, 161),
+        *(37, 38, 43, 44, 63, 66, 67, 92, 93, 106, 107, 108),
+        *(121, 137, 141, 152, 153, 157, 160, 161, 162),
     ),
     Advice.INFORM: (154,),
 }

@@ -240,6 +240,9 @@ def test_a_reset_does_not_mend_what_needs_a_reboot_or_a_new_card():
         ("xid", 151, S.WARNING, A.WATCH),
         ("xid", 48, S.WARNING, A.WATCH),
         ("xid", 154, S.INFO, A.WATCH),
+        ("xid", 108, S.INFO, A.WATCH),
+        ("xid", 160, S.INFO, A.WATCH),
+        ("xid", 162, S.INFO, A.WATCH),
         ("xid", 99999, S.WARNING, A.WATCH),
     ],
 )
