@@ -19,7 +19,9 @@ from typing import Self
 from agent.model.enclave import ProcessIdentity
 
 PROC = Path("/proc")
-_START_TIME = 19  # field 22 of /proc/<pid>/stat, counted from the field after the command's name
+# Fields of /proc/<pid>/stat, counted from the one after the command's name (proc(5) counts from 1).
+_FLAGS, _START_TIME, _PENDING = 9 - 3, 22 - 3, 31 - 3
+_PF_EXITING = 0x4  # of the kernel's include/linux/sched.h
 
 
 def boot_id() -> str:
@@ -29,12 +31,34 @@ def boot_id() -> str:
 
 def identify(pid: int) -> ProcessIdentity | None:
     """The identity of a process, a zombie included; None if there is none of that pid."""
+    fields = _stat(pid)
+    return _identity(pid, fields) if fields else None
+
+
+def is_ending(identity: ProcessIdentity) -> bool:
+    """Whether this process ended, or is past the point from which the kernel takes it down.
+
+    Its memory and files are released after that point, which takes long where there is much of
+    them: until then its pidfd says nothing, and its sockets may be open with nobody behind them.
+    """
+    fields = _stat(identity.pid)
+    if not fields or _identity(identity.pid, fields) != identity:
+        return True
+    killed = int(fields[_PENDING]) & 1 << (signal.SIGKILL - 1)
+    return bool(int(fields[_FLAGS]) & _PF_EXITING or killed)
+
+
+def _stat(pid: int) -> list[bytes]:
+    """What the kernel tells of a process; empty if there is none of that pid."""
     try:
         stat = (PROC / str(pid) / "stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return []
     # The name may hold spaces and brackets; the last bracket ends it.
-    fields = stat[stat.rindex(b")") + 2 :].split()
+    return stat[stat.rindex(b")") + 2 :].split()
+
+
+def _identity(pid: int, fields: list[bytes]) -> ProcessIdentity:
     return ProcessIdentity(pid=pid, start_ticks=int(fields[_START_TIME]), boot_id=boot_id())
 
 

@@ -28,20 +28,25 @@ _NO_HEALTHCHECK = frozenset({"", "none"})
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A document as the guest gave it, or None, and what is wrong with what it says, or None."""
+    """A document as the guest gave it, or None, and what is wrong with what it says, or None.
+
+    `code`: why there is no answer at all; None of one that was given.
+    """
 
     document: dict[str, Any] | None
     problem: str | None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BootReading:
-    """The boot stages. `failed`: the stage that failed, with its detail."""
+    """The boot stages. `failed`: the stage that failed, with its detail. `code`: as of Reading."""
 
     document: dict[str, Any] | None
     problem: str | None
     complete: bool = False
     failed: str | None = None
+    code: str | None = None
 
 
 def printable(raw: bytes | str, limit: int = MAX_KEPT_BYTES) -> str:
@@ -71,7 +76,7 @@ def read_document(status: int, body: bytes) -> Reading:
 def judge_boot_stages(reading: Reading) -> BootReading:
     """Complete when every stage is done and the guest says when it was."""
     if reading.document is None:
-        return BootReading(None, reading.problem)
+        return BootReading(None, reading.problem, code=reading.code)
     stages = reading.document.get("stages")
     if not isinstance(stages, list) or not stages:
         return BootReading(None, "its boot stages are not a list")

@@ -8,7 +8,7 @@ import msgspec
 
 from agent.host.wake import Wake
 from agent.model.clock import Instant
-from agent.model.enclave import Endpoint
+from agent.model.enclave import Endpoint, ProcessIdentity
 from agent.model.ids import EnclaveId
 from agent.model.revision import Fault
 from agent.probes.guest_metrics import MetricsAccess
@@ -22,7 +22,7 @@ class TcpCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """What to probe of an enclave. `https` is guest port 443.
+    """What to probe of an enclave. `https` is guest port 443; `process` runs its VM.
 
     `health_path`: of the workload; None if none of its paths can be asked. `path_named`: the
     deployment named it. `path_guarded`: the guest's shim wants a key for it. `host`: the name to
@@ -45,6 +45,7 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
     bound_key: str | None = None
     binds_itself: bool = False
     metrics_access: MetricsAccess | None = None
+    process: ProcessIdentity | None = None
 
 
 class ProbeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +69,8 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
     failed, with its detail. `healthy`: None until each probe has given a verdict; True when all
     pass (with hysteresis). `healthy_since`: since when all pass, fixed while it is healthy; the
     results that made the verdict lie after it, so that a dwell counts from here. `flaps`: how
-    often it became unhealthy again. `fault`: the newest failing probe with its answer.
+    often it became unhealthy again. `fault`: the newest failing probe with its answer; of a guest
+    whose VM's process is ending, that end (`qemu_exit`), whichever probe fails of it.
     `spki_sha256`: of the key that the guest's TLS showed on the newest connection (hex).
     `bound_spki_sha256`: of the one that is bound; `another_key`: another one was shown for longer
     than a probe may fail, which makes the enclave unhealthy.

@@ -233,7 +233,7 @@ class _Interview:
             )
             self._status = answer.status
         except NoAnswerError as error:
-            return Reading(None, f"{_WELL_KNOWN}{name}: {error}")
+            return Reading(None, f"{_WELL_KNOWN}{name}: {error}", error.code)
         if answer.status == 200 and answer.ending is not Ending.COMPLETE:
             return Reading(None, f"{_WELL_KNOWN}{name}: {_ENDINGS[answer.ending]}")
         reading = read_document(answer.status, answer.body)
@@ -340,14 +340,15 @@ def is_loopback(address: str) -> bool:
 def _observe_boot(boot: BootReading | None) -> ProbeResult:
     if boot is None:
         return _observe(BOOT_PROBE, None)
-    code = "boot_stage_failed" if boot.failed else "probe_failed"
+    code = "boot_stage_failed" if boot.failed else boot.code or "probe_failed"
     return _observe(BOOT_PROBE, boot.problem, code, decisive=bool(boot.failed))
 
 
 def _observe_containers(containers: Reading | None) -> ProbeResult:
     if containers is None:
         return _observe(CONTAINERS_PROBE, None, passing="its image says nothing of containers")
-    return _observe(CONTAINERS_PROBE, containers.problem, "container_unhealthy")
+    code = containers.code or "container_unhealthy"
+    return _observe(CONTAINERS_PROBE, containers.problem, code)
 
 
 def _observe(

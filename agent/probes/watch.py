@@ -12,15 +12,17 @@ import dataclasses
 import logging
 import ssl
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from agent.config import ProbesConfig
 from agent.host.clock import Clock
+from agent.host.process import is_ending
 from agent.model.clock import Instant
 from agent.model.ids import EnclaveId
+from agent.model.revision import Fault
 from agent.probes import pace
 from agent.probes.answers import BootReading
 from agent.probes.hedged_connect import HedgedConnect
@@ -47,6 +49,7 @@ from agent.probes.verdict import (
 
 _METRICS_EVERY = 5  # rounds
 _VISIT = _METRICS_EVERY  # rounds over one connection at most: by then another key is seen
+QEMU_EXIT = "qemu_exit"  # as the end of its VM is called where the process is watched
 _MAX_FINISHED = 4096  # stages of one boot that are told apart
 _WORDS = {None: "unknown", True: "healthy", False: "unhealthy"}
 _log = logging.getLogger(__name__)
@@ -175,9 +178,22 @@ class Watch:
             self._thresholds,
             bound=self._bound,
         )
+        if self._health.fault is not None:
+            self._health = replace(self._health, fault=self._cause(self._health.fault))
         if before.healthy is not self._health.healthy:
             self._log_change(before.healthy)
         self._publish(result)
+
+    def _cause(self, fault: Fault) -> Fault:
+        """What a probe found, or the end of the VM, if that is why.
+
+        A guest falls silent before its process is gone, by moments or by minutes: which of the two
+        is noticed first must not decide what an update is said to have failed of.
+        """
+        process = self._target.process
+        if process is None or not is_ending(process):
+            return fault
+        return Fault(code=QEMU_EXIT, detail=f"QEMU is ending: {fault.detail}")
 
     def _log_change(self, before: bool | None) -> None:
         fault = self._health.fault

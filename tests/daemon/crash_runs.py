@@ -131,7 +131,7 @@ async def outcome(daemon: Daemon, story: Story, before: Scene) -> dict[str, Any]
     return found | {
         "status": seen["status"],
         "update": "as before" if untouched else how_it_stands(update)[1:],
-        "error": None if untouched else fault_of(update, story),
+        "error": None if untouched else update["error"] and update["error"]["code"],
         "served": "the active" if await served(daemon) == seen["tag"] else await served(daemon),
         "enclaves": len(seen["enclaves"]),
         "secrets": seen["stale_secrets"],
@@ -141,11 +141,6 @@ async def outcome(daemon: Daemon, story: Story, before: Scene) -> dict[str, Any]
 
 def how_it_stands(update: Any) -> tuple[str, ...]:
     return tuple(update[what] for what in ("id", "status", "strategy", "step")) if update else ()
-
-
-def fault_of(update: Any, story: Story) -> str | None:
-    code = update["error"] and update["error"]["code"]
-    return story.alike[0] if code in story.alike else code
 
 
 async def begun_since(daemon: Daemon, before: Scene) -> int:

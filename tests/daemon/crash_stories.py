@@ -94,7 +94,6 @@ class Story:
     `asked` tells by the scene before and the scene now whether it was recorded, `over` by the same
     two whether all of it is done; `after` ends what would go on for ever. `begins` an update: then
     it can be told again for ever. `verb`: the name of the request's route; "": no request.
-    `alike`: codes of errors that say the same, and depend on who sees it first.
     """
 
     name: str
@@ -107,7 +106,6 @@ class Story:
     after: Do = nothing
     look: Callable[[Daemon], Awaitable[Scene]] = look
     world: World = PLAIN
-    alike: tuple[str, ...] = ()
 
 
 # --- what comes before ---------------------------------------------------------------------------
@@ -617,7 +615,6 @@ STORIES = [
         lambda _, now: now.finished and now.runs,
         begins=False,
         world=SOAKS_LONG,
-        alike=("qemu_exit", "unreachable"),
     ),
     Story(
         "gpu_fresh",

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.host.process import Process, argv_of, boot_id, find_by_option, identify
+from agent.host import process
+from agent.host.process import Process, argv_of, boot_id, find_by_option, identify, is_ending
 from agent.model.enclave import ProcessIdentity
 
 
@@ -25,8 +26,12 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def identity_of(process: subprocess.Popen[bytes]) -> ProcessIdentity:
-    identity = identify(process.pid)
+def identity_of(child: subprocess.Popen[bytes]) -> ProcessIdentity:
+    return identity_of_pid(child.pid)
+
+
+def identity_of_pid(pid: int) -> ProcessIdentity:
+    identity = identify(pid)
     assert identity is not None
     return identity
 
@@ -148,3 +153,36 @@ def test_processes_are_found_by_the_exact_value_of_an_option():
                 process.kill()
     assert found == {wanted: [processes[0].pid, processes[5].pid], "absent": []}
     assert find_by_option("-uuid", []) == {}
+
+
+def test_a_process_that_was_killed_is_ending_from_then_on_and_no_other_is(
+    child: subprocess.Popen[bytes],
+):
+    identity = identity_of(child)
+    assert not is_ending(identity)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert is_ending(identity)  # a zombie
+    child.wait()
+    assert is_ending(identity)
+    own = identity_of_pid(os.getpid())
+    assert not is_ending(own)
+    assert is_ending(msgspec.structs.replace(own, start_ticks=own.start_ticks - 1))
+
+
+@pytest.mark.parametrize(
+    ("flags", "pending", "ending"),
+    [(0x400040, 0, False), (0x400044, 0, True), (0x400040, 1 << 8, True), (0, 1 << 14, False)],
+    ids=["it runs", "its memory is being released", "killed, and not awake yet", "SIGTERM waits"],
+)
+def test_a_process_is_ending_before_its_files_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, pending: int, ending: bool
+):
+    """The line is that of Linux 6.1 for a QEMU, by fs/proc/array.c; these moments pass quickly."""
+    monkeypatch.setattr(process, "PROC", tmp_path)
+    line = f"7 (q) x) D 1 7 7 0 -1 {flags} 9 0 0 0 1 2 0 0 20 0 5 0 4242 1 2 3 0 0 0 0 0 {pending}"
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/stat").write_text(f"{line} 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n")
+    (tmp_path / "sys/kernel/random").mkdir(parents=True)
+    (tmp_path / "sys/kernel/random/boot_id").write_text("b\n")
+    assert is_ending(ProcessIdentity(pid=7, start_ticks=4242, boot_id="b")) is ending

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import os
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
 
 from agent.config import ProbesConfig
+from agent.enclaves import monitor
+from agent.host.process import identify
 from agent.model.clock import Instant
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 from agent.probes.port import HealthView, ProbeTarget
 from agent.probes.runner import Prober
+from agent.probes.watch import QEMU_EXIT
 from simulator.manual_clock import ManualClock
 from tests.fakes.tls_guest import (
     BOOT,
@@ -24,6 +30,7 @@ from tests.fakes.tls_guest import (
     TlsGuest,
     booted,
     container,
+    cut,
     hang,
     identity,
     listed,
@@ -117,14 +124,51 @@ async def test_a_good_guest_becomes_healthy_and_all_that_it_says_is_published(
     }
 
 
+@pytest.mark.parametrize("first", [BOOT, CONTAINERS])
+async def test_a_guest_without_an_answer_is_unreachable_whatever_it_is_asked_first(
+    prober: Prober, guest: TlsGuest, first: str
+) -> None:
+    """A container that nobody could tell of is not called unhealthy."""
+    guest.answers[first] = cut
+    prober.watch(target(await guest.start()))
+    view = await until(prober, unhealthy)
+    assert view.fault is not None
+    assert (view.fault.code, view.fault.probe) == (
+        "unreachable",
+        "boot-stages" if first == BOOT else "containers",
+    )
+
+
+async def test_a_guest_that_falls_silent_because_its_qemu_ends_failed_of_that(
+    prober: Prober, guest: TlsGuest
+) -> None:
+    """By the code that the watch of the process gives, so that who saw it first is all one."""
+    with subprocess.Popen(["sleep", "600"]) as vm:
+        prober.watch(target(await guest.start(), process=identify(vm.pid)))
+        await until(prober, healthy)
+        guest.answers[CONTAINERS] = listed(container(status="restarting"))
+        view = await until(prober, unhealthy)
+        assert view.fault is not None
+        assert view.fault.code == "container_unhealthy"  # while it runs
+        vm.kill()
+        os.waitid(os.P_PID, vm.pid, os.WEXITED | os.WNOWAIT)  # a zombie, so not gone yet
+        await guest.stop()
+        view = await until(prober, lambda view: view.fault and view.fault.code == "qemu_exit")
+    assert view.fault is not None
+    assert view.fault.probe is None
+    assert view.fault.detail.startswith("QEMU is ending: ")
+    assert monitor.QEMU_EXIT.replace("-", "_") == QEMU_EXIT
+
+
 async def test_the_passes_that_make_the_verdict_count_into_the_dwell(
     prober: Prober, guest: TlsGuest, clock: ManualClock
 ) -> None:
     began = clock.now()
+    rounds = itertools.count(1)  # not visits: there are several knocks at a guest that is slow
 
     async def once_then_later(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(reply(200, b""))
-        if len(guest.visits) > 1:
+        if next(rounds) > 1:
             clock.advance(7)
 
     guest.answers["/"] = once_then_later

@@ -74,6 +74,7 @@ class Observer:
             bound_key=row.spki_sha256,
             binds_itself=not self._parts.policy.by_evidence,
             metrics_access=self._metrics_access(row, revision),
+            process=row.process,
         )
 
     def _metrics_access(self, row: Enclave, revision: Revision) -> MetricsAccess | None:
