@@ -19,8 +19,9 @@ from typing import Self
 from agent.model.enclave import ProcessIdentity
 
 PROC = Path("/proc")
-# Fields of /proc/<pid>/stat, counted from the one after the command's name (proc(5) counts from 1).
-_FLAGS, _START_TIME, _PENDING = 9 - 3, 22 - 3, 31 - 3
+# Fields of /proc/<pid>/stat; the command's name, before them, is the second (proc(5)).
+_FIRST_FIELD = 3
+_FLAGS, _START_TIME, _PENDING = (number - _FIRST_FIELD for number in (9, 22, 31))
 _PF_EXITING = 0x4  # of the kernel's include/linux/sched.h
 
 
