@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -42,7 +43,9 @@ H100: dict[str, object] = {
 
 @cache
 def _compiled(old: bool) -> Path:
+    """Kept for as long as this process lives."""
     path = Path(tempfile.mkdtemp(prefix="nvml-shim-")) / NAME
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
     compile_shim(path, old=old)
     return path
 

@@ -1,16 +1,17 @@
-"""What every room's tests share: which of them run here, and a directory for unix sockets."""
+"""What every room's tests share: which of them run here, and where they keep their things."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.leftovers import Run, short_place
 
 # Nothing is written beside the code, and a busy machine is no failure.
 settings.register_profile("agent", database=None, deadline=None)
@@ -18,10 +19,36 @@ settings.load_profile("agent")
 
 # A shell that put us into the background has had SIGINT ignored; what we start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Asked to end, the fixtures are torn down.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 _QEMU = "qemu-system-x86_64"
 _not_run = pytest.StashKey[list[str]]()
 _figures = pytest.StashKey[list[str]]()
+_run = pytest.StashKey[Run]()
+_left = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """All files of this run lie in its own directories; with --basetemp, `tmp_path`s are kept."""
+    config.stash[_run] = run = Run()
+    if not config.option.basetemp:
+        config.option.basetemp = str(run.files / "t")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What a test left running is ended; unless the run was interrupted, it is a failure."""
+    left = session.config.stash[_run].end()
+    session.config.stash[_left] = left
+    if left and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The same where there was no session (a usage error, a collection that broke)."""
+    config.stash[_run].end()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,6 +73,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_sep("=", "figures")
         for line in told:
             terminalreporter.write_line(line)
+    if left := terminalreporter.config.stash.get(_left, []):
+        terminalreporter.write_sep("=", "LEFT BEHIND: processes that no test ended", red=True)
+        for line in left:
+            terminalreporter.write_line(line)
     not_run = terminalreporter.config.stash.get(_not_run, [])
     if not_run:
         terminalreporter.write_sep("=", "NOT RUN: they need root", yellow=True)
@@ -64,8 +95,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
     """A private directory with a path short enough for unix sockets (108 bytes)."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = runtime if runtime and os.access(runtime, os.W_OK) else "/tmp"
-    path = Path(tempfile.mkdtemp(prefix="ea-", dir=base))
+    path = short_place("ea-")
     yield path
     shutil.rmtree(path)

@@ -12,11 +12,12 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.leftovers import place_on_disk
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 INSIDE = Path("/srv/checkout")  # where no sandbox hides it
@@ -64,9 +65,7 @@ class BootedHost:
     """`inside`: further directories of this machine, with where it sees them, read-only."""
 
     inside: Mapping[Path, Path] = field(default_factory=dict)
-    home: Path = field(
-        default_factory=lambda: Path(tempfile.mkdtemp(prefix="ea-host.", dir="/var/tmp"))
-    )
+    home: Path = field(default_factory=lambda: place_on_disk("host."))
     process: subprocess.Popen[bytes] | None = None
     leader: int = 0
 

@@ -29,6 +29,7 @@ import yaml
 from agent.config import Config
 from agent.config_file import load_config
 from agent.daemon.parts import restore_host, secrets_dir
+from tests.leftovers import short_place
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 AGENT = (sys.executable, "-m", "agent")
@@ -38,9 +39,7 @@ _POLL_S = 0.02
 
 def place(prefix: str = "ead-") -> Path:
     """A private directory with a path short enough for unix sockets. `leave` removes it."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = runtime if runtime and os.access(runtime, os.W_OK) else "/tmp"
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+    return short_place(prefix)
 
 
 def free_ports(count: int) -> list[int]:
