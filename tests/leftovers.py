@@ -4,10 +4,10 @@
 
 Everything that the tests make lies in the run's own directories, and every process that they
 start has the mark of the run in its environment or an argument that names one of the directories.
-The guardian waits until the run closes its end of the pipe, or is gone (killed -9, say). Then it
-ends those processes, takes back what their daemons made on the host (links, tables, sysctls,
-secrets in shared memory), unmounts what is mounted there, and removes the directories. To a run
-that is still there it tells what it had to end, a line each: a test should have done so.
+The guardian waits until the run asks for the end, or is gone (killed -9, say). Then it ends
+those processes, takes back what their daemons made on the host (links, tables, sysctls, secrets in
+shared memory), unmounts what is mounted there, and removes the directories. To a run that is still
+there it tells what it had to end, a line each: a test should have done so.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 MARK = "EA_TEST_RUN"
 _PROC = Path("/proc")
 _AT_MOST_S = 20.0
+_PAUSE_S = 0.03
 
 
 def _runtime_directory() -> str | None:
@@ -73,7 +74,8 @@ class Run:
             return []
         assert guardian.stdin is not None
         assert guardian.stdout is not None
-        guardian.stdin.close()
+        with guardian.stdin as pipe, contextlib.suppress(BrokenPipeError):
+            pipe.write("end\n")
         found = guardian.stdout.read().splitlines()
         guardian.stdout.close()
         guardian.returncode = 0  # it watches until we are gone: nobody waits for it
@@ -88,13 +90,12 @@ def main(pid: int, directories: list[Path]) -> None:
     except ProcessLookupError:
         clean(directories)
         return
-    ready, _, _ = select.select([run, sys.stdin], [], [])
-    if run not in ready:
-        for line in clean(directories, besides=pid):
-            print(line)
-        sys.stdout.close()
-        os.close(1)
-        select.select([run], [], [])
+    if sys.stdin.readline():  # nothing: it is gone, or about to be
+        told = "".join(f"{line}\n" for line in clean(directories, besides=pid))
+        with contextlib.suppress(BrokenPipeError):
+            os.write(1, told.encode(errors="replace"))
+    os.close(1)  # that is all: it need not wait any longer
+    select.select([run], [], [])
     clean(directories)
 
 
@@ -102,24 +103,45 @@ def clean(directories: list[Path], besides: int | None = None) -> list[str]:
     """Leave nothing; returns what ran. The run of this pid, and its helpers, are left alone."""
     ended: dict[int, str] = {}
     deadline = time.monotonic() + _AT_MOST_S
-    while time.monotonic() < deadline:
+    while True:
+        ended |= _end_processes(directories, besides, deadline)
+        for directory in directories:
+            _take_back(directory)
+        _unmount(directories)
+        for directory in (*directories, *_on_disk(directories[0])):
+            _remove(directory, run_is_there=besides is not None)
+        gone = not any(_is_there(directory, besides) for directory in directories)
+        if gone or time.monotonic() > deadline:
+            return [f"{pid}: {told}" for pid, told in ended.items()]
+        time.sleep(_PAUSE_S)
+
+
+def _is_there(directory: Path, besides: int | None) -> bool:
+    return directory.exists() and (besides is None or not any(directory.glob("pymp-*")))
+
+
+def _end_processes(
+    directories: list[Path], besides: int | None, deadline: float
+) -> dict[int, str]:
+    """Until there was none twice: one that is becoming another program is not seen."""
+    ended: dict[int, str] = {}
+    looks_without = 0
+    while looks_without < 2 and time.monotonic() < deadline:
         found = processes_of(directories, besides)
-        if not found:
-            break
+        looks_without = 0 if found else looks_without + 1
         ended |= found
         for pid in found:
             _kill(pid)
-        time.sleep(0.01)
-    for directory in directories:
-        _take_back(directory)
-    places = [str(directory) for directory in directories]
+        time.sleep(_PAUSE_S)
+    return ended
+
+
+def _unmount(directories: list[Path]) -> None:
+    places = [f"{directory}/" for directory in directories]
     mounts = (_PROC / "self/mounts").read_text().splitlines()
     for mounted in reversed([line.split(" ")[1] for line in mounts]):
-        if any(mounted.startswith(f"{place}/") for place in places):
+        if any(mounted.startswith(place) for place in places):
             subprocess.run(["umount", "--lazy", mounted], check=False, capture_output=True)
-    for directory in (*directories, *_on_disk(directories[0])):
-        _remove(directory, run_is_there=besides is not None)
-    return [f"{pid}: {told}" for pid, told in ended.items()]
 
 
 def place_on_disk(prefix: str) -> Path:
