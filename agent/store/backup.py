@@ -47,10 +47,7 @@ def back_up(store: Path) -> None:
         scratch.unlink(missing_ok=True)
         _need_room(store)
         copy_of(store, scratch)
-        newest, older = generations(store)
-        if newest.exists():
-            newest.replace(older)
-        scratch.replace(newest)
+        _take_its_place(scratch, *generations(store))
         sync(store.parent)
     except StoreError:
         raise
@@ -58,6 +55,19 @@ def back_up(store: Path) -> None:
         raise _failed(error, store) from error
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _take_its_place(made: Path, newest: Path, older: Path) -> None:
+    """What was the newest becomes the older one; from the first backup on there is a newest."""
+    if newest.exists():
+        spare = newest.with_name(f"{made.name}.older")
+        spare.unlink(missing_ok=True)  # of a copy that was killed here
+        try:
+            spare.hardlink_to(newest)
+            spare.replace(older)
+        finally:
+            spare.unlink(missing_ok=True)  # a rename to another name of the same file leaves both
+    made.replace(newest)
 
 
 def _failed(error: sqlite3.Error | OSError, store: Path) -> StoreError:

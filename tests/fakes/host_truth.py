@@ -5,10 +5,12 @@ For a daemon at rest: no update runs, nothing is being stopped. It may be runnin
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from agent.traffic.port import Binding, RouteOrder
 from agent.updates.snapshot.snapshot import Resolved
 from tests.fakes.daemon_process import Daemon, kill_all, processes_in
 
+_MOMENT_S = 5.0
 _ID = re.compile(r"[a-z2-7]{8}")
 
 
@@ -75,7 +78,7 @@ async def discrepancies(daemon: Daemon) -> list[str]:
     network = network_of(daemon.typed_config(), _choices(daemon))
     found = [f"an update of {name} runs" for name in rows.running]
     found += _rows(rows)
-    found += _processes(daemon, rows)
+    found += await _processes_at_rest(daemon, rows)
     found += _directories(daemon, rows)
     found += _claims(rows)
     found += _gpus(rows)
@@ -136,6 +139,14 @@ def end_vm(daemon: Daemon, launch_uuid: str) -> bool:
     pids = vms_in(daemon).get(launch_uuid, [])
     kill_all(dict.fromkeys(pids))
     return bool(pids)
+
+
+async def _processes_at_rest(daemon: Daemon, rows: Recorded) -> list[str]:
+    """What a daemon runs for a moment (`nft`, say), or is becoming it, is no discrepancy."""
+    deadline = time.monotonic() + _MOMENT_S
+    while (found := list(_processes(daemon, rows))) and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    return found
 
 
 def _processes(daemon: Daemon, rows: Recorded) -> Iterator[str]:

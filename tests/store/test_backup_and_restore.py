@@ -119,6 +119,37 @@ async def test_a_copy_that_was_killed_is_in_nobodys_way(file: Path) -> None:
     assert not list(file.parent.glob("*-new"))
 
 
+async def test_from_the_first_backup_on_there_is_a_newest_at_every_moment(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for who looks while another one is made, and after a kill in the midst of it."""
+    await write(file, "one")
+    back_up(file)
+    newest, older = generations(file)
+    replace, there, kill_at = Path.replace, [], 0
+
+    def watched(path: Path, target: Path) -> Path:
+        there.append(newest.exists())
+        if len(there) == kill_at:
+            raise KeyboardInterrupt
+        done = replace(path, target)
+        there.append(newest.exists())
+        return done
+
+    monkeypatch.setattr(Path, "replace", watched)
+    await write(file, "two")
+    kill_at = 3  # the older one has taken its place, the new one has not
+    with pytest.raises(KeyboardInterrupt):
+        back_up(file)
+    assert digest(newest) == digest(older)
+    kill_at = 0
+    back_up(file)
+    assert (await rows(newest))[0] == ["one", "two"]
+    assert (await rows(older))[0] == ["one"]
+    assert all(there)
+    assert {path.name for path in file.parent.glob("*.backup-*")} == {newest.name, older.name}
+
+
 async def test_a_backup_that_cannot_be_made_leaves_the_older_ones(file: Path) -> None:
     await write(file, "one")
     back_up(file)
