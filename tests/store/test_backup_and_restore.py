@@ -144,10 +144,10 @@ async def test_from_the_first_backup_on_there_is_a_newest_at_every_moment(
     assert digest(newest) == digest(older)
     kill_at = 0
     back_up(file)
+    assert {path.name for path in file.parent.glob("*.backup-*")} == {newest.name, older.name}
     assert (await rows(newest))[0] == ["one", "two"]
     assert (await rows(older))[0] == ["one"]
     assert all(there)
-    assert {path.name for path in file.parent.glob("*.backup-*")} == {newest.name, older.name}
 
 
 async def test_a_backup_that_cannot_be_made_leaves_the_older_ones(file: Path) -> None:
