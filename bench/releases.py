@@ -13,7 +13,6 @@ from agent.model.release import LocalImage, Release
 from agent.releases.store import open_releases
 from bench.daemon import BenchError
 from bench.place import GUEST, REPO, ROOT, Place
-from scripts.guest_manners import AGENT_LACKS
 
 TAGS = ("v1.0.0", "v1.1.0")
 _DIGEST = "0123456789abcdef" * 4
@@ -30,7 +29,7 @@ def _config_of(tag: str) -> dict[str, object]:
             {
                 "name": "bench",
                 "image": f"registry.example/bench@sha256:{_DIGEST}",
-                "env": [{"MESSAGE": tag}, *({name: value} for name, value in AGENT_LACKS.items())],
+                "env": [{"MESSAGE": tag}],
             }
         ],
         "shim": {"upstream-port": 8080, "paths": ["/*", "/health"]},

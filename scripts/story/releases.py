@@ -15,7 +15,6 @@ from pathlib import Path
 
 import yaml
 
-from scripts.guest_manners import AGENT_LACKS
 from scripts.story.agent_process import ENCLAVE_AGENT
 from scripts.story.place import GUEST, REPO, Place
 
@@ -39,7 +38,7 @@ GPUS = {REPO: 1, BOARD: 8}
 def config_of(tag: str, behaviour: dict[str, str], gpus: int = 0) -> dict[str, object]:
     """The tinfoil-config.yml of one release: a container that runs, of the guest's own image."""
     digest = json.loads((GUEST / "image.json").read_text())["hello"]
-    fixed = {"MESSAGE": "hello", "VERSION": tag} | behaviour | AGENT_LACKS
+    fixed = {"MESSAGE": "hello", "VERSION": tag} | behaviour
     return {
         "cvm-version": CVM_VERSION,
         "cpus": 1,

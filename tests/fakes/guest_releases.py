@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from agent.releases.build import build_release, read_image
-from scripts.guest_manners import AGENT_LACKS
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 REPO = "hello"
@@ -33,7 +32,7 @@ def config_of(
 
     `checked`: its containers have a health check, for which the boot waits.
     """
-    fixed = AGENT_LACKS | dict(behaviour or {})
+    fixed = dict(behaviour or {})
     env: list[Any] = [*({name: value} for name, value in fixed.items()), *variables]
     health = {
         "test": ["CMD", "true"],
