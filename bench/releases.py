@@ -32,7 +32,11 @@ def _config_of(tag: str) -> dict[str, object]:
                 "env": [{"MESSAGE": tag}],
             }
         ],
-        "shim": {"upstream-port": 8080, "paths": ["/*", "/health"]},
+        "shim": {
+            "upstream-port": 8080,
+            "paths": ["/*", "/health"],
+            "tls-mode": "self-signed",
+        },
     }
 
 

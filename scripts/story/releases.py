@@ -60,7 +60,11 @@ def config_of(tag: str, behaviour: dict[str, str], gpus: int = 0) -> dict[str, o
                 },
             }
         ],
-        "shim": {"upstream-port": 8080, "paths": ["/*", "/health"]},
+        "shim": {
+            "upstream-port": 8080,
+            "paths": ["/*", "/health"],
+            "tls-mode": "self-signed",
+        },
     }
 
 

@@ -58,7 +58,11 @@ def config_of(
         "gpus": gpus,
         "cvm-network": {"inbound-ports": [8080]},
         "containers": rows,
-        "shim": {"upstream-port": 8080, "paths": ["/*", "/health"]},
+        "shim": {
+            "upstream-port": 8080,
+            "paths": ["/*", "/health"],
+            "tls-mode": "self-signed",
+        },
     }
     return json.dumps(document, indent=1).encode()  # which is YAML too, without aliases
 
