@@ -143,10 +143,16 @@ class Coordinator:
         report = self.ledger.report(host) or {"deployments": []}
         return next((one for one in report["deployments"] if one["name"] == name), None)
 
-    async def until(self, holds: Callable[[], object], timeout_s: float = 60) -> None:
+    async def until(
+        self,
+        holds: Callable[[], object],
+        timeout_s: float = 60,
+        seen: Callable[[], object] = lambda: "",
+    ) -> None:
+        """Wait until it is so. `seen` is told if it never is."""
         deadline = time.monotonic() + timeout_s
         while not holds():
-            assert time.monotonic() < deadline, "never came"
+            assert time.monotonic() < deadline, f"never came: {seen()}"
             await asyncio.sleep(0.02)
 
     async def ended(self, host: str, tag: str, timeout_s: float = 60) -> None:
@@ -162,7 +168,7 @@ class Coordinator:
                 and said["status"] == "running"
             )
 
-        await self.until(holds, timeout_s)
+        await self.until(holds, timeout_s, lambda: self.said(host))
 
 
 async def same_end(
