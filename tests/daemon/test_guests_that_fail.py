@@ -24,7 +24,7 @@ from tests.fakes.host_truth import discrepancies
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 LONG_BOOT_S = 60
-AT_ONCE_S = 5
+AT_ONCE_S = 20  # on a machine that is busy, too; a third of the boot
 CONFIGS = {
     **dict.fromkeys(("v1", "v2"), config_of()),
     "hangs": config_of({"GUEST_FREEZE_AFTER_S": "0"}, start_period="500ms"),

@@ -22,7 +22,7 @@ from tests.fakes.guest_releases import config_of
 pytestmark = pytest.mark.slow
 
 CONFIGS = {"v1": config_of(), "v2": config_of()}
-SOON_S = 15  # it is looked at every ten seconds
+SOON_S = 60  # it is looked at every ten seconds
 
 
 async def connect(port: int, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

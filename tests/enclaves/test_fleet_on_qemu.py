@@ -158,7 +158,7 @@ async def test_a_guest_that_ignores_the_power_button_is_ended_after_its_grace(
         await until_printed(fleet, vm.id, b"deaf")
         begin = time.monotonic()
         await fleet.stop(vm, grace_s=1)
-        assert 1 <= time.monotonic() - begin < 5
+        assert 1 <= time.monotonic() - begin < 20
         assert processes_of(vm.launch_uuid) == []
 
 

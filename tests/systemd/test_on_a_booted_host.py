@@ -202,7 +202,7 @@ def test_an_agent_whose_loop_is_blocked_is_killed_and_begun_again(installed: Ins
     host.run("kill", "-STOP", str(blocked))  # no step of any loop of it is done any more
     began = time.monotonic()
     while installed.pid() in (0, blocked):
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
         time.sleep(0.05)
     installed.until_ready()
     assert "Watchdog timeout" in host.journal("-u", AGENT)
