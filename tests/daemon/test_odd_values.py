@@ -29,6 +29,6 @@ async def test_odd_values_reach_the_guest_as_they_were_given(tmp_path: Path) -> 
         writer.write(b"GET / HTTP/1.0\r\n\r\n")
         said = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
         writer.close()
-    assert said["env"] == values
+    assert said["env"] == values | {"DOMAIN": "hello.enclaves.example"}
     assert seen is not None
     assert seen["variables"] == values
