@@ -14,6 +14,7 @@ from agent.attestation.document import MAX_DOCUMENT_BYTES, PATH
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.port import KEY_CHANGED, NotYetError
 from agent.host.contact import Ending, HttpAnswer, NoAnswerError, client_context
+from agent.host.guest_sockets import UNMARKED, GuestSockets
 from agent.model.enclave import Endpoint
 
 _FRAME_BYTES = 64 * 1024  # headers and TLS records beside the body
@@ -31,7 +32,14 @@ class Fetched:
 class EvidenceFetcher:
     """Asks guests for their evidence, one fresh connection a question."""
 
-    def __init__(self, *, timeout_s: float = 20.0, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float = 20.0,
+        context: ssl.SSLContext | None = None,
+        sockets: GuestSockets = UNMARKED,
+    ) -> None:
+        self._sockets = sockets
         self._timeout_s = timeout_s
         self._context = context or client_context()
 
@@ -45,7 +53,10 @@ class EvidenceFetcher:
 
         limit = MAX_DOCUMENT_BYTES
         async with GuestHttp(
-            endpoint, self._context, max_bytes=limit + _FRAME_BYTES
+            endpoint,
+            self._context,
+            max_bytes=limit + _FRAME_BYTES,
+            sockets=self._sockets,
         ) as guest_http:
             try:
                 answer = await guest_http.get(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from agent.attestation.fetch import EvidenceFetcher
 from agent.attestation.policy import EvidencePolicy
 from agent.attestation.roots import Trust
 from agent.attestation.snp_tcb import Product
 from agent.attestation.verifier import Endorser, Verifier
 from agent.config import AttestationConfig
 from agent.host.clock import Clock
+from agent.host.guest_sockets import UNMARKED, GuestSockets
 
 
 def open_verifier(
@@ -16,6 +18,7 @@ def open_verifier(
     *,
     endorser: Endorser | None = None,
     simulated_root: str | None = None,
+    sockets: GuestSockets = UNMARKED,
 ) -> Verifier:
     """`simulated_root`: SPKI SHA-256 of the ARK of this installation's simulated Milan.
 
@@ -28,4 +31,5 @@ def open_verifier(
         trust=Trust(simulated=roots),
         clock=clock,
         endorser=endorser,
+        fetcher=EvidenceFetcher(sockets=sockets),
     )

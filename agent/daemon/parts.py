@@ -31,6 +31,7 @@ from agent.host.clock import RealClock
 from agent.host.commands import RunCommand, run_command
 from agent.host.credentials import CredentialCipher, why_none
 from agent.host.files import in_memory
+from agent.host.guest_sockets import GuestSockets
 from agent.host.threads import finish_in_thread
 from agent.host.units import beside_us, host_is_stopping, in_units
 from agent.inventory.host import HostProbe
@@ -80,7 +81,8 @@ def build(
         config.releases, state_dir=config.state_dir, firmware_dir=config.qemu.firmware_dir
     )
     network = network_of(config, choices)
-    prober = Prober(config.probes, clock)
+    sockets = _guest_sockets(config, choices)
+    prober = Prober(config.probes, clock, sockets)
     units = choices.supervisor.value == SupervisorKind.SYSTEMD
     gpus = gpus_of(config, clock, store, prober, in_units=units)
     tee = Tee(choices.tee.value)
@@ -211,7 +213,13 @@ def _attestation(
 
     root = chain.root_spki_sha256 if chain else None
     endorser = collateral.endorser if collateral else None
-    verifier = open_verifier(config.attestation, clock, endorser=endorser, simulated_root=root)
+    verifier = open_verifier(
+        config.attestation,
+        clock,
+        endorser=endorser,
+        simulated_root=root,
+        sockets=_guest_sockets(config, choices),
+    )
     return NoDebugEvidence(verifier, demanded=not config.allow_unattested)
 
 
@@ -262,7 +270,18 @@ def network_of(config: Config, choices: Choices) -> Network:
     network = config.network
     if choices.network.value == NetworkMode.USER:
         return UserNetwork(network.loopback_subnet)
-    return TapNetwork(network.bridge, network.subnet, instance=str(config.state_dir))
+    return TapNetwork(
+        network.bridge,
+        network.subnet,
+        instance=str(config.state_dir),
+        gated=choices.traffic.value == TrafficMode.NFTABLES,
+    )
+
+
+def _guest_sockets(config: Config, choices: Choices) -> GuestSockets:
+    """How the agent itself reaches guests on the network that was chosen."""
+    tap = choices.network.value == NetworkMode.TAP
+    return GuestSockets(config.network.bridge if tap else None)
 
 
 def supervisor_of(config: Config, choices: Choices) -> Supervisor:

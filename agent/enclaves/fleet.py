@@ -14,7 +14,7 @@ from agent.enclaves.console import ConsoleLog
 from agent.enclaves.driver import Driver, DriverResources
 from agent.enclaves.hardware import Hardware
 from agent.enclaves.launcher import Launcher
-from agent.enclaves.network import Network
+from agent.enclaves.network import Network, NetworkError
 from agent.enclaves.port import (
     ABSENT,
     LaunchCheck,
@@ -28,6 +28,7 @@ from agent.enclaves.qemu_probe import QemuProbe
 from agent.enclaves.rundir import RunDir
 from agent.enclaves.spec import QuoteService
 from agent.enclaves.supervisor import Supervisor
+from agent.errors import describe
 from agent.host.files import make_private_directory, storage_errors
 from agent.host.process import find_by_option, identify
 from agent.host.threads import finish_in_thread
@@ -40,6 +41,7 @@ from agent.model.revision import Revision
 
 log = logging.getLogger(__name__)
 
+_WATCH_AGAIN_S = 1.0
 _ENCLAVE_ID = re.compile(r"[a-z2-7]{8}")
 
 
@@ -101,6 +103,7 @@ class Fleet:
         self._resources = DriverResources(
             launcher=launcher, network=network, supervisor=supervisor, processor=processor
         )
+        self._watching: asyncio.Task[None] | None = None
         self._drivers: dict[EnclaveId, Driver] = {}
         self._spared: dict[EnclaveId, str | None] = {}
 
@@ -115,6 +118,22 @@ class Fleet:
         make_private_directory(self._consoles)
         self._begin_proof()
         await self._network.start()
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch_network(), name="watch network")
+
+    async def _watch_network(self) -> None:
+        """The supervisor of the network's watch: what it cannot put back is tried again."""
+        told: str | None = None
+        while True:
+            try:
+                await self._network.watch()
+            except NetworkError as error:
+                if told != str(error):
+                    log.error("network not in order", extra={"error": describe(error)})  # noqa: TRY400 - said once, no trace
+                told = str(error)
+            else:
+                return
+            await asyncio.sleep(_WATCH_AGAIN_S)
 
     def find_unrecorded(self, rows: Sequence[Enclave]) -> Sequence[RestoredOrphan]:
         launches = {row.id: row.launch_uuid for row in rows}
@@ -204,9 +223,10 @@ class Fleet:
                 self.forget(EnclaveId(path.name))
 
     async def close(self) -> None:
-        if self._proving is not None:
-            self._proving.cancel()
-            await asyncio.gather(self._proving, return_exceptions=True)
+        tasks = [task for task in (self._proving, self._watching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         drivers = list(self._drivers.values())
         self._drivers.clear()
         await asyncio.gather(*(driver.close() for driver in drivers))

@@ -34,7 +34,13 @@ class NetLink(msgspec.Struct, frozen=True):
     address: str = ""
     ifalias: str | None = None
     master: str | None = None
+    flags: tuple[str, ...] = ()
     linkinfo: _Info = _Info()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it was set up; it may have no carrier."""
+        return "UP" in self.flags
 
     @property
     def is_bridge(self) -> bool:

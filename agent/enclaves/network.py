@@ -70,6 +70,13 @@ class Network(Protocol):
         """
         ...
 
+    async def watch(self) -> None:
+        """Keep in force what holds guests apart, for ever. Returns where there is nothing.
+
+        Raises NetworkError when it cannot be put back; to be begun again then.
+        """
+        ...
+
     async def attach(self, enclave_id: EnclaveId, address: str, guest_ports: Sequence[int]) -> Nic:
         """Make the enclave's card ready for QEMU. Idempotent. Raises NetworkError."""
         ...

@@ -1,10 +1,13 @@
 """A tap link for each guest on one bridge; the bridge has the guests' gateway address.
 
-No guest reaches another: every port of the bridge is isolated. None can take over another's
-address towards the host either: the host's neighbour entries and the bridge's forwarding entries
-are permanent, made from the address that the agent gave, and nothing is learned from what a guest
-sends. There is no IPv6 on bridge and taps. What guests may open towards the host or the world is
-the data plane's to say; a forged source address is not stopped here.
+No guest reaches another: every port of the bridge is isolated. A filter on each tap holds the
+guest to its own card and address (`tap_filter.py` says what passes); it is in force before the tap
+is up, is looked at whenever the agent starts or filters change, and a tap that cannot have it is
+down. The host's neighbour entries and the bridge's forwarding entries are permanent, made from the
+address that the agent gave, and nothing is learned from what a guest sends. There is no IPv6 on
+bridge and taps. What guests may open towards the host or the world is the data plane's to say;
+where that is a table of ours (`gated`), the filters pass only what it has marked, so that nothing
+passes when it is gone.
 
 Invariant: what is ours is told by marks that the kernel keeps, never by name alone: the bridge by
 its hardware address, given in the very call that creates it; a tap by its alias. A tap of ours
@@ -18,13 +21,18 @@ import asyncio
 import contextlib
 import hashlib
 import ipaddress
+import logging
 import re
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
 
+from agent.enclaves import tap_filter
+from agent.enclaves.filter_news import FilterNews
+from agent.enclaves.filters import NEEDS, Filters, Hook, commands
 from agent.enclaves.links import Links, NetLink, turn_ipv6_off
 from agent.enclaves.network import GuestAddress, NetworkError, mac_of, parse_subnet
+from agent.enclaves.packet_program import Program
 from agent.enclaves.spec import TapNic
 from agent.host.commands import CommandError, RunCommand, run_command
 from agent.model.enclave import Endpoint
@@ -35,6 +43,9 @@ _TAP = re.compile(_PREFIX + r"[a-z2-7]{8}")
 _BRIDGE = re.compile(r"[a-z0-9][a-z0-9_-]{0,14}")
 _PORT = "type bridge_slave isolated on learning off flood off mcast_flood off"
 _QUEUE_PACKETS = 1000
+_Wanted = dict[Hook, Program | None]
+
+log = logging.getLogger(__name__)
 
 
 class TapNetwork:
@@ -48,11 +59,13 @@ class TapNetwork:
         subnet: str,
         *,
         instance: str,
+        gated: bool = True,
         run: RunCommand = run_command,
     ) -> None:
         """The gateway is the subnet's first address. Raises NetworkError.
 
-        Only root may open the taps: QEMU is given its own, open.
+        Only root may open the taps: QEMU is given its own, open. `gated`: the data plane is
+        nftables, which marks what may pass.
         """
         if not _BRIDGE.fullmatch(bridge):
             raise NetworkError(f"network.bridge: {bridge!r} cannot be the name of a link")
@@ -62,7 +75,9 @@ class TapNetwork:
         digest = hashlib.sha256(instance.encode()).digest()
         self._mark = f"enclave-agent {digest.hex()[:8]}"
         self._mac = ":".join(f"{byte:02x}" for byte in b"\x02\x01" + digest[:4])
+        self._gated = gated
         self._links = Links(run)
+        self._filters = Filters(run)
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
@@ -90,6 +105,25 @@ class TapNetwork:
                 await self._add_tap(name, address)
             await self._join(name, address)
         return TapNic(name, mac_of(address))
+
+    async def watch(self) -> None:
+        with FilterNews() as news:
+            while True:
+                await self._mend()
+                await news.changed()
+
+    async def _mend(self) -> None:
+        """Put back filters that somebody changed, and have taps up that are filtered again."""
+        async with self._lock:
+            links = await self._links.links()
+            bridge = links.get(self._bridge)
+            if bridge is None or not self._is_our_bridge(bridge):
+                return
+            taps = self._our_taps(links)
+            for link in await self._guard(links, taps):
+                log.warning(
+                    "the filter of a link was changed; it was put back", extra={"link": link}
+                )
 
     async def detach(self, enclave_id: EnclaveId) -> None:
         async with self._lock:
@@ -136,7 +170,9 @@ class TapNetwork:
             await self._links.change([f"link add name {self._bridge} {self._bridge_words()}"])
         try:
             await self._set_up_bridge(links)
-            for tap in self._our_taps(links):
+            taps = self._our_taps(links)
+            await self._guard(links, taps)
+            for tap in taps:
                 address = self._address_of(tap)
                 if tap.master is None and address is not None:
                     await self._join(tap.ifname, address)
@@ -163,9 +199,10 @@ class TapNetwork:
                 *(f"address delete {other} dev {self._bridge}" for other in others),
                 f'link set dev {self._bridge} alias "{self._mark}"',
                 f"address replace {ours} broadcast + dev {self._bridge}",
-                f"link set dev {self._bridge} up",
             ]
         )
+        await self._filter(self._bridge, self._bridge_filter())
+        await self._links.change([f"link set dev {self._bridge} up"])
 
     async def _refuse_overlap(self) -> None:
         """A route to half of the world or more is a default route in disguise."""
@@ -200,7 +237,58 @@ class TapNetwork:
             ]
         )
         await self._links.change([f"fdb replace {mac} dev {name} master static"], tool="bridge")
+        await self._filter(name, self._tap_filters(name, address))
         await self._links.change([f"link set dev {name} up"])
+
+    def _tap_filters(self, name: str, address: str) -> _Wanted:
+        port = tap_filter.Port(mac_of(address), address, self._mac, self._gateway, self._subnet)
+        return {
+            Hook(name, "ingress"): tap_filter.from_guest(port),
+            Hook(name, "egress"): tap_filter.to_guest(port, gated=self._gated),
+        }
+
+    def _bridge_filter(self) -> _Wanted:
+        gate = tap_filter.to_host(self._gateway) if self._gated else None
+        return {Hook(self._bridge, "ingress"): gate}
+
+    async def _filter(self, link: str, wanted: _Wanted) -> None:
+        """Have these filters in force, as the kernel tells, or the link down.
+
+        Raises NetworkError.
+        """
+        try:
+            differing = await self._filters.differing(wanted)
+            await self._filters.put({hook: wanted[hook] for hook in differing})
+            if differing and await self._filters.differing(wanted):
+                raise NetworkError(f"the filter of {link} is not in force")
+        except BaseException:
+            with contextlib.suppress(NetworkError):
+                await self._links.change([f"link set dev {link} down"])
+            raise
+
+    async def _guard(self, links: dict[str, NetLink], taps: Sequence[NetLink]) -> set[str]:
+        """Have every link of ours filtered, or down; returns those that were not.
+
+        One look for all of them. Raises NetworkError when all that can be filtered are.
+        """
+        addresses = {tap.ifname: address for tap in taps if (address := self._address_of(tap))}
+        wanted = self._bridge_filter()
+        for name, address in addresses.items():
+            wanted |= self._tap_filters(name, address)
+        changed = {hook.link for hook in await self._filters.differing(wanted)}
+        failed: NetworkError | None = None
+        for link in sorted(changed):
+            own = {hook: program for hook, program in wanted.items() if hook.link == link}
+            try:
+                await self._filter(link, own)
+            except NetworkError as error:
+                failed = error
+                addresses.pop(link, None)
+        down = [name for name in addresses if not links[name].is_up]
+        await self._links.change([f"link set dev {name} up" for name in down])
+        if failed is not None:
+            raise failed
+        return changed
 
     async def _remove_tap(self, tap: NetLink, links: dict[str, NetLink]) -> None:
         """The neighbour entry first: what names it, the tap's alias, goes last.
@@ -269,19 +357,26 @@ async def probe_tap(
     Bridge and tap are made in a network namespace that ends with the tool: nothing of the host
     is touched. `scratch`, put before a command, has it run in one.
     """
-    if shutil.which("bridge") is None:
-        return "the tool `bridge` (package iproute2) is not installed"
+    for tool in ("bridge", "tc"):
+        if shutil.which(tool) is None:
+            return f"the tool `{tool}` (package iproute2) is not installed"
     lines = (
         "link add name probe type bridge",
         "tuntap add dev probe-tap mode tap",
         "link set dev probe-tap master probe",
         f"link set dev probe-tap {_PORT}",
     )
-    script = "".join(f"{line}\n" for line in lines).encode()
-    try:
-        done = await run([*scratch, "ip", "-batch", "-"], stdin=script)
-    except CommandError as error:
-        return str(error)
-    if done.status != 0:
-        return f"no bridge with a tap can be made: {done.complaint}"
+    gate = tap_filter.to_host("192.0.2.1")
+    filters = commands({Hook("lo", "ingress"): gate, Hook("lo", "egress"): gate})
+    tries = (
+        ("ip", "".join(f"{line}\n" for line in lines), "no bridge with a tap can be made: {}"),
+        ("tc", filters, f"a guest could not be held to its address ({{}}): it needs {NEEDS}"),
+    )
+    for tool, script, why in tries:
+        try:
+            done = await run([*scratch, tool, "-batch", "-"], stdin=script.encode())
+        except CommandError as error:
+            return str(error)
+        if done.status != 0:
+            return why.format(done.complaint)
     return None

@@ -35,6 +35,9 @@ class UserNetwork:
     async def start(self) -> None:
         """Nothing is shared."""
 
+    async def watch(self) -> None:
+        """Nothing is in the kernel."""
+
     async def attach(
         self, enclave_id: EnclaveId, address: str, guest_ports: Sequence[int]
     ) -> UserNic:

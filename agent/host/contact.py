@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.errors import AgentError
+from agent.host.guest_sockets import UNMARKED, GuestSockets
 from agent.host.peer_key import UnreadableKeyError
 from agent.model.enclave import Endpoint
 
@@ -88,17 +89,16 @@ class TcpConnection:
 
 
 @asynccontextmanager
-async def open_tcp(endpoint: Endpoint, *, timeout_s: float) -> AsyncIterator[TcpConnection]:
+async def open_tcp(
+    endpoint: Endpoint, *, timeout_s: float, sockets: GuestSockets = UNMARKED
+) -> AsyncIterator[TcpConnection]:
     """Connect; the connection is dropped at the end. Raises NoAnswerError."""
-    family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as connected:
-        connected.setblocking(False)
-        try:
-            async with asyncio.timeout(timeout_s):
-                to = (endpoint.address, endpoint.port)
-                await asyncio.get_running_loop().sock_connect(connected, to)
-        except (TimeoutError, OSError) as error:
-            raise NoAnswerError(tell(error, timeout_s), door_of(error)) from error
+    try:
+        async with asyncio.timeout(timeout_s):
+            connected = await sockets.connect(endpoint)
+    except (TimeoutError, OSError) as error:
+        raise NoAnswerError(tell(error, timeout_s), door_of(error)) from error
+    with connected:
         yield TcpConnection(connected)
 
 

@@ -21,6 +21,7 @@ from typing import Self, cast
 import httptools
 
 from agent.host.contact import Ending, HttpAnswer, NoAnswerError, door_of, tell
+from agent.host.guest_sockets import UNMARKED, GuestSockets
 from agent.host.peer_key import UnreadableKeyError, spki_sha256
 from agent.model.enclave import Endpoint
 
@@ -45,12 +46,14 @@ class GuestHttp:
         *,
         host: str | None = None,
         max_bytes: int = _MAX_ROUND_BYTES,
+        sockets: GuestSockets = UNMARKED,
     ) -> None:
         self._endpoint = endpoint
         self._context = context
         self._max_bytes = max_bytes
         self._host = host or _authority(endpoint)
         self._server_name = host.partition(":")[0] if host else endpoint.address
+        self._sockets = sockets
         self._line: _Line | None = None
         self.keys: list[str] = []
 
@@ -119,17 +122,21 @@ class GuestHttp:
         line = self._line
         if line is None or not line.usable:
             async with asyncio.timeout_at(deadline):
-                _, line = await asyncio.get_running_loop().create_connection(
-                    lambda: _Line(self._max_bytes),
-                    self._endpoint.address,
-                    self._endpoint.port,
-                    ssl=self._context,
-                    server_hostname=self._server_name,
-                )
+                line = await self._open()
             self._line = line
             line.read_key()
         if self.keys[-1:] != [line.key]:
             self.keys.append(line.key)
+        return line
+
+    async def _open(self) -> _Line:
+        """A new connection, past its handshake. The transport owns its socket from the call on."""
+        _, line = await asyncio.get_running_loop().create_connection(
+            lambda: _Line(self._max_bytes),
+            sock=await self._sockets.connect(self._endpoint),
+            ssl=self._context,
+            server_hostname=self._server_name,
+        )
         return line
 
     @property

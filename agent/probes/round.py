@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from agent.host.contact import Door, Ending, HttpAnswer, NoAnswerError, open_tcp
+from agent.host.guest_sockets import UNMARKED, GuestSockets
 from agent.model.clock import Instant
 from agent.probes.answers import (
     MAX_BODY_BYTES,
@@ -92,6 +93,7 @@ class RoundOrder:
     booted: bool = False
     tells_containers: bool = False
     attempt: ConnectAttempt | None = None
+    sockets: GuestSockets = UNMARKED
 
 
 def workload_probe(path: str) -> str:
@@ -119,7 +121,7 @@ async def run_round(
     Raises nothing that a guest could cause.
     """
     if guest_http is None:
-        async with open_guest_http(target, order.context) as own:
+        async with open_guest_http(target, order.context, order.sockets) as own:
             return await run_round(target, order, own)
     answered = asyncio.Event()
     tcp = asyncio.create_task(_check_all_tcp(target, order, answered))
@@ -139,11 +141,13 @@ async def run_round(
             await asyncio.gather(tcp, return_exceptions=True)
 
 
-def open_guest_http(target: ProbeTarget, context: ssl.SSLContext) -> GuestHttp:
+def open_guest_http(
+    target: ProbeTarget, context: ssl.SSLContext, sockets: GuestSockets = UNMARKED
+) -> GuestHttp:
     """For one round or more. The client's library is loaded by the first."""
     from agent.host.guest_http import GuestHttp
 
-    return GuestHttp(target.https, context, host=target.host)
+    return GuestHttp(target.https, context, host=target.host, sockets=sockets)
 
 
 class _Interview:
@@ -314,7 +318,9 @@ async def _check_all_tcp(
 async def _check_tcp(check: TcpCheck, order: RoundOrder) -> tuple[Instant, ProbeResult]:
     name = tcp_probe(check)
     try:
-        async with open_tcp(check.endpoint, timeout_s=order.timeout_s) as connection:
+        async with open_tcp(
+            check.endpoint, timeout_s=order.timeout_s, sockets=order.sockets
+        ) as connection:
             at = order.now()
             if is_relayed(check):
                 await connection.settle(_SETTLE_S)

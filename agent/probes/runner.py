@@ -12,6 +12,7 @@ import logging
 from agent.config import ProbesConfig
 from agent.host.clock import Clock
 from agent.host.contact import client_context
+from agent.host.guest_sockets import UNMARKED, GuestSockets
 from agent.host.wake import Wake
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
@@ -27,7 +28,9 @@ _log = logging.getLogger(__name__)
 class Prober:
     """Implements the port `Probes`. Needs a running event loop."""
 
-    def __init__(self, config: ProbesConfig, clock: Clock) -> None:
+    def __init__(
+        self, config: ProbesConfig, clock: Clock, sockets: GuestSockets = UNMARKED
+    ) -> None:
         self.changed = Wake()
         self._watches: dict[EnclaveId, Watch] = {}
         self._tasks: dict[EnclaveId, asyncio.Task[None]] = {}
@@ -37,6 +40,7 @@ class Prober:
             config=config,
             clock=clock,
             context=client_context(),
+            sockets=sockets,
             changed=self._tell,
             slots=asyncio.Semaphore(_ROUNDS_AT_ONCE),
         )

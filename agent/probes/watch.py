@@ -19,6 +19,7 @@ import msgspec
 
 from agent.config import ProbesConfig
 from agent.host.clock import Clock
+from agent.host.guest_sockets import GuestSockets
 from agent.host.process import is_ending
 from agent.model.clock import Instant
 from agent.model.ids import EnclaveId
@@ -62,6 +63,7 @@ class Surroundings:
     config: ProbesConfig
     clock: Clock
     context: ssl.SSLContext
+    sockets: GuestSockets
     changed: Callable[[EnclaveId], None]
     slots: asyncio.Semaphore
 
@@ -110,7 +112,9 @@ class Watch:
         there were; returns how many there are.
         """
         place = (self._target.https, self._target.host)
-        async with open_guest_http(self._target, self._around.context) as guest_http:
+        async with open_guest_http(
+            self._target, self._around.context, self._around.sockets
+        ) as guest_http:
             while True:
                 await asyncio.sleep(self._pause_s())
                 if (self._target.https, self._target.host) != place:
@@ -142,6 +146,7 @@ class Watch:
     ) -> RoundOrder:
         return RoundOrder(
             context=self._around.context,
+            sockets=self._around.sockets,
             timeout_s=self._around.config.timeout_s,
             now=self._around.clock.now,
             with_metrics=with_metrics,

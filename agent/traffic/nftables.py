@@ -151,8 +151,7 @@ class NftablesTraffic:
     async def restore(self) -> None:
         """Uninstall: delete our table, put the sysctls back. Idempotent."""
         async with self._lock:
-            name = f"inet {self._base.table}"
-            await self._write(f"add table {name}\ndelete table {name}\n")
+            await self._write(self._base.removal())
             try:
                 self._sysctls.restore()
             except (OSError, StorageError) as error:
@@ -208,17 +207,26 @@ class NftablesTraffic:
         self._last = NftablesView(intact=True, elements=elements, known=known)
 
     async def _look(self) -> NftablesView:
-        listing = await self._nft(["nft", "-j", "list", "table", "inet", self._base.table])
-        if listing.status != 0:
-            if "No such file or directory" not in listing.stderr.decode(errors="replace"):
-                raise TrafficError(f"nft does not list our table: {listing.complaint}")
+        """Without the second table the orders are known, and nothing is in force."""
+        listings = [await self._list(*what) for what in self._base.listed]
+        listing = b"".join(found for found in listings if found is not None)
+        if listings[0] is None:
             view = NftablesView()
         else:
-            if self._parsed is None or self._parsed[0] != listing.stdout:
-                self._parsed = (listing.stdout, read(listing.stdout, self._base))
+            if self._parsed is None or self._parsed[0] != listing:
+                self._parsed = (listing, read(listing, self._base))
             view = self._parsed[1]
         self._last = view
         return view
+
+    async def _list(self, *what: str) -> bytes | None:
+        """None if there is no such thing. (nft 1.0.6 cannot list two families in one run.)"""
+        listing = await self._nft(["nft", "-j", "list", *what])
+        if listing.status == 0:
+            return listing.stdout
+        if b"No such file or directory" in listing.stderr:
+            return None
+        raise TrafficError(f"nft does not list our table: {listing.complaint}")
 
     async def _write(self, text: str) -> None:
         """Change orders or rules. However it ends, our last look is void."""

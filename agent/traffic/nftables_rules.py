@@ -12,6 +12,11 @@ The table (family inet, so that guests' IPv6 is fenced off by the same transacti
            orders                   generation and domain of a deployment (in the comment)
            resetting                endpoints whose connections are being reset
 
+A second table of the same name (family bridge) is made and deleted with it: it sees what comes
+from taps before the host does, marks it, and limits how often a guest may ask for the gateway. The
+filters on taps and bridge (`enclaves/tap_filter.py`) let only marked packets pass: so where our
+tables are gone, guests are reached by nobody and reach nothing.
+
 Why the dispatch looks twice: a lookup and the commit of a transaction race in kernels before 6.17,
 so that one lookup may find neither the old nor the new entry. The second finds the new one.
 """
@@ -25,6 +30,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.model.enclave import Endpoint
+from agent.model.marks import FROM_GUEST, MARK_MASK, TO_GUEST
 from agent.model.resources import Listen
 from agent.traffic.port import RouteOrder, TrafficError
 
@@ -41,6 +47,11 @@ _SETS = {
     "wildcard_listeners": "type inet_service",
     "orders": "type ipv6_addr",
     "resetting": "type ipv4_addr . inet_service",
+}
+_BRIDGE_CHAIN = "from_guests"
+_ARP_LIMIT = "limit rate over 10/second burst 50 packets"
+_BRIDGE_SETS = {
+    "asking": "type iface_index; flags dynamic,timeout; timeout 1m; size 65536",
 }
 _LOOKUP = (
     "dnat ip to ip daddr . tcp dport map @exact",
@@ -66,6 +77,8 @@ class Base:
         """Chain name → (hook line, rules)."""
         guest, subnet = f'iifname "{self.bridge}"', str(ipaddress.ip_network(self.subnet))
         to_guest = f'oifname "{self.bridge}"'
+        # Probes, evidence requests: what is asked of an enclave is answered by that enclave.
+        ours = f"meta mark and {MARK_MASK:#x} == {TO_GUEST:#x}"
         reset = "ct state != new ip daddr . tcp dport @resetting reject with tcp reset"
         refuse = "ct direction original ip daddr . tcp dport @listeners reject with tcp reset"
         return {
@@ -82,7 +95,10 @@ class Base:
                 "type nat hook prerouting priority dstnat; policy accept;",
                 ("ip daddr 127.0.0.0/8 return", f"{guest} return", "jump dispatch"),
             ),
-            "leaving": ("type nat hook output priority -100; policy accept;", ("jump dispatch",)),
+            "leaving": (
+                "type nat hook output priority -100; policy accept;",
+                (f"{ours} return", "jump dispatch"),
+            ),
             "to_host": (
                 "type filter hook input priority filter; policy accept;",
                 (
@@ -115,7 +131,13 @@ class Base:
             ),
             "from_host": (
                 "type filter hook output priority filter; policy accept;",
-                (reset, refuse),
+                (reset, f"{ours} accept", refuse),
+            ),
+            # Whatever gets here was let through. (An output chain knows only the way that a packet
+            # was to take before it was translated.)
+            "to_guests": (
+                "type filter hook postrouting priority filter; policy accept;",
+                (f"{to_guest} {_mark(TO_GUEST)}",),
             ),
             "translated": (
                 "type nat hook postrouting priority srcnat; policy accept;",
@@ -125,6 +147,31 @@ class Base:
                 ),
             ),
         }
+
+    @functools.cached_property
+    def bridge_chains(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """The same for the table of family bridge."""
+        subnet = ipaddress.ip_network(self.subnet)
+        return {
+            _BRIDGE_CHAIN: (
+                "type filter hook prerouting priority -300; policy accept;",
+                (
+                    f"arp daddr ip {subnet[1]} update @asking {{ iif {_ARP_LIMIT} }} drop",
+                    f"ip saddr {subnet} {_mark(FROM_GUEST)}",
+                ),
+            )
+        }
+
+    @property
+    def listed(self) -> tuple[tuple[str, ...], ...]:
+        """What `nft list` is to show, the table of the orders first.
+
+        Of the second table the chain alone: guests who ask change its set all the time.
+        """
+        return (
+            ("table", "inet", self.table),
+            ("chain", "bridge", self.table, _BRIDGE_CHAIN),
+        )
 
     def _guest_to_host(self, guest: str) -> Iterator[str]:
         yield f"{guest} ct state established,related accept"
@@ -138,7 +185,7 @@ class Base:
     @functools.cached_property
     def digest(self) -> str:
         """Names this version of the rules, in the comment of each of them."""
-        plain = repr((_MAPS, _SETS, self.chains))
+        plain = repr((_MAPS, _SETS, self.chains, _BRIDGE_SETS, self.bridge_chains))
         return hashlib.sha256(plain.encode()).hexdigest()[:12]
 
     @functools.cached_property
@@ -146,24 +193,44 @@ class Base:
         """(chain, comment) of every rule that must be there, and none else."""
         return frozenset(
             (chain, f"{self.digest}/{index}")
-            for chain, (_, rules) in self.chains.items()
+            for chain, (_, rules) in {**self.chains, **self.bridge_chains}.items()
             for index in range(len(rules))
         )
 
     def text(self) -> str:
-        """Statements that make the table anew in place of what is there by its name."""
-        name = f"inet {self.table}"
+        """Statements that make both tables anew in place of what is there by their name."""
+        inet = self._table("inet", {**_MAPS, **_SETS}, self.chains)
+        return inet + self._table("bridge", _BRIDGE_SETS, self.bridge_chains)
+
+    def removal(self) -> str:
+        """Statements that leave nothing of them."""
+        tables = (f"{family} {self.table}" for family in ("inet", "bridge"))
+        return "".join(f"add table {table}\ndelete table {table}\n" for table in tables)
+
+    def _table(
+        self,
+        family: str,
+        items: Mapping[str, str],
+        chains: Mapping[str, tuple[str, tuple[str, ...]]],
+    ) -> str:
+        name = f"{family} {self.table}"
         lines = [f"add table {name}", f"delete table {name}", f"add table {name}"]
-        lines += [f"add map {name} {item} {{ {kind}; }}" for item, kind in _MAPS.items()]
-        lines += [f"add set {name} {item} {{ {kind}; }}" for item, kind in _SETS.items()]
-        for chain, (hook, _) in self.chains.items():
+        for item, kind in items.items():
+            what = "map" if item in _MAPS else "set"
+            lines.append(f"add {what} {name} {item} {{ {kind}; }}")
+        for chain, (hook, _) in chains.items():
             lines.append(f"add chain {name} {chain}" + (f" {{ {hook} }}" if hook else ""))
-        for chain, (_, rules) in self.chains.items():
+        for chain, (_, rules) in chains.items():
             lines += [
                 f'add rule {name} {chain} {rule} comment "{self.digest}/{index}"'
                 for index, rule in enumerate(rules)
             ]
         return "\n".join(lines) + "\n"
+
+
+def _mark(value: int) -> str:
+    """Give a packet this mark, and leave what others say by the lower bits."""
+    return f"meta mark set mark and {MARK_MASK ^ 0xFFFFFFFF:#x} or {value:#x}"
 
 
 @dataclass(frozen=True, slots=True)

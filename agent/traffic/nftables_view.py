@@ -53,8 +53,8 @@ class NftablesView:
 
 
 def read(listing: bytes, base: Base) -> NftablesView:
-    """Parse `nft -j list table`."""
-    items: list[dict[str, Any]] = json.loads(listing)["nftables"]
+    """Parse what `nft -j` lists: one document a table."""
+    items = list(_items(listing.decode()))
     elements: dict[Key, SetElement] = {}
     for item in items:
         body = item.get("set") or item.get("map")
@@ -74,6 +74,15 @@ def read(listing: bytes, base: Base) -> NftablesView:
     )
 
 
+def _items(text: str) -> Iterator[dict[str, Any]]:
+    decoder, at = json.JSONDecoder(), 0
+    while at < len(text.rstrip()):
+        document, at = decoder.raw_decode(text, at)
+        yield from document["nftables"]
+        while text[at : at + 1].isspace():
+            at += 1
+
+
 def _rules_hold(items: list[dict[str, Any]], base: Base) -> bool:
     rules = [item["rule"] for item in items if "rule" in item]
     seen = [(str(rule["chain"]), str(rule.get("comment"))) for rule in rules]
@@ -81,7 +90,7 @@ def _rules_hold(items: list[dict[str, Any]], base: Base) -> bool:
     return (
         len(seen) == len(base.comments)
         and frozenset(seen) == base.comments
-        and {chain["name"] for chain in chains} == set(base.chains)
+        and {chain["name"] for chain in chains} == {*base.chains, *base.bridge_chains}
         and all(chain.get("policy", "accept") == "accept" for chain in chains)
     )
 

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from agent.enclaves.network_tap import TapNetwork, probe_tap
 from agent.enclaves.spec import TapNic
 from agent.host.commands import CommandError, CompletedCommand, run_command
 from agent.model.ids import EnclaveId
+from agent.model.marks import TO_GUEST
 from tests.fakes.guest_card import ARP, IPV4, Card, arp, frame
 from tests.fakes.netns import ip, own_host
 
@@ -66,6 +68,17 @@ def kernel() -> dict[str, object]:
         ],
         "routes": ip("-4 route show table all"),
         "neighbours": ip("neigh show nud permanent"),
+        "filters": {
+            row["ifname"]: [
+                subprocess.run(
+                    ["tc", "filter", "show", "dev", row["ifname"], hook],
+                    check=False,  # a link without any says so by its status
+                    capture_output=True,
+                ).stdout
+                for hook in ("ingress", "egress")
+            ]
+            for row in links
+        },
         "switches": switches,
     }
 
@@ -344,7 +357,9 @@ async def cards(alone: None) -> object:
 
 
 def say(to: str, text: bytes) -> None:
+    """As the agent itself does: what is unmarked passes no tap without our table."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host:
+        host.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, TO_GUEST)
         host.sendto(text, (to, 9))
 
 

@@ -128,6 +128,8 @@ class EngineRuntime:
         self.publisher.show_host(draining=draining == "yes")
         await parts.gpus.start()
         self._show_inventory()
+        # The filters of taps pass only what the data plane has marked: its marks come first.
+        await parts.traffic.start()
         await parts.enclaves.start()
         rows = await self._take_over(rows)
         await self.data_plane.compare()
@@ -158,7 +160,7 @@ class EngineRuntime:
         spare = await self._orphans.find(rows)
         rows = await parts.store.read(lambda tx: tx.enclaves())
         await parts.preparation.start()
-        await asyncio.gather(parts.enclaves.adopt(rows, spare), parts.traffic.start())
+        await parts.enclaves.adopt(rows, spare)
         wanted = await parts.store.read(self.data_plane.orders)
         self._orphans.hold(wanted, await parts.traffic.observe(), rows)
         return rows
