@@ -161,7 +161,8 @@ async def bare_network(place: Place, kind: str) -> AsyncIterator[Network]:
     network: Network
     if kind == NetworkMode.TAP:
         bridge, subnet = place.bare_bridge, place.subnet(1)
-        network = TapNetwork(bridge, subnet, instance=str(place.state / "bare"))
+        instance = str(place.state / "bare")
+        network = TapNetwork(bridge, subnet, instance=instance, gated=False)  # no table of ours
     else:
         network = UserNetwork(place.bare_loopback)
     await network.start()

@@ -1,8 +1,8 @@
 """`enclave-agent doctor`: what this host can and cannot do, line by line, with the mend.
 
-It looks and starts nothing of its own but queries of what a program is and can do: that KVM really
-runs a guest, and that a bridge can really be made, is proved by the daemon, which then says so in
-its status.
+It looks and starts nothing of its own but queries of what a program is and can do (taps are tried
+in a network namespace that ends with the trial): that KVM really runs a guest is proved by the
+daemon, which then says so in its status.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.doctor_line import Line
+from agent.cli.doctor_taps import tap_line
 from agent.cli.exits import Exit
 from agent.cli.options import output
 from agent.cli.session import session
@@ -136,22 +137,6 @@ def _firmware(config: Config) -> Line:
         f"qemu.firmware_dir has none: {directory}",
         "put the OVMF of your releases there; scripts/fetch-firmware finds one",
     )
-
-
-def _tap(config: Config) -> Line:
-    device = Path("/dev/net/tun")
-    if os.geteuid() != 0:
-        return Line(
-            "network",
-            "warn",
-            "not root: user-mode network only",
-            "run as root for taps on a bridge",
-        )
-    if not device.exists():
-        return Line("network", "warn", "/dev/net/tun is not there", "modprobe tun")
-    if shutil.which("ip") is None:
-        return Line("network", "warn", "ip is not there", "apt-get install iproute2")
-    return Line("network", "ok", "/dev/net/tun and ip are there")
 
 
 def _nft(config: Config) -> Line:
@@ -282,7 +267,7 @@ CHECKS: tuple[Callable[[Config], Line], ...] = (
     _kvm,
     _tee,
     _firmware,
-    _tap,
+    tap_line,
     _nft,
     _haproxy,
     _systemd,

@@ -18,7 +18,7 @@ from agent.host.commands import CommandError, RunCommand, run_command
 _PREFERENCE, _HANDLE = 1, 1  # the first place: what a filter of ours lets pass, no other is asked
 NEEDS = (
     "the tool `tc` (package iproute2) and the kernel modules sch_ingress and cls_bpf "
-    "(`modprobe cls_bpf`; package linux-modules-extra where the kernel has one)"
+    "(`modprobe cls_bpf`; on Ubuntu in the package linux-modules-extra)"
 )
 
 
