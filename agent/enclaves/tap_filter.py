@@ -134,15 +134,19 @@ def _icmp_from_guest(a: Assembler, port: Port) -> None:
 def to_guest(port: Port, *, gated: bool) -> Program:
     """What may go out of the tap, to the guest."""
     a = _begin()
-    _require_mac(a, _TO_MAC, port.mac)
     _require_mac(a, _FROM_MAC, port.host_mac)
     a.load(HALF, _TYPE)
     a.branch(EQUAL, _IPV4, yes="ipv4")
     a.branch(EQUAL, _ARP, no="drop")
     _require_arp(a)
     _require_address(a, _ARP_SENDER, port.gateway)
+    _require_address(a, _ARP_TARGET, port.address)
+    a.load(HALF, _TO_MAC)
+    a.branch(EQUAL, 0xFFFF, yes="pass")  # a host that lost its entry for the guest asks everybody
+    _require_mac(a, _TO_MAC, port.mac)
     a.finish(PASS)
     a.label("ipv4")
+    _require_mac(a, _TO_MAC, port.mac)
     _require_address(a, _DESTINATION, port.address)
     if gated:
         _pass_marked(a, TO_GUEST)

@@ -427,3 +427,14 @@ async def test_a_host_without_filters_has_no_taps_and_says_what_it_lacks() -> No
 async def test_the_gateway_answers_a_guest_and_forgets_who_asked(guest: Guest) -> None:
     guest.card.send(LEGITIMATE["asking for the gateway"](guest))
     assert guest.card.next_of(ARP)[28:32] == socket.inet_aton(GATEWAY)
+
+
+async def test_a_guest_is_found_again_by_a_host_that_lost_its_neighbour_entry(
+    guest: Guest,
+) -> None:
+    ip(f"neigh delete {BLUE_ADDRESS} dev {BRIDGE}")
+    host_sends(bare(flags=SYN), mark=TO_GUEST)
+    asked = guest.card.next_of(ARP)
+    assert asked[38:42] == socket.inet_aton(BLUE_ADDRESS)
+    guest.card.send(LEGITIMATE["answering the gateway"](guest))
+    assert guest.card.next_of(IPV4)[47] == SYN
