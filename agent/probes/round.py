@@ -197,7 +197,9 @@ class _Interview:
         if not is_loopback(https.address) or self._order.attempt:
             return is_loopback(https.address)
         try:
-            async with open_tcp(https, timeout_s=self._order.timeout_s) as connection:
+            async with open_tcp(
+                https, timeout_s=self._order.timeout_s, sockets=self._order.sockets
+            ) as connection:
                 await connection.settle(min(_SHUT_WITHIN_S, self._order.timeout_s))
         except NoAnswerError as error:
             return error.door is not None

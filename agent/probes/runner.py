@@ -77,7 +77,8 @@ class Prober:
     async def serves_booted(self, endpoint: Endpoint) -> bool:
         """Whether the guest there says now that its boot is complete."""
         around = self._surroundings
-        return await serves_booted(endpoint, around.context, around.config.timeout_s)
+        timeout_s = around.config.timeout_s
+        return await serves_booted(endpoint, around.context, timeout_s, around.sockets)
 
     def take_news(self) -> frozenset[EnclaveId]:
         """Of which enclaves `changed` was rung since this was last asked."""
