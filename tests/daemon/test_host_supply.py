@@ -50,6 +50,7 @@ class Misc:
             self.host.store,
             gpus,
             tee=tee,
+            default_domain="enclaves.example",
         )
         return self.host.loop.run_until_complete(reader())
 
