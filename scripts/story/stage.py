@@ -31,6 +31,7 @@ class Stage:
         self._load = load
         self._tell = teller
         self._number = 0
+        self._ready_after_s = 0.0  # a good version, on this machine
         self.rows: list[Row] = []
 
     def _head(self, title: str, *words: str) -> None:
@@ -108,7 +109,7 @@ class Stage:
             for event in events:
                 if event["update"] == update["id"] and event["to"] == "ready/switch":
                     decided = event["at"]
-        return (_moment(update["switched_at"]) - _moment(decided)).total_seconds()
+        return (moment(update["switched_at"]) - moment(decided)).total_seconds()
 
     async def _verdict(self) -> str | None:
         """Of the enclave that serves, as it is now."""
@@ -141,5 +142,6 @@ class Stage:
             await asyncio.sleep(0.1)
 
 
-def _moment(text: str) -> dt.datetime:
+def moment(text: str) -> dt.datetime:
+    """A moment as the API tells it."""
     return dt.datetime.fromisoformat(text)
