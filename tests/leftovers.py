@@ -51,6 +51,8 @@ class Run:
         self.places = self.files
         if _runtime_directory():
             self.places = short_place("ea-")
+        for directory in {self.files, self.places}:  # what a test opens to others is in there
+            directory.chmod(0o711)
         os.environ |= {MARK: str(self.files), "TMPDIR": str(self.files)}
         if self.places != self.files:
             os.environ["XDG_RUNTIME_DIR"] = str(self.places)
