@@ -29,15 +29,17 @@ async def slow_door(guest: Endpoint, slow_s: float, aborted: list[int]) -> Async
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
-        hello = await reader.read(4096)
-        await asyncio.sleep(slow_s)
-        if reader.at_eof() or reader._exception is not None:  # type: ignore[attr-defined]
-            aborted.append(1)
+        try:
+            hello = await reader.read(4096)
+            await asyncio.sleep(slow_s)
+            if reader.at_eof() or reader._exception is not None:  # type: ignore[attr-defined]
+                aborted.append(1)
+                return
+            inner, outer = await asyncio.open_connection(guest.address, guest.port)
+            outer.write(hello)
+            await asyncio.gather(copy(reader, outer), copy(inner, writer), return_exceptions=True)
+        finally:
             writer.transport.abort()
-            return
-        inner, outer = await asyncio.open_connection(guest.address, guest.port)
-        outer.write(hello)
-        await asyncio.gather(copy(reader, outer), copy(inner, writer), return_exceptions=True)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     address, port = server.sockets[0].getsockname()
