@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ import subprocess
 def test_that_leaves_something():
     subprocess.Popen(["sleep", "600"], start_new_session=True)
 """
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Straight in /tmp: sockets of a run within a run lie too deep in the outer one's place."""
+    with tempfile.TemporaryDirectory(prefix="ea-", dir="/tmp", ignore_cleanup_errors=True) as made:
+        yield Path(made)
 
 
 def until(holds: Callable[[], object], what: str, timeout_s: float = 90) -> None:
@@ -52,22 +60,22 @@ def begin(place: Path, *arguments: str, directory: Path = CHECKOUT) -> subproces
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_leaves_neither_a_process_nor_a_file(
-    short_dir: Path, how: signal.Signals
+    place: Path, how: signal.Signals
 ) -> None:
-    with begin(short_dir, WITH_A_VM) as run:
+    with begin(place, WITH_A_VM) as run:
         until(
-            lambda: any("-uuid" in argv for argv in processes_in(short_dir).values()),
+            lambda: any("-uuid" in argv for argv in processes_in(place).values()),
             "no VM was started",
         )
         run.send_signal(how)
         told, _ = run.communicate(timeout=90)
     assert run.returncode == (-how if how is signal.SIGKILL else pytest.ExitCode.INTERRUPTED), told
-    until(lambda: not processes_in(short_dir), f"still there: {processes_in(short_dir)}")
-    until(lambda: not list(short_dir.iterdir()), f"still there: {list(short_dir.iterdir())}")
+    until(lambda: not processes_in(place), f"still there: {processes_in(place)}")
+    until(lambda: not list(place.iterdir()), f"still there: {list(place.iterdir())}")
 
 
 def test_a_test_that_leaves_a_process_makes_the_run_fail_and_it_is_named(
-    short_dir: Path, tmp_path: Path
+    place: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "test_broken.py").write_text(BROKEN)
     arguments = (
@@ -78,20 +86,20 @@ def test_a_test_that_leaves_a_process_makes_the_run_fail_and_it_is_named(
         "-c",
         "/dev/null",
     )
-    with begin(short_dir, *arguments, str(tmp_path / "test_broken.py")) as run:
+    with begin(place, *arguments, str(tmp_path / "test_broken.py")) as run:
         told, _ = run.communicate(timeout=90)
     assert run.returncode == pytest.ExitCode.TESTS_FAILED, told
     assert "1 passed" in told
     assert "LEFT BEHIND" in told
     assert "sleep 600" in told
-    until(lambda: not list(short_dir.iterdir()), f"still there: {list(short_dir.iterdir())}")
+    until(lambda: not list(place.iterdir()), f"still there: {list(place.iterdir())}")
 
 
 @pytest.mark.root
 async def test_what_a_daemon_made_on_the_host_is_taken_back_and_what_is_mounted_is_not_emptied(
-    short_dir: Path, tmp_path: Path
+    place: Path, tmp_path: Path
 ) -> None:
-    run = short_dir / "run"
+    run = place / "run"
     (home := run / "ead").mkdir(parents=True)
     source = fake_releases(tmp_path, {"v1": config_of()})
     daemon = Daemon(home, source, mode="tap", settings=settings(install(tmp_path)))
