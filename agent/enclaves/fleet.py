@@ -129,7 +129,8 @@ class Fleet:
                 await self._network.watch()
             except NetworkError as error:
                 if told != str(error):
-                    log.error("network not in order", extra={"error": describe(error)})  # noqa: TRY400 - said once, no trace
+                    words = {"error": describe(error)}
+                    log.error("network not in order", extra=words)  # noqa: TRY400 - said once
                 told = str(error)
             else:
                 return

@@ -80,8 +80,8 @@ class ConnectAttempt:
 class RoundOrder:
     """How to ask.
 
-    A `knock` is for a guest that may not be up yet: its first answer has to come within `reach_s`,
-    `reached` is called on it, and only then the TCP checks begin. `booted`: the guest is known to
+    An `attempt` is for a guest that may not be up yet: its first answer has to come within
+    `reach_s`, `reached` is called on it, and only then the TCP checks begin. `booted`: the guest is known to
     have booted. It stays so, since it cannot boot again without its QEMU being launched anew.
     `tells_containers`: it has listed its containers in this launch, and so is to go on doing so.
     """
@@ -188,7 +188,7 @@ class _Interview:
 
         A refusal says so. QEMU's user-mode network accepts first and closes when the guest has
         refused; a server that listens, and failed in its handshake, would wait for a client that
-        says nothing. A knock is not sure of it: its guest may be about to begin.
+        says nothing; that is asked of a guest that was up, and of none that is only tried.
         """
         door = self._unreachable.door if self._unreachable else None
         https = self._target.https

@@ -49,7 +49,9 @@ from agent.probes.verdict import (
 )
 
 _METRICS_EVERY = 5  # rounds
-_VISIT = _METRICS_EVERY  # rounds over one connection at most: by then another key is seen
+_ROUNDS_A_CONNECTION = (
+    _METRICS_EVERY  # rounds over one connection at most: by then another key is seen
+)
 QEMU_EXIT = "qemu_exit"  # as the end of its VM is called where the process is watched
 _MAX_FINISHED = 4096  # stages of one boot that are told apart
 _WORDS = {None: "unknown", True: "healthy", False: "unhealthy"}
@@ -80,7 +82,7 @@ class Watch:
         self._bound = target.bound_key
         self._stages = Stages()
         self._began_s = asyncio.get_running_loop().time()
-        self._rung_s = self._told_s = self._began_s
+        self._notified_s = self._told_s = self._began_s
         self.enclave = target.enclave
         self.launch_uuid = target.launch_uuid
         self.view = HealthView(
@@ -101,9 +103,9 @@ class Watch:
         self._take(await self._first_round())
         rounds = 1
         while True:
-            rounds = await self._guest_http(rounds)
+            rounds = await self._rounds_on_one_connection(rounds)
 
-    async def _guest_http(self, rounds: int) -> int:
+    async def _rounds_on_one_connection(self, rounds: int) -> int:
         """A round over a new connection, and further ones over it while all is well.
 
         Most of what a round costs is its handshake. Whatever is not as it should be is looked at
@@ -124,7 +126,7 @@ class Watch:
                     result = await run_round(self._target, order, guest_http)
                 self._take(result)
                 rounds += 1
-                if rounds % _VISIT == 0 or not self._well(result):
+                if rounds % _ROUNDS_A_CONNECTION == 0 or not self._well(result):
                     return rounds
 
     def _well(self, result: RoundResult) -> bool:
@@ -168,7 +170,7 @@ class Watch:
         old = self.view
         since = (old.shut_since or result.at) if result.shut else None
         self.view = msgspec.structs.replace(old, shut_since=since)
-        self._ring(old)
+        self._notify(old)
 
     def _take(self, result: RoundResult) -> None:
         """Fold a result in, and publish."""
@@ -229,7 +231,7 @@ class Watch:
             shut_since=(old.shut_since or result.at) if result.shut else None,
         )
         self.view = self._with_documents(view, result) if believed else view
-        self._ring(old)
+        self._notify(old)
 
     def _with_documents(self, view: HealthView, result: RoundResult) -> HealthView:
         """With what the guest told of itself; of a stranger's connection nothing is taken."""
@@ -259,13 +261,13 @@ class Watch:
             progressed_at=view.progressed_at if stages.finished <= seen.finished else at,
         )
 
-    def _ring(self, old: HealthView) -> None:
+    def _notify(self, old: HealthView) -> None:
         now_s = asyncio.get_running_loop().time()
         settled = self._health.healthy is True
         patience_s = self._around.config.interval_s * (_METRICS_EVERY if settled else 1)
         urgent = _essence(old) != _essence(self.view)
-        if urgent or (self.view != old and now_s >= self._rung_s + patience_s):
-            self._rung_s = now_s
+        if urgent or (self.view != old and now_s >= self._notified_s + patience_s):
+            self._notified_s = now_s
             self._around.changed(self.enclave)
 
     def _pause_s(self) -> float:

@@ -81,12 +81,12 @@ def _said(body: bytes) -> str:
 
     The shim's 503 holds all boot stages, and those come before its error.
     """
-    error = _error_of(body)
-    message = error.get("message") if isinstance(error, dict) else None
-    if not isinstance(message, str) or not message:
-        return printable(body)
-    status = error.get("status") if isinstance(error, dict) else None
-    return printable(f"{message} ({status})" if isinstance(status, str) and status else message)
+    match _error_of(body):
+        case {"message": str(message), "status": str(status)} if message:
+            return printable(f"{message} ({status})")
+        case {"message": str(message)} if message:
+            return printable(message)
+    return printable(body)
 
 
 def _error_of(body: bytes) -> object:

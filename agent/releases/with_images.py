@@ -24,7 +24,7 @@ from agent.releases.oci.layers import merge
 from agent.releases.oci.layout import OciImage, find_image, layouts_in
 from agent.releases.oci.references import references
 from agent.releases.oci.tar_stream import TarWriter
-from agent.releases.oci.tree import Kind, Node
+from agent.releases.oci.tree import Node, NodeKind
 from agent.releases.port import ReleaseError
 from agent.releases.root_disk import SQUASHFS_OPTIONS, forget_root_time, make_root_disk
 
@@ -83,13 +83,13 @@ def _remade(image: Image, wanted: dict[str, OciImage], scratch: Path) -> Image:
         tar = TarWriter(out)
         for path in sorted(base.rglob("*")):
             tar.add(path.relative_to(base).as_posix(), _node(path))
-        tar.add(_DIRECTORY, Node(Kind.DIRECTORY))
+        tar.add(_DIRECTORY, Node(NodeKind.DIRECTORY))
         for digest, one in wanted.items():
             layers = scratch / digest.partition(":")[2]
             layers.mkdir()
             place = f"{_DIRECTORY}/{layers.name}"
-            tar.add(place, Node(Kind.DIRECTORY))
-            tar.add(f"{place}/config.json", Node(Kind.FILE, mode=0o644, content=one.config))
+            tar.add(place, Node(NodeKind.DIRECTORY))
+            tar.add(f"{place}/config.json", Node(NodeKind.FILE, mode=0o644, content=one.config))
             tar.add(f"{place}/rootfs", merge(one, layers).root)
         tar.close()
 
@@ -132,8 +132,8 @@ def _extract(root_disk: Path, target: Path, scratch: Path) -> None:
 def _node(path: Path) -> Node:
     """A file of the guest's own, which all belong to root and have no time."""
     if path.is_symlink():
-        return Node(Kind.SYMLINK, mode=0o777, target=str(path.readlink()))
+        return Node(NodeKind.SYMLINK, mode=0o777, target=str(path.readlink()))
     if path.is_dir():
-        return Node(Kind.DIRECTORY)
+        return Node(NodeKind.DIRECTORY)
     executable = os.access(path, os.X_OK)
-    return Node(Kind.FILE, mode=0o755 if executable else 0o644, content=path.read_bytes())
+    return Node(NodeKind.FILE, mode=0o755 if executable else 0o644, content=path.read_bytes())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -129,9 +130,16 @@ def test_a_draining_host_says_so(agent) -> None:
     assert "draining: admits nothing new" in page(agent, "status")
 
 
-def test_the_picture_of_a_wait_shows_steps_stages_and_probes(agent) -> None:
+def drawn(picture: object, width: int) -> str:
+    """As text, on a terminal of that width."""
     from rich.console import Console
 
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(picture)
+    return console.export_text()
+
+
+def test_the_picture_of_a_wait_shows_steps_stages_and_probes(agent) -> None:
     from agent.cli.client import Client
     from agent.cli.progress import drawing
     from agent.wire.views import DeploymentView
@@ -140,10 +148,8 @@ def test_the_picture_of_a_wait_shows_steps_stages_and_probes(agent) -> None:
     one = Client(agent.api.path).read("/v1/deployments/api", DeploymentView)
     still = msgspec.structs.replace(one.update.progress, deadline_at=None)
     update = msgspec.structs.replace(one.update, progress=still)
-    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    console.print(drawing(update, one, 12.0, "the agent is away"))
-    console.file.close()
-    text = "".join(f"{line.rstrip()}\n" for line in console.export_text().splitlines())
+    shown = drawn(drawing(update, one, 12.0, "the agent is away"), width=80)
+    text = "".join(f"{line.rstrip()}\n" for line in shown.splitlines())
     hold("waiting", text, agent)
 
 
@@ -178,8 +184,6 @@ def test_the_end_of_an_enclave_is_shown_phase_by_phase(agent) -> None:
 
 
 def test_what_is_asked_in_vain_is_a_warning_told_once(agent) -> None:
-    from rich.console import Console
-
     from agent.cli.client import Client
     from agent.cli.detail import detail
     from agent.wire.views import DeploymentView, ProbeView
@@ -195,10 +199,7 @@ def test_what_is_asked_in_vain_is_a_warning_told_once(agent) -> None:
         next_update=msgspec.structs.replace(one.next_update, warnings=[told]),
         update=msgspec.structs.replace(one.update, progress=progress, warnings=[told]),
     )
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-        console = Console(width=120, record=True, file=nowhere)
-        console.print(detail(one))
-        text = console.export_text()
+    text = drawn(detail(one), width=120)
     assert text.count(told) == 1
     assert "https /ready unknown  last: HTTP 401" in text
 

@@ -32,7 +32,7 @@ async def slow_door(guest: Endpoint, slow_s: float, aborted: list[int]) -> Async
         try:
             hello = await reader.read(4096)
             await asyncio.sleep(slow_s)
-            if reader.at_eof() or reader._exception is not None:  # type: ignore[attr-defined]
+            if reader.at_eof() or reader.exception() is not None:
                 aborted.append(1)
                 return
             inner, outer = await asyncio.open_connection(guest.address, guest.port)

@@ -17,7 +17,7 @@ from agent.releases.disk_tools import run_tool
 from agent.releases.gpt import read_partitions
 from agent.releases.oci.layers import merge
 from agent.releases.oci.layout import find_image, layouts_in
-from agent.releases.oci.tree import Kind, Node
+from agent.releases.oci.tree import Node, NodeKind
 from agent.releases.port import ReleaseError
 from agent.releases.root_disk import make_root_disk
 from agent.releases.verity import verify_disk
@@ -77,8 +77,8 @@ def test_a_later_layer_replaces_a_file_and_only_dresses_a_directory_anew(tmp_pat
         (directory("srv", 0o700, uid=7), directory("turns"), file("was")),
     )
     assert (found["srv"].mode, found["srv"].uid) == (0o700, 7)
-    assert found["turns"].kind is Kind.DIRECTORY
-    assert (found["was"].kind, "was/x" in found) == (Kind.FILE, False)
+    assert found["turns"].kind is NodeKind.DIRECTORY
+    assert (found["was"].kind, "was/x" in found) == (NodeKind.FILE, False)
 
 
 def test_a_symlink_on_the_way_is_followed_within_the_image(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_symlink_on_the_way_is_followed_within_the_image(tmp_path: Path) -> No
         (file("lib/new"), file("out/passwd")),
     )
     assert {"usr/lib/new", "etc/passwd"} <= set(found)
-    assert found["lib"].kind is Kind.SYMLINK
+    assert found["lib"].kind is NodeKind.SYMLINK
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from agent.releases.oci.layout import Layer, OciImage, checked_chunks
-from agent.releases.oci.tree import Kind, Node, Tree
+from agent.releases.oci.tree import Node, NodeKind, Tree
 from agent.releases.port import ReleaseError
 
 _WHITEOUT = ".wh."
@@ -129,7 +129,7 @@ def _apply(tree: Tree, path: Path) -> None:
 def _add(tree: Tree, layer: Path, member: tarfile.TarInfo) -> None:
     if member.islnk():
         other = tree.find(member.linkname)
-        if other is None or other.kind is Kind.DIRECTORY:
+        if other is None or other.kind is NodeKind.DIRECTORY:
             raise ReleaseError("a layer has a hard link to what is not there")
         tree.put(member.name, other)
         return
@@ -142,13 +142,13 @@ def _node(layer: Path, member: tarfile.TarInfo) -> Node | None:
     """None for what a container has no use for."""
     content: Span | None = None
     if member.isdir():
-        kind = Kind.DIRECTORY
+        kind = NodeKind.DIRECTORY
     elif member.issym():
-        kind = Kind.SYMLINK
+        kind = NodeKind.SYMLINK
     elif member.isfifo():
-        kind = Kind.FIFO
+        kind = NodeKind.FIFO
     elif member.isreg():
-        kind, content = Kind.FILE, Span(layer, member)
+        kind, content = NodeKind.FILE, Span(layer, member)
     else:
         return None
     return Node(
@@ -157,6 +157,6 @@ def _node(layer: Path, member: tarfile.TarInfo) -> Node | None:
         uid=member.uid,
         gid=member.gid,
         mtime=max(0, min(int(member.mtime), 0xFFFFFFFF)),
-        target=member.linkname if kind is Kind.SYMLINK else "",
+        target=member.linkname if kind is NodeKind.SYMLINK else "",
         content=content,
     )

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import IO
 
 from agent.releases.oci.layers import Span
-from agent.releases.oci.tree import Kind, Node
+from agent.releases.oci.tree import Node, NodeKind
 
 _TYPES = {
-    Kind.DIRECTORY: tarfile.DIRTYPE,
-    Kind.FILE: tarfile.REGTYPE,
-    Kind.SYMLINK: tarfile.SYMTYPE,
-    Kind.FIFO: tarfile.FIFOTYPE,
+    NodeKind.DIRECTORY: tarfile.DIRTYPE,
+    NodeKind.FILE: tarfile.REGTYPE,
+    NodeKind.SYMLINK: tarfile.SYMTYPE,
+    NodeKind.FIFO: tarfile.FIFOTYPE,
 }
 
 
@@ -66,6 +66,6 @@ class TarWriter:
             member.size = content.member.size
             layer = content.layer
             if layer not in self._layers:
-                self._layers[layer] = tarfile.open(layer, "r:")  # noqa: SIM115
+                self._layers[layer] = tarfile.open(layer, "r:")  # noqa: SIM115 - `close` does
             return self._layers[layer].extractfile(content.member)
         return None

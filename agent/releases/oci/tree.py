@@ -19,7 +19,7 @@ _MAX_NAME = 255
 _MAX_PATH = 4096
 
 
-class Kind(Enum):
+class NodeKind(Enum):
     """What a node is."""
 
     DIRECTORY = "directory"
@@ -32,7 +32,7 @@ class Kind(Enum):
 class Node:
     """One inode. `content` says where a file's bytes are; `target` is a symlink's."""
 
-    kind: Kind
+    kind: NodeKind
     mode: int = 0o755
     uid: int = 0
     gid: int = 0
@@ -46,7 +46,7 @@ class Tree:
     """The tree, from its root."""
 
     def __init__(self) -> None:
-        self.root = Node(Kind.DIRECTORY)
+        self.root = Node(NodeKind.DIRECTORY)
 
     def put(self, path: str, node: Node) -> None:
         """Put a node at a path; missing parents are made."""
@@ -55,7 +55,7 @@ class Tree:
             self._take_attributes(self.root, node)
             return
         there = parent.children.get(name)
-        if there and there.kind is node.kind is Kind.DIRECTORY:
+        if there and there.kind is node.kind is NodeKind.DIRECTORY:
             self._take_attributes(there, node)
         else:
             parent.children[name] = node
@@ -79,7 +79,7 @@ class Tree:
 
     @staticmethod
     def _take_attributes(there: Node, node: Node) -> None:
-        if node.kind is not Kind.DIRECTORY:
+        if node.kind is not NodeKind.DIRECTORY:
             raise ReleaseError("a layer puts something that is no directory at the root")
         there.mode, there.uid, there.gid, there.mtime = node.mode, node.uid, node.gid, node.mtime
 
@@ -89,7 +89,7 @@ class Tree:
         if not parts:
             return self.root, ""
         parent = self._walk(parts[:-1], making=making)
-        return parent or Node(Kind.DIRECTORY), parts[-1]
+        return parent or Node(NodeKind.DIRECTORY), parts[-1]
 
     def _walk(self, parts: list[str], *, making: bool) -> Node | None:
         """The directory at a path, through symlinks; None if it is not there and not made."""
@@ -103,11 +103,11 @@ class Tree:
                 continue
             here = trail[-1]
             node = here.children.get(part)
-            if node is None or node.kind in {Kind.FILE, Kind.FIFO}:
+            if node is None or node.kind in {NodeKind.FILE, NodeKind.FIFO}:
                 if not making:
                     return None
-                node = here.children[part] = Node(Kind.DIRECTORY)
-            if node.kind is Kind.SYMLINK:
+                node = here.children[part] = Node(NodeKind.DIRECTORY)
+            if node.kind is NodeKind.SYMLINK:
                 hops += 1
                 if hops > _MAX_LINKS:
                     raise ReleaseError("a layer's path leads through too many symlinks")
