@@ -85,6 +85,11 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {name: one for name, one in self.secrets.items() if name not in fetched}
 
     @property
+    def public_certificate(self) -> bool:
+        """Whether its guest asks for a certificate at each boot."""
+        return self.tls_mode != SELF_SIGNED
+
+    @property
     def own_guest_domain(self) -> str | None:
         """The name that its guest was given when it was admitted, or that somebody chose."""
         return self.guest_domain or self.domain or self.variables.get("DOMAIN") or None

@@ -81,8 +81,8 @@ class RoundOrder:
     """How to ask.
 
     An `attempt` is for a guest that may not be up yet: its first answer has to come within
-    `reach_s`, `reached` is called on it, and only then the TCP checks begin. `booted`: the guest is known to
-    have booted. It stays so, since it cannot boot again without its QEMU being launched anew.
+    `reach_s`, `reached` is called on it, and only then the TCP checks begin. `booted`: the guest
+    is known to have booted. It stays so, since it cannot boot again without another launch.
     `tells_containers`: it has listed its containers in this launch, and so is to go on doing so.
     """
 

@@ -18,7 +18,7 @@ from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import DeploymentName, LeaseId
 from agent.model.lease import Claim, Lease
 from agent.model.reasons import Reason, ReasonCode, Strategy
-from agent.model.release import SELF_SIGNED, Release
+from agent.model.release import Release
 from agent.model.resources import Demand, Listen, Publish
 from agent.model.revision import Deployment, ProbeOptions, Revision, Route, Wish, guest_domain_of
 from agent.model.update import Update
@@ -106,7 +106,7 @@ def question(
         lease=LeaseId(options.lease) if options.lease else None,
         obstacles=options.obstacles,
         warnings=(*options.warnings, *((told,) if told else ())),
-        public_certificate=revision.tls_mode != SELF_SIGNED,
+        public_certificate=revision.public_certificate,
         guest_domain=revision.own_guest_domain,
         dummy_attestation=revision.dummy_attestation,
         debug=revision.debug,

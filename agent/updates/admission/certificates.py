@@ -10,18 +10,18 @@ from msgspec import UNSET
 from agent.capacity.supply import HostSupply, Question
 from agent.model.clock import Instant
 from agent.model.reasons import Decision, Reason, ReasonCode
-from agent.model.revision import LOCALHOST, guest_domain_of
+from agent.model.revision import guest_domain_of
 from agent.store.port import Reader
-from agent.updates.planner.certificates import KIND, WARN_FROM, counted, left, recent
+from agent.updates.planner.certificates import KIND, WARN_FROM, counted, left, public_name, recent
 
 
 def certificate_name(asked: Question, supply: HostSupply) -> str | None:
     """The name for which guests of what is asked for want a certificate at each boot."""
-    if asked.deployment is None or not asked.public_certificate:
+    if asked.deployment is None:
         return None
     chosen = None if asked.guest_domain is UNSET else asked.guest_domain
-    name = (chosen or guest_domain_of(asked.deployment, supply.default_domain)).lower()
-    return None if name == LOCALHOST else name
+    name = chosen or guest_domain_of(asked.deployment, supply.default_domain)
+    return public_name(name, asked.public_certificate)
 
 
 def boots_of(tx: Reader, domain: str | None) -> tuple[float, ...]:

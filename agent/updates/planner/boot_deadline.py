@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.model.clock import Instant
-from agent.model.release import SELF_SIGNED
 from agent.model.resources import Demand
 from agent.model.revision import Revision
 from agent.model.update import Booting
@@ -38,7 +37,7 @@ class Declared:
 
 def declared_by(revision: Revision, pull_allowance_s: float) -> Declared:
     """Of a revision, where so many seconds are allowed for its images."""
-    public = revision.tls_mode != SELF_SIGNED
+    public = revision.public_certificate
     return Declared(
         wait_s=revision.boot_wait_s + pull_allowance_s,
         at_least_s=PUBLIC_CERTIFICATE_S if public else 0.0,

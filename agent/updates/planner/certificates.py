@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from agent.model.clock import Instant
 from agent.model.lease import Sample
-from agent.model.release import SELF_SIGNED
 from agent.model.revision import LOCALHOST, Revision
 
 WINDOW = dt.timedelta(days=7)
@@ -23,8 +22,13 @@ KIND = "certificate_boot"  # of the samples: when, in seconds since 1970
 
 def certificate_domain(revision: Revision) -> str | None:
     """The name for which its guests ask for a certificate at every boot; None if they do not."""
-    domain = (revision.own_guest_domain or LOCALHOST).lower()
-    return None if revision.tls_mode == SELF_SIGNED or domain == LOCALHOST else domain
+    return public_name(revision.own_guest_domain or LOCALHOST, revision.public_certificate)
+
+
+def public_name(guest_domain: str, public_certificate: bool) -> str | None:
+    """The name as an issuer counts it; None of a guest that signs its certificate itself."""
+    name = guest_domain.lower()
+    return name if public_certificate and name != LOCALHOST else None
 
 
 def boot_sample(revision: Revision, now: Instant) -> tuple[Sample, ...]:
