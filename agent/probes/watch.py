@@ -49,9 +49,7 @@ from agent.probes.verdict import (
 )
 
 _METRICS_EVERY = 5  # rounds
-_ROUNDS_A_CONNECTION = (
-    _METRICS_EVERY  # rounds over one connection at most: by then another key is seen
-)
+_ROUNDS_A_CONNECTION = _METRICS_EVERY  # at most: by then another key is seen
 QEMU_EXIT = "qemu_exit"  # as the end of its VM is called where the process is watched
 _MAX_FINISHED = 4096  # stages of one boot that are told apart
 _WORDS = {None: "unknown", True: "healthy", False: "unhealthy"}

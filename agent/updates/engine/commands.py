@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from agent.attestation.port import Evidence
-from agent.capacity.supply import Question
 from agent.host.wake import Wake
 from agent.inventory.port import Gpus
 from agent.model.event import Event, EventDraft
@@ -17,17 +16,7 @@ from agent.model.revision import Revision, Wish
 from agent.model.update import Decided, Update, UpdateStatus
 from agent.releases.port import KeptImage
 from agent.store.port import Reader, Transaction
-from agent.updates.admission.admit import (
-    Ask,
-    admit_change,
-    admit_new,
-    admit_revision,
-    existing,
-    judge,
-    new_revision,
-    question,
-    secrets_gone,
-)
+from agent.updates.admission.admit import existing
 from agent.updates.admission.audit import highest_epoch, reset_epoch, see_epoch, sign
 from agent.updates.admission.lookup import (
     current,
@@ -41,35 +30,16 @@ from agent.updates.admission.lookup import (
     to_cancel,
     values,
 )
-from agent.updates.admission.requests import (
-    DOMAIN,
-    ask_for_change,
-    ask_for_new,
-    given,
-    require_signed,
-    resolve,
-)
-from agent.updates.admission.rows import Options, Terms
+from agent.updates.admission.requests import ask_for_new, given, require_signed, resolve
+from agent.updates.admission.rows import Options
 from agent.updates.admission.secret_names import check_declared
 from agent.updates.admission.warm_rollback import roll_back_warm, warm_enclave
+from agent.updates.engine.admissions import Admissions
 from agent.updates.engine.engine import DRAINING, EngineRuntime
 from agent.updates.engine.executor import UnknownEnclaveError
-from agent.updates.errors import (
-    ConflictError,
-    FieldError,
-    PrunedError,
-    RefusedError,
-    UnknownNameError,
-)
+from agent.updates.errors import ConflictError, PrunedError, UnknownNameError
 from agent.updates.orders import Caller, Change, NewDeployment, PlanQuestion
-from agent.updates.secrets.versions import Staged
 from agent.updates.snapshot.snapshot import Snapshot
-
-
-def _given_names(wanted: PlanQuestion, before: Revision) -> dict[str, str]:
-    """Variables that a plan names: that there is one is what matters, but for the guest's name."""
-    name = before.domain or "given.invalid"
-    return {one: name if one == DOMAIN else "" for one in wanted.variables}
 
 
 class UpdateEngine:
@@ -80,6 +50,7 @@ class UpdateEngine:
         self._parts = runtime.parts
         self._store = runtime.parts.store
         self._revert_after_switch = revert_after_switch
+        self._admissions = Admissions(runtime, revert_after_switch=revert_after_switch)
         self.changed: Wake = runtime.publisher.changed
         self.leases = runtime.leases
         self.gpus: Gpus = runtime.parts.gpus
@@ -97,7 +68,7 @@ class UpdateEngine:
         release = await resolve(parts.releases, request.repo, request.tag, parts.launchable)
         async with self._runtime.secrets.staging(name, request.secrets) as staged:
             ask = ask_for_new(request, release, staged.versions, self._parts.traffic)
-            update = await self._admit(ask, staged, caller, new=True)
+            update = await self._admissions.admit(ask, staged, caller, new=True)
         await self._runtime.refresh(name)
         return update
 
@@ -105,51 +76,8 @@ class UpdateEngine:
         """Update a deployment to another tag, other variables, secrets or listeners."""
         before = await self._store.read(lambda tx: current(tx, name))
         async with self._runtime.secrets.staging(name, values(change)) as staged:
-            ask = await self._ask(before, change, staged.versions)
-            update = await self._admit(ask, staged, caller, new=False)
-        await self._runtime.refresh(name)
-        return update
-
-    async def _ask(self, before: Revision, change: Change, secrets: Mapping[str, int]) -> Ask:
-        tag = before.tag if change.tag is msgspec.UNSET else change.tag
-        release = await resolve(self._parts.releases, before.repo, tag, self._parts.launchable)
-        return ask_for_change(
-            change,
-            before,
-            release,
-            secrets,
-            self._parts.traffic,
-            revert_after_switch=self._revert_after_switch,
-        )
-
-    async def _admit(self, ask: Ask, staged: Staged, caller: Caller, *, new: bool) -> Update:
-        terms = await self._terms(caller)
-
-        def work(tx: Transaction) -> Update:
-            admit = admit_new if new else admit_change
-            update = admit(tx, ask, terms)
-            staged.record(tx, caller)
-            return update
-
-        return await self._store.transact(work)
-
-    async def _terms(self, caller: Caller) -> Terms:
-        return Terms(
-            supply=await self._runtime.supply(), now=self._parts.clock.now(), caller=caller
-        )
-
-    async def _admit_revision(
-        self, revision: Revision, options: Options, caller: Caller
-    ) -> Update:
-        """Of a revision whose signature was asked for again; its secrets must be here still."""
-        name, number = revision.deployment, revision.number
-        missing = self._parts.secret_values.missing(name, revision.awaited_secrets)
-        if missing:
-            options = msgspec.structs.replace(options, obstacles=(secrets_gone(missing),))
-        terms = await self._terms(caller)
-        update = await self._store.transact(
-            lambda tx: admit_revision(tx, name, number, options, terms)
-        )
+            ask = await self._admissions.ask(before, change, staged.versions)
+            update = await self._admissions.admit(ask, staged, caller, new=False)
         await self._runtime.refresh(name)
         return update
 
@@ -170,7 +98,7 @@ class UpdateEngine:
         if update is not None:
             return await self._flagged(name, update)
         options = Options(revert_after_switch=self._revert_after_switch)
-        return await self._admit_revision(revision, options, caller)
+        return await self._admissions.admit_recorded(revision, options, caller)
 
     async def accept(self, name: DeploymentName, caller: Caller) -> Update:
         """Of a staged update that is ready."""
@@ -223,7 +151,7 @@ class UpdateEngine:
             revert_after_switch=failed.revert_after_switch,
             restart_old_on_failure=failed.restart_old_on_failure,
         )
-        return await self._admit_revision(revision, options, caller)
+        return await self._admissions.admit_recorded(revision, options, caller)
 
     async def start(self, name: DeploymentName, caller: Caller) -> Update:
         """Of a stopped or failed deployment: its active revision again.
@@ -245,7 +173,7 @@ class UpdateEngine:
         await require_signed(self._parts.releases, revision)
         if await self._runtime.secrets.only_current(revision):
             return await self.update(name, Change(), caller)
-        return await self._admit_revision(revision, Options(), caller)
+        return await self._admissions.admit_recorded(revision, Options(), caller)
 
     async def stop(self, name: DeploymentName, caller: Caller) -> None:
         """Stop serving; the deployment stays."""
@@ -298,43 +226,7 @@ class UpdateEngine:
 
     async def plan(self, question: PlanQuestion) -> Decision:
         """What admission would say at this moment."""
-        asked = await self._question(question)
-        if isinstance(asked, Decision):
-            return asked
-        supply, now = await self._runtime.supply(), self._parts.clock.now()
-        return await self._store.read(lambda tx: judge(tx, asked, supply, now).decision)
-
-    async def _question(self, wanted: PlanQuestion) -> Question | Decision:
-        name = wanted.deployment
-        if wanted.demand is not None:
-            if name is not None or wanted.tag is not None:
-                raise FieldError("demand", "either a demand, or a deployment with a tag")
-            return Question(demand=wanted.demand, insisted=wanted.strategy, staging=wanted.staging)
-        if name is None:
-            raise FieldError("deployment", "a deployment or a demand is needed")
-        before = await self._store.read(lambda tx: current(tx, name))
-        change = Change(
-            tag=wanted.tag or msgspec.UNSET,
-            staging=wanted.staging,
-            strategy=wanted.strategy,
-            probes=wanted.probes,
-            variables=_given_names(wanted, before),
-            secrets=dict.fromkeys(wanted.secrets, ""),
-        )
-        staged = await self._runtime.secrets.stage(name, {})
-        try:
-            secrets = dict.fromkeys(wanted.secrets, 0) | staged.versions
-            ask = await self._ask(before, change, secrets)
-        except RefusedError as refused:
-            return refused.decision
-        revision = new_revision(ask, before.number + 1, self._parts.clock.now())
-        options = Options(
-            staging=ask.staging,
-            strategy=ask.strategy,
-            obstacles=ask.obstacles,
-            warnings=ask.warnings,
-        )
-        return await self._store.read(lambda tx: question(tx, name, revision, options))
+        return await self._admissions.plan(question)
 
     async def drain(self, caller: Caller) -> None:
         """Admit nothing new; what runs goes on."""

@@ -12,9 +12,7 @@ from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.lease import Claim, ClaimKind
 from agent.model.revision import Deployment
-from agent.model.update import (
-    Update,
-)
+from agent.model.update import Update
 from agent.store.port import Transaction
 from agent.updates.admission.restart_old import promise_restart_old
 from agent.updates.planner.types import Write

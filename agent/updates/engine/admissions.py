@@ -1,0 +1,139 @@
+"""How a request becomes an update or, where it only asks, a decision.
+
+Both go one way: the release is resolved, the request is held against it, and the rule of admission
+is asked in one transaction with what it would take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from agent.capacity.supply import Question
+from agent.model.reasons import Decision
+from agent.model.revision import Revision
+from agent.model.update import Update
+from agent.store.port import Transaction
+from agent.updates.admission.admit import (
+    Ask,
+    admit_change,
+    admit_new,
+    admit_revision,
+    judge,
+    new_revision,
+    question,
+    secrets_gone,
+)
+from agent.updates.admission.lookup import current
+from agent.updates.admission.requests import DOMAIN, ask_for_change, resolve
+from agent.updates.admission.rows import Options, Terms
+from agent.updates.engine.engine import EngineRuntime
+from agent.updates.errors import FieldError, RefusedError
+from agent.updates.orders import Caller, Change, PlanQuestion
+from agent.updates.secrets.versions import Staged
+
+
+def _given_names(wanted: PlanQuestion, before: Revision) -> dict[str, str]:
+    """Variables that a plan names: that there is one is what matters, but for the guest's name."""
+    name = before.domain or "given.invalid"
+    return {one: name if one == DOMAIN else "" for one in wanted.variables}
+
+
+class Admissions:
+    """On the engine that runs; `revert_after_switch` is what a request that does not say gets."""
+
+    def __init__(self, runtime: EngineRuntime, *, revert_after_switch: bool) -> None:
+        self._runtime = runtime
+        self._parts = runtime.parts
+        self._store = runtime.parts.store
+        self._revert_after_switch = revert_after_switch
+
+    async def ask(self, before: Revision, change: Change, secrets: Mapping[str, int]) -> Ask:
+        """Put the request together with its release.
+
+        Raises FieldError, RefusedError, and what releases raise.
+        """
+        tag = before.tag if change.tag is msgspec.UNSET else change.tag
+        release = await resolve(self._parts.releases, before.repo, tag, self._parts.launchable)
+        return ask_for_change(
+            change,
+            before,
+            release,
+            secrets,
+            self._parts.traffic,
+            revert_after_switch=self._revert_after_switch,
+        )
+
+    async def admit(self, ask: Ask, staged: Staged, caller: Caller, *, new: bool) -> Update:
+        """Have it admitted and durable, its secrets with it. Raises RefusedError."""
+        terms = await self._terms(caller)
+
+        def work(tx: Transaction) -> Update:
+            admit = admit_new if new else admit_change
+            update = admit(tx, ask, terms)
+            staged.record(tx, caller)
+            return update
+
+        return await self._store.transact(work)
+
+    async def _terms(self, caller: Caller) -> Terms:
+        return Terms(
+            supply=await self._runtime.supply(), now=self._parts.clock.now(), caller=caller
+        )
+
+    async def admit_recorded(self, revision: Revision, options: Options, caller: Caller) -> Update:
+        """Have a recorded revision admitted again, whose signature was asked for.
+
+        Its secrets must be here still. Raises RefusedError.
+        """
+        name, number = revision.deployment, revision.number
+        missing = self._parts.secret_values.missing(name, revision.awaited_secrets)
+        if missing:
+            options = msgspec.structs.replace(options, obstacles=(secrets_gone(missing),))
+        terms = await self._terms(caller)
+        update = await self._store.transact(
+            lambda tx: admit_revision(tx, name, number, options, terms)
+        )
+        await self._runtime.refresh(name)
+        return update
+
+    async def plan(self, question: PlanQuestion) -> Decision:
+        """What admission would say at this moment."""
+        asked = await self._question(question)
+        if isinstance(asked, Decision):
+            return asked
+        supply, now = await self._runtime.supply(), self._parts.clock.now()
+        return await self._store.read(lambda tx: judge(tx, asked, supply, now).decision)
+
+    async def _question(self, wanted: PlanQuestion) -> Question | Decision:
+        name = wanted.deployment
+        if wanted.demand is not None:
+            if name is not None or wanted.tag is not None:
+                raise FieldError("demand", "either a demand, or a deployment with a tag")
+            return Question(demand=wanted.demand, insisted=wanted.strategy, staging=wanted.staging)
+        if name is None:
+            raise FieldError("deployment", "a deployment or a demand is needed")
+        before = await self._store.read(lambda tx: current(tx, name))
+        change = Change(
+            tag=wanted.tag or msgspec.UNSET,
+            staging=wanted.staging,
+            strategy=wanted.strategy,
+            probes=wanted.probes,
+            variables=_given_names(wanted, before),
+            secrets=dict.fromkeys(wanted.secrets, ""),
+        )
+        staged = await self._runtime.secrets.stage(name, {})
+        try:
+            secrets = dict.fromkeys(wanted.secrets, 0) | staged.versions
+            ask = await self.ask(before, change, secrets)
+        except RefusedError as refused:
+            return refused.decision
+        revision = new_revision(ask, before.number + 1, self._parts.clock.now())
+        options = Options(
+            staging=ask.staging,
+            strategy=ask.strategy,
+            obstacles=ask.obstacles,
+            warnings=ask.warnings,
+        )
+        return await self._store.read(lambda tx: question(tx, name, revision, options))
