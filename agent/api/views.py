@@ -191,6 +191,7 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
                 tag=one.tag,
                 feasibility=one.feasibility,
                 reason=one.reason,
+                default=one.default,
             )
             for one in facts.rollback
         ],

@@ -36,7 +36,7 @@ def detail(one: DeploymentView) -> RenderableType:
     if one.update is not None:
         parts.extend(["", *update_block(one.update, one.warnings)])
     if one.rollback:
-        parts.extend(["", _rollback(one.rollback)])
+        parts.extend(["", rollback_table(one.rollback)])
     parts.extend(["", *decision_block("next update", one.next_update, one.warnings)])
     if one.degraded is not None:
         parts.extend(["", *fault_block(one.degraded)])
@@ -200,10 +200,13 @@ def decision_block(
     return [shown]
 
 
-def _rollback(options: list[RollbackView]) -> RenderableType:
-    rows = table("ROLLBACK TO", "REV", "HOW", "WHY")
+def rollback_table(options: list[RollbackView]) -> RenderableType:
+    """Where a rollback could go; the arrow is where it goes by itself."""
+    rows = table("", "ROLLBACK TO", "REV", "HOW", "WHY")
     for one in options:
-        rows.add_row(safe(one.tag), str(one.revision), one.feasibility, safe(one.reason or ""))
+        by_itself = "→" if one.default else ""
+        why = safe(one.reason or "")
+        rows.add_row(by_itself, safe(one.tag), str(one.revision), one.feasibility, why)
     return rows
 
 

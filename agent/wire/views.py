@@ -143,12 +143,16 @@ class ProbesView(_View, frozen=True, kw_only=True):
 
 
 class RollbackView(_View, frozen=True, kw_only=True):
-    """One older revision: `warm`, `cold`, `fetch` or `impossible`, with the reason."""
+    """One older revision: `warm`, `cold`, `fetch` or `impossible`, with the reason.
+
+    `default`: the version before the one that serves, where a rollback goes that names none.
+    """
 
     revision: int
     tag: str
     feasibility: str
     reason: str | None
+    default: bool
 
 
 class EnclaveView(_View, frozen=True, kw_only=True):

@@ -237,6 +237,21 @@ def test_rollback_by_tag_by_number_or_to_the_one_before(agent, to: str | None) -
     assert (result.exit_code, "to v1.0.0 admitted" in result.stdout) == (0, True), result.output
 
 
+def test_rollback_says_where_it_would_go_and_changes_nothing(agent) -> None:
+    agent.running()
+    agent.call("relaunch", "web", "--tag", "v2")
+    agent.api.do(lambda engine: engine.finish("web"))
+    result = agent.call("rollback", "web", "--list")
+    assert result.exit_code == 0, result.output
+    assert "→  v1.0.0       1    cold" in result.stdout
+    assert "web serves v2, revision 2: `rollback web` goes to v1.0.0, revision 1" in result.stdout
+    listed = json.loads(agent.call("rollback", "web", "--list", "-o", "json").stdout)
+    assert [(one["tag"], one["default"]) for one in listed] == [("v1.0.0", True)]
+    for options in (("--list", "--to", "v1.0.0"), ("--list", "--wait"), ("-o", "json")):
+        assert agent.call("rollback", "web", *options).exit_code == 2
+    assert json.loads(agent.call("status", "web", "-o", "json").stdout)["tag"] == "v2"
+
+
 def test_accept_cancel_and_retry(agent) -> None:
     agent.deploy("web", "--staging")
 

@@ -653,7 +653,12 @@ class FakeEngine:
             enclaves=tuple(entry.enclaves.values()),
             stale_secrets=self._stale(entry),
             rollback=tuple(
-                RollbackOption(revision=one.number, tag=one.tag, feasibility=Feasibility.COLD)
+                RollbackOption(
+                    revision=one.number,
+                    tag=one.tag,
+                    feasibility=Feasibility.COLD,
+                    default=one.number == (entry.row.active_revision or 0) - 1,
+                )
                 for one in reversed(entry.revisions)
                 if one.number < (entry.row.active_revision or 0)
             ),

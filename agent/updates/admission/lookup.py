@@ -14,6 +14,7 @@ from agent.model.update import Decided, Update
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.admit import existing
 from agent.updates.admission.audit import sign
+from agent.updates.admission.rollbacks import past_of
 from agent.updates.admission.warm_rollback import warm_enclave
 from agent.updates.errors import ConflictError, UnknownNameError
 from agent.updates.orders import Caller, Change
@@ -68,11 +69,11 @@ def to_cancel(tx: Reader, name: DeploymentName, is_well: Callable[[Enclave], boo
 
 def way_back(tx: Reader, deployment: Deployment) -> str:
     """How to leave the version that serves, in words for a person."""
-    served = rollback_targets(tx, deployment)
-    if not served:
+    before = version_before(tx, deployment)
+    if before is None:
         stop = f"enclave-agent stop {deployment.name}"
         return f"there is no older version to go back to; to stop this one: {stop}"
-    return f"to go back: enclave-agent rollback {deployment.name} --to {served[0].tag}"
+    return f"to go back: enclave-agent rollback {deployment.name} --to {before.tag}"
 
 
 def still_there(name: DeploymentName, status: DeploymentStatus | None) -> ConflictError:
@@ -110,32 +111,76 @@ def values(change: Change) -> Mapping[str, str | None] | None:
 
 
 def rollback_target(tx: Reader, name: DeploymentName, to: str | int | None) -> Revision:
+    """Raises ConflictError where there is nothing before, or what is named never served."""
     deployment = named(tx, name)
-    served = rollback_targets(tx, deployment)
     if to is None:
-        if not served:
-            raise ConflictError("nothing_to_roll_back_to", f"{name} served no other revision")
-        return served[0]
-    for revision in [*served, *tx.revisions(name)]:
-        if to in (revision.tag, revision.number, str(revision.number)):
+        before = version_before(tx, deployment)
+        if before is None:
+            raise ConflictError("nothing_to_roll_back_to", _nothing_before(tx, deployment))
+        return before
+    past = past_of(tx.updates(name, limit=_UPDATES), deployment.active_revision)
+    meant = [row for row in tx.revisions(name) if to in (row.tag, row.number, str(row.number))]
+    if not meant:
+        raise UnknownNameError(f"{name} has no revision {to}")
+    able = [row for row in meant if row.number not in past.tried]
+    others = [row for row in able if row.number != deployment.active_revision]
+    if not able:
+        raise ConflictError(
+            "never_served",
+            f"revision {meant[0].number} ({meant[0].tag}) of {name} never served; to try that "
+            f"version again: enclave-agent relaunch {name} --tag {meant[0].tag}",
+        )
+    return min(others or able, key=lambda row: _rank(row.number, past.served))
+
+
+def version_before(tx: Reader, deployment: Deployment) -> Revision | None:
+    """The one that a rollback without a name goes to: another than what serves, and before it."""
+    past = past_of(tx.updates(deployment.name, limit=_UPDATES), deployment.active_revision)
+    active = tx.revision(deployment.name, deployment.active_revision or 0)
+    for number in past.before:
+        revision = tx.revision(deployment.name, number)
+        if revision is None:
+            continue
+        if number == deployment.active_revision or active is None:
             return revision
-    raise UnknownNameError(f"{name} has no revision {to}")
-
-
-_MAX_ROLLBACKS = 8
+        if not _same_content(revision, active):
+            return revision
+    return None
 
 
 def rollback_targets(tx: Reader, deployment: Deployment) -> list[Revision]:
-    """Revisions that once served and do not now, the one that served last first."""
-    found: dict[int, Revision] = {}
-    for update in tx.updates(deployment.name, limit=200):
-        numbers = [update.from_revision]
-        if update.decided is Decided.COMPLETE:
-            numbers.insert(0, update.revision)
-        for number in numbers:
-            if number is None or number == deployment.active_revision or number in found:
-                continue
-            revision = tx.revision(deployment.name, number)
-            if revision is not None:
-                found[number] = revision
+    """Revisions that once served and do not now: the version before first, then the latest."""
+    past = past_of(tx.updates(deployment.name, limit=_UPDATES), deployment.active_revision)
+    active = tx.revision(deployment.name, deployment.active_revision or 0)
+    before = version_before(tx, deployment)
+    found = {} if before is None else {before.number: before}
+    for number in past.served:
+        revision = tx.revision(deployment.name, number)
+        if revision is not None and not (active and _same_content(revision, active)):
+            found.setdefault(number, revision)
     return list(found.values())[:_MAX_ROLLBACKS]
+
+
+_MAX_ROLLBACKS = 8
+_UPDATES = 200  # as many as are kept, and more
+
+
+def _same_content(one: Revision, other: Revision) -> bool:
+    """Whether they differ in nothing but number and time."""
+    return one == msgspec.structs.replace(other, number=one.number, created_at=one.created_at)
+
+
+def _rank(number: int, served: tuple[int, ...]) -> int:
+    """The one that served last first, then what the kept updates do not tell of."""
+    return served.index(number) if number in served else len(served)
+
+
+def _nothing_before(tx: Reader, deployment: Deployment) -> str:
+    name = deployment.name
+    other = rollback_targets(tx, deployment)
+    if not other:
+        return f"{name} served no other revision"
+    return (
+        f"no version of {name} served before this one; to go to one that served after it: "
+        f"enclave-agent rollback {name} --to {other[0].number} ({other[0].tag})"
+    )

@@ -22,7 +22,7 @@ from agent.model.revision import Revision
 from agent.releases.port import ReleaseError, Releases, ReleaseSourceError
 from agent.store.port import Reader, Store
 from agent.updates.admission.admit import Ledger, Missing, existing, question, secrets_gone
-from agent.updates.admission.lookup import rollback_targets
+from agent.updates.admission.lookup import rollback_targets, version_before
 from agent.updates.admission.rows import Options
 from agent.updates.admission.warm_rollback import warm_enclave
 from agent.updates.errors import ConflictError, RefusedError
@@ -48,11 +48,15 @@ class Forecast:
 
 
 class _Target(NamedTuple):
-    """A revision to go back to; its enclave, if it is kept warm; what refuses it otherwise."""
+    """A revision to go back to; its enclave, if it is kept warm; what refuses it otherwise.
+
+    `default`: it is where a rollback goes that names none.
+    """
 
     revision: Revision
     warm: Enclave | None
     refusal: str | None
+    default: bool
 
 
 class Forecaster:
@@ -91,7 +95,11 @@ class Forecaster:
         feasibility, reason = await self._feasibility(target, unsigned, now)
         revision = target.revision
         return RollbackOption(
-            revision=revision.number, tag=revision.tag, feasibility=feasibility, reason=reason
+            revision=revision.number,
+            tag=revision.tag,
+            feasibility=feasibility,
+            reason=reason,
+            default=target.default,
         )
 
     async def _feasibility(
@@ -151,11 +159,13 @@ def _decide(
         if revision is not None:
             asked = question(tx, name, revision, Options())
             forecast.next_update[name] = ledger.judge(tx, asked).decision
+        before = version_before(tx, deployment)
         past[name] = [
             _Target(
                 revision,
                 warm_enclave(tx, deployment, revision.number),
                 _refusal(tx, ledger, revision, missing(name, revision.awaited_secrets)),
+                before is not None and revision.number == before.number,
             )
             for revision in rollback_targets(tx, deployment)
         ]

@@ -32,12 +32,13 @@ class Feasibility(StrEnum):
 
 
 class RollbackOption(msgspec.Struct, frozen=True, kw_only=True):
-    """One older revision and how far away it is."""
+    """One older revision and how far away it is. `default`: a rollback goes there by itself."""
 
     revision: int
     tag: str
     feasibility: Feasibility
     reason: str | None = None
+    default: bool = False
 
 
 class EnclaveFacts(msgspec.Struct, frozen=True, kw_only=True):
