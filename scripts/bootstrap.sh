@@ -2,7 +2,10 @@
 #
 # need_packages PACKAGE...   installs what is missing as root or by passwordless sudo; otherwise
 #                            prints the one command to run and exits 2
-# make_venv [EXTRAS]         .venv with the project in it, brought up to date when pyproject.toml changes
+# make_venv [KIND [DIR]]     .venv with the project in it: what requirements/KIND.txt (agent.txt) locks,
+#                            brought up to date when that or pyproject.toml changes
+# pip_locked PYTHON FILE...  installs what these files lock: wheels alone, each by its hash
+# build_wheel TREE OUT       the wheel of a copy of the sources, by the build backend that is locked
 # shellcheck shell=bash
 
 root_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -53,22 +56,51 @@ find_python() {
   exit 2
 }
 
+pip_locked() {
+  local python=$1 file arguments=()
+  shift
+  for file in "$@"; do arguments+=(-r "$root_dir/requirements/$file.txt"); done
+  "$python" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+    "${pip_options[@]}" "${arguments[@]}"
+}
+pip_options=()
+
+# made_from KIND: what an environment of this kind is made from, in one line
+made_from() {
+  local files
+  files=$(cat "$root_dir"/pyproject.toml "$root_dir"/requirements/{"$1",build}.txt | sha256sum | cut -d' ' -f1)
+  printf '%s %s %s\n' "$files" "$1" "$root_dir"
+}
+
 make_venv() {
-  local extras=${1:-} stamp want
-  stamp="$root_dir/.venv/.made-from"
-  want="$(sha256sum <"$root_dir/pyproject.toml" | cut -d' ' -f1) ${extras:-plain} $root_dir"
-  if [ -x "$root_dir/.venv/bin/python" ] && [ -f "$stamp" ]; then
-    case "$(cat "$stamp")" in
-    "$want") return 0 ;;
-    "${want/ plain / dev }") return 0 ;; # more than asked for
-    esac
+  local kind=${1:-agent} venv=${2:-$root_dir/.venv} made
+  made=$(cat "$venv/.made-from" 2>/dev/null || true)
+  if [ -x "$venv/bin/python" ]; then
+    [ "$made" != "$(made_from "$kind")" ] || return 0
+    [ "$kind" != agent ] || [ "$made" != "$(made_from dev)" ] || return 0 # more than asked for
   fi
-  say "making or mending the virtual environment .venv${extras:+ [$extras]}"
-  if ! "$root_dir/.venv/bin/python" -c '' 2>/dev/null; then
-    rm -rf "$root_dir/.venv"
-    "$(find_python)" -m venv "$root_dir/.venv"
+  say "making or mending the virtual environment ${venv#"$root_dir"/} ($kind)"
+  if ! "$venv/bin/python" -c '' 2>/dev/null; then
+    rm -rf "$venv"
+    "$(find_python)" -m venv "$venv"
   fi
-  "$root_dir/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    -e "$root_dir${extras:+[$extras]}"
-  printf '%s\n' "$want" >"$stamp"
+  pip_locked "$venv/bin/python" build "$kind"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+    -e "$root_dir"
+  made_from "$kind" >"$venv/.made-from"
+}
+
+build_wheel() {
+  local venv
+  venv=$(mktemp -d)
+  "$(find_python)" -m venv "$venv"
+  pip_locked "$venv/bin/python" build
+  "$venv/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-index \
+    --no-build-isolation -w "$2" "$1"
+  rm -rf "$venv"
+}
+
+# sources TO: a copy of what a wheel is built from; a build writes beside the sources
+sources() {
+  tar -C "$root_dir" --exclude=__pycache__ -cf - pyproject.toml README.md LICENSE agent | tar -xf - -C "$1"
 }

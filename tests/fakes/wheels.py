@@ -7,35 +7,38 @@ import hashlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "agent")
+EXTRAS = ("sigstore", "uvloop")
 
 
 def wheelhouse() -> Path:
-    """A directory of wheels from which both versions are built and installed without network."""
-    projects = [(CHECKOUT / "pyproject.toml").read_text()]
-    if (commit := _earlier_commit()) is not None:
-        projects.append(_git("show", f"{commit}:pyproject.toml").decode())
-    depends = sorted({one for project in projects for one in _dependencies(project)})
-    wanted = ["setuptools>=70.1", "wheel", *depends]
-    mark = hashlib.sha256("\n".join([*wanted, sys.version]).encode()).hexdigest()[:12]
-    house = CHECKOUT / ".cache" / "wheelhouse" / mark
+    """A directory of the wheels that are locked: what an installation needs without network."""
+    locked = (CHECKOUT / "requirements" / f"{kind}.txt" for kind in ("build", "agent", *EXTRAS))
+    files = hashlib.sha256(b"".join(one.read_bytes() for one in locked))
+    files.update(sys.version.encode())
+    house = CHECKOUT / ".cache" / "wheelhouse" / files.hexdigest()[:12]
     if not (house / ".complete").exists():
-        subprocess.run(
-            [sys.executable, "-m", "pip", "wheel", "--quiet", "-w", house, *wanted], check=True
-        )
+        subprocess.run([CHECKOUT / "scripts/wheels", house, *EXTRAS], check=True)
         (house / ".complete").touch()
     return house
 
 
 def earlier_tree(where: Path) -> Path:
-    """The sources of an earlier commit; where this is no checkout of git, those that are here."""
-    where.mkdir(parents=True)
+    """The sources of an earlier commit; those that are here where there is none.
+
+    Nor where that one depended on something else: what is locked here would not fit it.
+    """
     commit = _earlier_commit()
-    if commit is None:
-        return present_tree(where / "tree")
+    needs = (CHECKOUT / "pyproject.toml").read_text()
+    if commit is None or _dependencies(needs) != _dependencies(
+        _git("show", f"{commit}:pyproject.toml").decode()
+    ):
+        return present_tree(where)
+    where.mkdir(parents=True)
     tree = where / "tree"
     tree.mkdir()
     packed = _git("archive", commit, *SOURCES)
@@ -58,7 +61,8 @@ def _git(*words: str) -> bytes:
 
 
 def _dependencies(project: str) -> list[str]:
-    return re.findall(r'"([^"]+)"', project.split("\ndependencies = [")[1].split("]")[0])
+    found: list[str] = tomllib.loads(project)["project"]["dependencies"]
+    return found
 
 
 def present_tree(where: Path) -> Path:
@@ -81,7 +85,7 @@ def wheel_of(tree: Path, version: str, out: Path) -> Path:
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"),
-            *("--find-links", wheelhouse(), "-w", out, tree),
+            *("--no-build-isolation", "-w", out, tree),
         ],
         check=True,
     )
