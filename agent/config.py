@@ -258,6 +258,7 @@ class TlsConfig(_Section, frozen=True, kw_only=True):
 class ListenConfig(_Section, frozen=True, kw_only=True):
     socket: Path | None = None  # default: <run_dir>/agent.sock
     status: str | None = "127.0.0.1:8470"
+    status_names: tuple[str, ...] = ()  # besides this host's own
     rpc: str | None = "0.0.0.0:8471"  # off without certificates
     tls: TlsConfig | None = None
 

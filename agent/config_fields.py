@@ -254,6 +254,9 @@ CHECKS: dict[str, Check] = {
     "attestation.collateral.listen": _optional(_listen),
     "secrets.at_rest": _one_of("off", "systemd_creds"),
     "listen.status": _optional(_loopback_listen),
+    "listen.status_names": _each(
+        _matching(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "a host name in lower case")
+    ),
     "listen.rpc": _optional(_listen),
     "listen.tls.trust_domain": _matching(
         r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", "a trust domain of a-z, 0-9, '.', '_' and '-'"

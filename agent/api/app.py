@@ -17,9 +17,10 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from agent.api.body import decode, read_body
+from agent.api.body import decode, read_body, shown
 from agent.api.connection import PeerConnection
 from agent.api.idempotency import REPLAYED, Mark, RequestId, parse_key
+from agent.api.names import is_ours
 from agent.api.problems import HttpError, reply_to, starting
 from agent.api.query import read_query
 from agent.api.reply import Reply, with_headers
@@ -82,6 +83,8 @@ def _endpoint(route: HttpRoute, surface: Surface, role: Role) -> _Served:
     allowed = may(role, route.permission)
 
     async def serve(request: web.Request) -> web.StreamResponse:
+        if role is Role.STATUS and not is_ours(request.headers.get("Host"), surface.status_names):
+            raise HttpError(421, "misdirected", _misdirected(request.headers["Host"]))
         if not allowed:
             raise HttpError(403, "forbidden", _forbidden(role))
         query = read_query(route.query, request.query) if _strict(route) else {}
@@ -179,6 +182,13 @@ def _forbidden(role: Role) -> str:
     if role is Role.STATUS:
         return "This listener only tells the status; ask on the agent's unix socket."
     return f"The role {role} may not do this."
+
+
+def _misdirected(host: str) -> str:
+    return (
+        f"{shown(host)} is no name of this host: ask by its address or name, or add the name to "
+        "listen.status_names"
+    )
 
 
 def _response(reply: Reply) -> web.Response:

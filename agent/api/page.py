@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from agent.api.public import public_status
 from agent.api.views import amounts_view, decision_view, deployment_view
 from agent.model.gpu import GpuState
 from agent.model.inventory import Inventory
@@ -32,16 +33,26 @@ class StatusPage:
         self._engine = engine
         self._coordinator = coordinator
         self._encoder = msgspec.json.Encoder()
-        self._key: tuple[int, CoordinatorView] | None = None
-        self._body = b""
+        self._kept: dict[bool, tuple[tuple[int, CoordinatorView], bytes]] = {}
 
-    def body(self) -> bytes:
+    def body(self, *, public: bool = False) -> bytes:
+        """`public`: without what is the tenants'."""
         snapshot = self._engine.snapshot
         coordinator = self._coordinator()
-        if self._key is None or self._key != (snapshot.version, coordinator):
-            self._body = self._encoder.encode(status_view(snapshot, coordinator))
-            self._key = (snapshot.version, coordinator)
-        return self._body
+        key = (snapshot.version, coordinator)
+        kept = self._kept.get(public)
+        if kept is None or kept[0] != key:
+            kept = key, self._encoder.encode(self._view(snapshot, coordinator, public=public))
+            self._kept[public] = kept
+        return kept[1]
+
+    def _view(
+        self, snapshot: Snapshot, coordinator: CoordinatorView, *, public: bool
+    ) -> StatusView:
+        view = status_view(snapshot, coordinator)
+        if not public:
+            return view
+        return public_status(view, [problem.of_tenant for problem in snapshot.problems])
 
 
 def status_view(snapshot: Snapshot, coordinator: CoordinatorView) -> StatusView:

@@ -13,6 +13,7 @@ from agent.api.lookup import deployment, deployment_name, enclave, enclave_id
 from agent.api.page import capacity_view
 from agent.api.problems import HttpError
 from agent.api.reply import JSON, Reply, json_reply
+from agent.api.roles import Role
 from agent.api.route import Call
 from agent.api.views import decision_view, deployment_view, enclave_view, update_view
 from agent.updates.errors import UnknownNameError
@@ -39,7 +40,7 @@ async def readyz(call: Call) -> Reply:
 
 
 async def status(call: Call) -> Reply:
-    return Reply(200, call.surface.page.body(), JSON)
+    return Reply(200, call.surface.page.body(public=call.role is Role.STATUS), JSON)
 
 
 async def metrics(call: Call) -> Reply:

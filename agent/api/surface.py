@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from agent.api.counters import Counters
 from agent.api.idempotency import Answers, Idempotency
+from agent.api.names import names_of_this_host
 from agent.api.page import StatusPage
 from agent.api.streams import Streams
 from agent.updates.port import Engine
@@ -34,7 +35,8 @@ class Surface:
     """One a process.
 
     `body_key` is secret to this host: bodies may hold secrets, so that what is kept to recognise
-    them is keyed. `alive` names the loops that have died.
+    them is keyed. `alive` names the loops that have died. `status_names`: by these alone the
+    status port is asked (names.py).
     """
 
     engine: Engine
@@ -42,6 +44,7 @@ class Surface:
     body_key: bytes
     alive: Callable[[], Sequence[str]] = _alive
     coordinator: Callable[[], CoordinatorView] = _no_coordinator  # until there is a session
+    status_names: frozenset[str] = field(default_factory=names_of_this_host)
     idempotency: Idempotency = field(init=False)
     page: StatusPage = field(init=False)
     streams: Streams = field(init=False)

@@ -6,6 +6,7 @@ import datetime as dt
 
 import msgspec
 
+from agent.api.credentials import masked
 from agent.api.progress import percent_of
 from agent.model.clock import Instant
 from agent.model.reasons import Decision, DowntimeEstimate, Reason
@@ -180,7 +181,7 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         publish=_publish(revision),
         domain=revision.domain if revision else None,
         guest_domain=revision.own_guest_domain if revision else None,
-        variables=dict(revision.variables) if revision else {},
+        variables=masked(revision.variables) if revision else {},
         secrets=sorted(revision.secrets) if revision else [],
         stale_secrets=list(facts.stale_secrets),
         debug=revision.debug if revision else False,

@@ -68,10 +68,11 @@ def _head(one: DeploymentView) -> RenderableType:
         shown.add_row("asks", f"{safe(one.probes.asked_path or 'nothing')}{host}")
     if one.guest_domain and one.guest_domain != one.domain:
         shown.add_row("guest's name", safe(one.guest_domain))
-    for name_, value in sorted(one.variables.items()):
+    for name_, value in sorted((one.variables or {}).items()):
         shown.add_row("variable", safe(f"{name_}={value}"))
-    for secret in sorted({*one.secrets, *one.stale_secrets}):
-        stale = ", newer value waits for a relaunch" if secret in one.stale_secrets else ""
+    stale_ones = one.stale_secrets or ()
+    for secret in sorted({*(one.secrets or ()), *stale_ones}):
+        stale = ", newer value waits for a relaunch" if secret in stale_ones else ""
         shown.add_row("secret", safe(secret) + stale)
     _warn(shown, one.warnings)
     return shown
@@ -214,7 +215,7 @@ def fault_block(fault: FaultView) -> list[RenderableType]:
     """What went wrong, down to the console."""
     where = f" in step {fault.step}" if fault.step else ""
     blocks: list[RenderableType] = [
-        Text(f"{safe(fault.code)}{where}: {safe(fault.detail)}", style="bold red")
+        Text(f"{safe(fault.code)}{where}: {safe(fault.detail or '')}", style="bold red")
     ]
     if fault.probe:
         blocks.append(Text(f"last probe: {safe(fault.probe)}"))

@@ -119,7 +119,7 @@ def _faults(deployments: list[DeploymentView]) -> list[RenderableType]:
     for one in deployments:
         fault = one.degraded or one.error or (one.update.error if one.update else None)
         if fault is not None:
-            lines.append(Text(f"{safe(one.name)}: {fault.code}: {safe(fault.detail)}"))
+            lines.append(Text(f"{safe(one.name)}: {fault.code}: {safe(fault.detail or '')}"))
             lines.append(Text(f"  more: enclave-agent status {safe(one.name)}", style="dim"))
     return lines
 
@@ -139,6 +139,10 @@ def _problems(problems: list[ProblemView]) -> RenderableType:
     rows = table("PROBLEM", "SEVERITY", "WHAT", "MEND", "SINCE")
     for one in problems:
         rows.add_row(
-            safe(one.code), word(one.severity), safe(one.detail), safe(one.mend), safe(one.since)
+            safe(one.code),
+            word(one.severity),
+            safe(one.detail or ""),
+            safe(one.mend),
+            safe(one.since),
         )
     return rows

@@ -22,6 +22,7 @@ from agent.api.listeners import (
     rpc_socket,
     tcp_listener,
 )
+from agent.api.names import names_of_this_host
 from agent.api.roles import Role
 from agent.api.server import ApiServer, Rpc
 from agent.api.surface import Surface
@@ -193,6 +194,7 @@ async def _serving(config: Config, join: Join) -> AsyncIterator[_Serving]:
             answers=StoredAnswers(parts.store),
             body_key=_body_key(config.state_dir),
             alive=assembly.runtime.liveness.late,
+            status_names=names_of_this_host(config.listen.status_names),
         )
         rpc = Rpc(_rpc_socket(config, given), trust) if trust and config.listen.rpc else None
         server = ApiServer(surface, _listeners(config, given), rpc)

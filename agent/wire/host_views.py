@@ -83,11 +83,11 @@ class CoordinatorView(_View, frozen=True, kw_only=True):
 
 
 class ProblemView(_View, frozen=True, kw_only=True):
-    """Something that a person should mend."""
+    """Something that a person should mend. The status port hides details of deployments."""
 
     code: str
     severity: str
-    detail: str
+    detail: str | None
     mend: str
     since: str
 

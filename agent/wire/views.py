@@ -24,7 +24,7 @@ class ReasonView(_View, frozen=True, kw_only=True):
     """One reason, with the numbers that made it."""
 
     code: ReasonCode
-    detail: str
+    detail: str | None
     needed: int | UnsetType = UNSET
     available: int | UnsetType = UNSET
 
@@ -58,7 +58,7 @@ class FaultView(_View, frozen=True, kw_only=True):
     """What went wrong. `probe`: the last answer of the failing probe."""
 
     code: str
-    detail: str
+    detail: str | None
     step: str | None
     probe: str | None
     console_tail: str | None
@@ -187,6 +187,8 @@ class EnclaveView(_View, frozen=True, kw_only=True):
 class DeploymentView(_View, frozen=True, kw_only=True):
     """A deployment. `update`: the running one, or the newest. `simulated`: an enclave of it is.
 
+    `variables`, `secrets` (names), `stale_secrets`: null on the status port, and so is every
+    detail that may quote a guest. Variables that look like credentials are masked.
     `warnings`: what the user may not expect of the revision that serves.
     `domain`: what clients ask for; `guest_domain`: the name that its guest is told (DOMAIN).
     `degraded`: why the status is that, in the words of the probe that fails, say.
@@ -201,9 +203,9 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     publish: list[PublishView]
     domain: str | None
     guest_domain: str | None = None
-    variables: dict[str, str]
-    secrets: list[str]
-    stale_secrets: list[str]
+    variables: dict[str, str] | None
+    secrets: list[str] | None
+    stale_secrets: list[str] | None
     debug: bool
     simulated: bool = False
     rollback: list[RollbackView]

@@ -185,6 +185,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
         ("127.0.0.1:0", "1 to 65535"),
         ("localhost:80", "not an IP address"),
     ],
+    "listen.status_names": [(["A"], "number 1: must be a host name"), (["a", "a"], "twice")],
     "listen.rpc": [("::1:80", "brackets"), ("1.2.3.4:65536", "1 to 65535")],
     "listen.tls.certificate": [("", "a path")],
     "listen.tls.key": [(1, "a path")],

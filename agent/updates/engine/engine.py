@@ -263,6 +263,7 @@ class EngineRuntime:
                     severity="error",
                     detail=f"{reconciler.name} cannot be moved: {describe(error)}",
                     mend="mend the cause (see the log); it is tried again every second",
+                    of_tenant=True,
                 )
                 if news:
                     log.exception("reconciler failed", extra={"deployment": reconciler.name})

@@ -102,11 +102,27 @@ class SnapshotPublisher:
             "store", code="store_damaged", severity="error", detail=detail, mend=MEND_DAMAGE
         )
 
-    def raise_problem(self, key: str, *, code: str, severity: str, detail: str, mend: str) -> bool:
+    def raise_problem(
+        self,
+        key: str,
+        *,
+        code: str,
+        severity: str,
+        detail: str,
+        mend: str,
+        of_tenant: bool = False,
+    ) -> bool:
         """Show a problem until it is cleared; the same again keeps its `since`, and is no news."""
         known = self._problems.get(key)
         since = known.since if known else self._clock.now().wall.strftime("%Y-%m-%dT%H:%M:%SZ")
-        problem = Problem(code=code, severity=severity, detail=detail, mend=mend, since=since)
+        problem = Problem(
+            code=code,
+            severity=severity,
+            detail=detail,
+            mend=mend,
+            since=since,
+            of_tenant=of_tenant,
+        )
         if problem == known:
             return False
         self._problems[key] = problem
@@ -120,7 +136,7 @@ class SnapshotPublisher:
             if key.removeprefix(prefix) not in alarms:
                 self.clear_problem(key)
         for key, alarm in alarms.items():
-            self.raise_problem(prefix + key, **dataclasses.asdict(alarm))
+            self.raise_problem(prefix + key, **dataclasses.asdict(alarm), of_tenant=True)
 
     def clear_problem(self, key: str) -> None:
         """It is mended."""

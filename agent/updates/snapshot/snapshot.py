@@ -86,13 +86,17 @@ class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a person should mend. severity: info, warning, error."""
+    """Something that a person should mend. severity: info, warning, error.
+
+    `of_tenant`: it is about a deployment, and may say what is not for everybody on the host.
+    """
 
     code: str
     severity: str
     detail: str
     mend: str
     since: str
+    of_tenant: bool = False
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
