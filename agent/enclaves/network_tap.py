@@ -25,16 +25,21 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from agent.enclaves import tap_filter
-from agent.enclaves.filter_news import FilterNews
 from agent.enclaves.filters import NEEDS, Filters, Hook, commands
 from agent.enclaves.links import Links, NetLink, turn_ipv6_off
 from agent.enclaves.network import GuestAddress, NetworkError, mac_of, parse_subnet
 from agent.enclaves.packet_program import Program
 from agent.enclaves.spec import TapNic
+from agent.enclaves.tap_egress import Outward
 from agent.host.commands import CommandError, RunCommand, run_command
+from agent.host.kernel_news import FILTERS, NETWORKS, KernelNews
+from agent.host.networks import own_networks
+from agent.host.threads import finish_in_thread
+from agent.model.egress import NO_POLICY, EgressPolicy
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 
@@ -60,12 +65,15 @@ class TapNetwork:
         *,
         instance: str,
         gated: bool = True,
+        policy: EgressPolicy = NO_POLICY,
+        host_ports: tuple[int, ...] = (),
         run: RunCommand = run_command,
     ) -> None:
         """The gateway is the subnet's first address. Raises NetworkError.
 
         Only root may open the taps: QEMU is given its own, open. `gated`: the data plane is
-        nftables, which marks what may pass.
+        nftables, which marks what may pass. Where it is not, the taps' filters hold guests to the
+        egress policy, and to `host_ports` of the host.
         """
         if not _BRIDGE.fullmatch(bridge):
             raise NetworkError(f"network.bridge: {bridge!r} cannot be the name of a link")
@@ -76,6 +84,7 @@ class TapNetwork:
         self._mark = f"enclave-agent {digest.hex()[:8]}"
         self._mac = ":".join(f"{byte:02x}" for byte in b"\x02\x01" + digest[:4])
         self._gated = gated
+        self._outward = None if gated else Outward(policy, self._gateway, host_ports)
         self._links = Links(run)
         self._filters = Filters(run)
         self._lock = asyncio.Lock()
@@ -90,6 +99,7 @@ class TapNetwork:
     ) -> TapNic:
         name = _tap_name(enclave_id)
         async with self._lock:
+            await self._look_outward()
             links = await self._links.links()
             if self._bridge not in links:
                 await self._start(links)
@@ -107,7 +117,7 @@ class TapNetwork:
         return TapNic(name, mac_of(address))
 
     async def watch(self) -> None:
-        with FilterNews() as news:
+        with KernelNews(FILTERS if self._gated else FILTERS | NETWORKS) as news:
             while True:
                 await self._mend()
                 await news.changed()
@@ -120,10 +130,24 @@ class TapNetwork:
             if bridge is None or not self._is_our_bridge(bridge):
                 return
             taps = self._our_taps(links)
+            moved = await self._look_outward()
             for link in await self._guard(links, taps):
-                log.warning(
-                    "the filter of a link was changed; it was put back", extra={"link": link}
-                )
+                if not moved:
+                    log.warning(
+                        "the filter of a link was changed; it was put back", extra={"link": link}
+                    )
+
+    async def _look_outward(self) -> bool:
+        """What the host is on now; whether that is news. Raises NetworkError."""
+        if self._outward is None:
+            return False
+        try:
+            found = await finish_in_thread(own_networks, self._bridge)
+        except OSError as error:
+            raise NetworkError("the host's own networks cannot be read") from error
+        before = self._outward
+        self._outward = replace(before, own_networks=found)
+        return self._outward != before
 
     async def detach(self, enclave_id: EnclaveId) -> None:
         async with self._lock:
@@ -166,6 +190,7 @@ class TapNetwork:
         if bridge is not None and not self._is_our_bridge(bridge):
             raise self._foreign_bridge()
         await self._refuse_overlap()
+        await self._look_outward()
         if bridge is None:
             await self._links.change([f"link add name {self._bridge} {self._bridge_words()}"])
         try:
@@ -243,7 +268,7 @@ class TapNetwork:
     def _tap_filters(self, name: str, address: str) -> _Wanted:
         port = tap_filter.Port(mac_of(address), address, self._mac, self._gateway, self._subnet)
         return {
-            Hook(name, "ingress"): tap_filter.from_guest(port),
+            Hook(name, "ingress"): tap_filter.from_guest(port, self._outward),
             Hook(name, "egress"): tap_filter.to_guest(port, gated=self._gated),
         }
 

@@ -1,0 +1,80 @@
+"""The doctor's line about what guests may reach: the policy, and whether it can be held here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.cli.doctor_line import Line
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+_WHAT = "egress"
+_TAPS = "use taps (network.mode: tap, as root)"
+
+
+def egress_line(config: Config) -> Line:
+    """An error where the daemon would not start with it."""
+    from agent.config import NetworkMode
+
+    network = config.network
+    if network.mode is NetworkMode.USER or os.geteuid() != 0:
+        return _on_user_network(config)
+    return _hairpin(config) or _on_taps(config)
+
+
+def _on_user_network(config: Config) -> Line:
+    from agent.model.egress import GuestEgress
+
+    match config.network.guest_egress:
+        case GuestEgress.NONE:
+            detail = "none: QEMU opens no connection for guests, to ports of this host neither"
+            if config.network.guest_egress_allow:
+                return Line(_WHAT, "error", f"{detail}, nor to guest_egress_allow", _TAPS)
+            return Line(_WHAT, "ok", detail)
+        case GuestEgress.INTERNET:
+            detail = "internet cannot be held on a user-mode network"
+            return Line(_WHAT, "error", detail, f"{_TAPS}, or network.guest_egress: none or any")
+        case _:
+            detail = "nothing is held on a user-mode network: guests reach what this host reaches"
+            return Line(_WHAT, "warn", detail, f"{_TAPS}, or network.guest_egress: none")
+
+
+def _hairpin(config: Config) -> Line | None:
+    from agent.config import TrafficMode
+
+    network = config.network
+    if not network.hairpin:
+        return None
+    if config.traffic.mode not in (TrafficMode.AUTO, TrafficMode.NFTABLES):
+        detail = f"network.hairpin cannot be had with traffic.mode: {config.traffic.mode}"
+        return Line(_WHAT, "error", detail, "use traffic.mode: nftables")
+    try:
+        filtered = BRIDGE_NF.read_text(encoding="ascii").strip() == "1"
+    except OSError:
+        return None
+    if not filtered:
+        return None
+    detail = "network.hairpin does not work: the kernel filters bridged packets (br_netfilter)"
+    return Line(_WHAT, "warn", detail, "sysctl net.bridge.bridge-nf-call-iptables=0")
+
+
+def _on_taps(config: Config) -> Line:
+    from agent.config import TrafficMode
+    from agent.model.egress import GuestEgress
+
+    network = config.network
+    mode = network.guest_egress
+    became = (
+        "auto: internet, but any where deployments are from before the field (see status)"
+        if mode is GuestEgress.AUTO
+        else str(mode)
+    )
+    allow = ", ".join(network.guest_egress_allow)
+    detail = f"{became}{f', and {allow}' if allow else ''}; metadata addresses are closed"
+    if config.traffic.mode in (TrafficMode.HAPROXY, TrafficMode.USERSPACE):
+        detail += f"; refusals are not counted with traffic.mode: {config.traffic.mode}"
+    return Line(_WHAT, "ok", detail)
