@@ -26,7 +26,6 @@ from ipaddress import IPv4Network
 
 from agent.model.egress import METADATA, EgressPolicy, GuestEgress
 from agent.model.marks import LET_OUT, MARK_MASK
-from agent.model.resources import Listen
 
 OWN_NETWORKS = "own_networks"
 REFUSED, REFUSED_BARE = "refused", "refused_bare"
@@ -167,18 +166,10 @@ class EgressRules:
         return f"add table inet {self.table}\ndelete table inet {self.table}\n"
 
 
-def open_at_host(host_ports: Iterable[int], endpoint: Listen | None) -> tuple[str, ...]:
-    """Conditions under which a guest's new connection to the host itself is let in.
-
-    `endpoint`: where guests may ask for the vendors' collateral, if they may.
-    """
-    found = []
-    if ports := sorted(set(host_ports)):
-        found.append(f"tcp dport {{ {', '.join(map(str, ports))} }}")
-    if endpoint is not None:
-        where = "" if endpoint.is_wildcard else f"ip daddr {endpoint.address} "
-        found.append(f"{where}tcp dport {endpoint.port}")
-    return tuple(found)
+def open_at_host(host_ports: Iterable[int]) -> tuple[str, ...]:
+    """Conditions under which a guest's new connection to the host itself is let in."""
+    ports = ", ".join(map(str, sorted(set(host_ports))))
+    return (f"tcp dport {{ {ports} }}",) if ports else ()
 
 
 def gate(bridge: str, subnet: str) -> tuple[str, ...]:

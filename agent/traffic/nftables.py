@@ -40,7 +40,7 @@ async def probe_nftables(run: RunCommand = run_command) -> str | None:
 
     The kernel is given our whole table to check and to throw away.
     """
-    at_host = open_at_host((1,), Listen(address="192.0.2.1", port=2))
+    at_host = open_at_host((1,))
     base = Base("enclave_agent_probe", "probe", "192.0.2.0/24", at_host, hairpin=True)
     policy = EgressPolicy(mode=GuestEgress.INTERNET, allow=(parse_allowed("192.0.2.0/24:1"),))
     egress = EgressRules("egress_enclave_agent_probe", "probe", at_host, policy)
@@ -67,13 +67,12 @@ class NftablesTraffic:
         *,
         state_file: Path,
         egress: EgressPolicy = NO_POLICY,
-        collateral: Listen | None = None,
         hairpin: bool = False,
         table: str = "enclave_agent",
         run_command: RunCommand = run_command,
     ) -> None:
-        """`host_ports` and `collateral` are what of the host guests may reach."""
-        at_host = open_at_host(host_ports, collateral)
+        """`host_ports`: TCP ports of the host that guests may reach, whatever the policy."""
+        at_host = open_at_host(host_ports)
         self._base = Base(table, bridge, subnet, at_host, hairpin)
         self.egress = EgressTable(
             EgressRules(f"egress_{table}", bridge, at_host, egress), run_command

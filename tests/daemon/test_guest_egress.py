@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -23,16 +25,26 @@ from agent.daemon.egress import (
     settle_egress,
 )
 from agent.daemon.egress_names import EgressForesight
+from agent.daemon.parts import foresee_of, host_ports_of
 from agent.model.egress import EgressPolicy, GuestEgress, Refusal, parse_allowed
+from agent.model.ids import DeploymentName
+from agent.model.reasons import DecidedStrategy
+from agent.model.release import Release
+from agent.model.revision import Wish
 from agent.store.damaged import DamagedStore
 from agent.store.port import StoreDamagedError
 from agent.store.sqlite import SqliteStore
+from agent.updates.engine.commands import UpdateEngine
+from agent.updates.engine.engine import EngineRuntime
+from agent.updates.orders import PlanQuestion
 from agent.updates.snapshot.publisher import SnapshotPublisher
 from agent.updates.snapshot.snapshot import Resolved
 from agent.wire.host_views import CoordinatorView
 from simulator.instant_host import InstantHost
 from simulator.manual_clock import ManualClock
 from simulator.rows import deployment, release
+from tests.daemon.conftest import running
+from tests.fakes.daemon_process import Daemon
 
 
 @pytest_asyncio.fixture
@@ -291,3 +303,89 @@ def test_the_policy_is_what_was_chosen_with_what_is_configured(tmp_path: Path) -
     )
     made = policy_of(config(tmp_path, guest_egress_allow=("10.0.0.0/8",)), chosen)
     assert made == EgressPolicy(mode=GuestEgress.NONE, allow=(parse_allowed("10.0.0.0/8"),))
+
+
+async def test_a_plan_tells_what_is_foreseen_and_admits_it_all_the_same(
+    tmp_path: Path, store: SqliteStore
+) -> None:
+    host = InstantHost(store, ManualClock(), tmp_path)
+
+    async def foresee(asked: Release) -> tuple[str, ...]:
+        return (f"{asked.tag} will not reach its vault",)
+
+    parts = dataclasses.replace(host.runtime.parts, foresee=foresee)
+    host.runtime = EngineRuntime(parts, host.runtime.publisher.snapshot.host)
+    host.engine = UpdateEngine(host.runtime)
+    await host.runtime.start()
+    await host.deploy(DeploymentName("web"), "v1")
+    planned = await host.engine.plan(PlanQuestion(deployment=DeploymentName("web"), tag="v2"))
+    assert planned.strategy is DecidedStrategy.BLUE_GREEN
+    assert "v2 will not reach its vault" in planned.warnings
+    await host.runtime.close()
+
+
+async def test_what_is_foreseen_is_what_the_daemons_policy_closes(tmp_path: Path) -> None:
+    vault = release(config=b"vault-url: https://10.1.2.3:8200")
+
+    async def foreseen(mode: str, network: NetworkMode = NetworkMode.TAP) -> int:
+        became = Resolved(value=mode, reason="")
+        chosen = msgspec.structs.replace(choices(network), egress=became)
+        return len(await foresee_of(config(tmp_path), chosen)(vault))
+
+    assert [await foreseen(mode) for mode in ("internet", "any", "none")] == [1, 0, 1]
+    assert await foreseen("any", NetworkMode.USER) == 0
+    assert await foreseen("none", NetworkMode.USER) == 1
+
+
+@pytest.mark.parametrize(
+    ("listen", "ports"),
+    [
+        (None, (53,)),
+        ("127.0.0.1:8472", (53,)),
+        ("10.215.0.1:8472", (53, 8472)),
+        ("0.0.0.0:8472", (53, 8472)),
+    ],
+)
+def test_the_endpoint_of_the_collateral_is_open_to_guests_on_taps(
+    tmp_path: Path, listen: str | None, ports: tuple[int, ...]
+) -> None:
+    made = config(tmp_path, host_ports=(53,))
+    collateral = msgspec.structs.replace(made.attestation.collateral, listen=listen)
+    attestation = msgspec.structs.replace(made.attestation, collateral=collateral)
+    assert host_ports_of(msgspec.structs.replace(made, attestation=attestation)) == ports
+
+
+@pytest.mark.root
+async def test_a_daemon_that_had_deployments_before_stays_open_until_it_is_told(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "releases").mkdir()
+    async with running(tmp_path / "releases", mode="tap") as daemon:
+        shown = (await daemon.get("/status")).body
+        assert shown["egress"] == {
+            "policy": "internet",
+            "why": "private networks and the host's own are closed by default",
+            "allow": [],
+            "refused": [],
+        }
+        assert table_of(daemon) == 0
+        daemon.stop()
+        (daemon.state / "guest-egress.json").unlink()  # as an earlier version left it
+        store = await SqliteStore.open(daemon.state / "agent.db", ManualClock().now)
+        await store.transact(lambda tx: tx.put_deployment(deployment(wish=Wish.STOP)))
+        await store.close()
+        await daemon.up()
+        shown = (await daemon.get("/status")).body
+        assert shown["egress"]["policy"] == "any"
+        assert "guest_egress_unset" in [one["code"] for one in shown["problems"]]
+        daemon.stop()
+        daemon.configure(network={"guest_egress": "none"})
+        await daemon.up()
+        shown = (await daemon.get("/status")).body
+        assert shown["egress"]["policy"] == "none"
+        assert "guest_egress_unset" not in [one["code"] for one in shown["problems"]]
+
+
+def table_of(daemon: Daemon) -> int:
+    argv = ["nft", "list", "table", "inet", f"egress_enclave_agent_{daemon.bridge}"]
+    return subprocess.run(argv, check=False, capture_output=True).returncode
