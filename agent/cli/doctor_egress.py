@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli.doctor_line import Line
@@ -11,7 +10,6 @@ from agent.cli.doctor_line import Line
 if TYPE_CHECKING:
     from agent.config import Config
 
-BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _WHAT = "egress"
 _TAPS = "use taps (network.mode: tap, as root)"
 
@@ -47,19 +45,10 @@ def _hairpin(config: Config) -> Line | None:
     from agent.config import TrafficMode
 
     network = config.network
-    if not network.hairpin:
-        return None
-    if config.traffic.mode not in (TrafficMode.AUTO, TrafficMode.NFTABLES):
+    if network.hairpin and config.traffic.mode not in (TrafficMode.AUTO, TrafficMode.NFTABLES):
         detail = f"network.hairpin cannot be had with traffic.mode: {config.traffic.mode}"
         return Line(_WHAT, "error", detail, "use traffic.mode: nftables")
-    try:
-        filtered = BRIDGE_NF.read_text(encoding="ascii").strip() == "1"
-    except OSError:
-        return None
-    if not filtered:
-        return None
-    detail = "network.hairpin does not work: the kernel filters bridged packets (br_netfilter)"
-    return Line(_WHAT, "warn", detail, "sysctl net.bridge.bridge-nf-call-iptables=0")
+    return None
 
 
 def _on_taps(config: Config) -> Line:

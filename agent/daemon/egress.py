@@ -29,8 +29,6 @@ _FIELD = "network.guest_egress"
 _RECORD = "guest-egress.json"
 _MOST_BYTES = 4096
 _PROBLEM, _LAUNCHED_BEFORE = "guest-egress", "guest-egress/launched-before"
-_HAIRPIN = "hairpin"
-BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _LOOK_EVERY_S = 10.0
 _UNHELD = (
     "QEMU opens the connections of guests on a user-mode network as the host's own: they reach "
@@ -185,24 +183,10 @@ class EgressReporter:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _show(self, refused: tuple[Refusal, ...] | None) -> None:
-        self._tell_of_hairpin()
         facts = facts_of(self.config, self.choices)
         if refused is not None:
             facts = msgspec.structs.replace(facts, refused=refused)
         self.publisher.show_host(egress=facts)
-
-    def _tell_of_hairpin(self) -> None:
-        if not (self.config.network.hairpin and bridges_are_filtered()):
-            self.publisher.clear_problem(_HAIRPIN)
-            return
-        self.publisher.raise_problem(
-            _HAIRPIN,
-            code="hairpin_unavailable",
-            severity="warning",
-            detail="network.hairpin is set, but guests do not reach listeners of this host: the "
-            "kernel filters bridged packets (br_netfilter), and so translates them too early",
-            mend="sysctl net.bridge.bridge-nf-call-iptables=0, if nothing else here needs it",
-        )
 
     def _tell_of_earlier_launches(self) -> None:
         """QEMU's network is what it was launched with, whatever the policy is now."""
@@ -224,14 +208,6 @@ class EgressReporter:
             detail=f"launched under another {_FIELD}, still reach {state}: {', '.join(found)}",
             mend="enclave-agent relaunch NAME for each of them",
         )
-
-
-def bridges_are_filtered(switch: Path = BRIDGE_NF) -> bool:
-    """Whether IPv4 on bridges passes the host's own tables, as Docker and Kubernetes have it."""
-    try:
-        return switch.read_text().strip() == "1"
-    except OSError:
-        return False
 
 
 def is_restricted(pid: int) -> bool | None:

@@ -283,6 +283,7 @@ def network_of(config: Config, choices: Choices) -> Network:
         instance=str(config.state_dir),
         gated=choices.traffic.value == TrafficMode.NFTABLES,
         policy=policy_of(config, choices),
+        hairpin=network.hairpin,
         host_ports=host_ports_of(config),
     )
 

@@ -1,13 +1,14 @@
 """A tap link for each guest on one bridge; the bridge has the guests' gateway address.
 
-No guest reaches another: every port of the bridge is isolated. A filter on each tap holds the
-guest to its own card and address (`tap_filter.py` says what passes); it is in force before the tap
+No guest reaches another: every port of the bridge is isolated. (Where a `hairpin` is configured
+the filters alone keep guests apart.) A filter on each tap holds the guest to its own card and
+address, and to the host's card (`tap_filter.py` says what passes); it is in force before the tap
 is up, is looked at whenever the agent starts or filters change, and a tap that cannot have it is
 down. The host's neighbour entries and the bridge's forwarding entries are permanent, made from the
 address that the agent gave, and nothing is learned from what a guest sends. There is no IPv6 on
 bridge and taps. What guests may open towards the host or the world is the data plane's to say;
 where that is a table of ours (`gated`), the filters pass only what it has marked, so that nothing
-passes when it is gone.
+passes when it is gone. Where it is not, the filters hold guests to the egress policy.
 
 Invariant: what is ours is told by marks that the kernel keeps, never by name alone: the bridge by
 its hardware address, given in the very call that creates it; a tap by its alias. A tap of ours
@@ -46,7 +47,10 @@ from agent.model.ids import EnclaveId
 _PREFIX = "enc-"
 _TAP = re.compile(_PREFIX + r"[a-z2-7]{8}")
 _BRIDGE = re.compile(r"[a-z0-9][a-z0-9_-]{0,14}")
-_PORT = "type bridge_slave isolated on learning off flood off mcast_flood off"
+_CLOSED_PORT = "type bridge_slave learning off flood off mcast_flood off"
+_PORT = f"{_CLOSED_PORT} isolated on hairpin off"
+# A kernel that filters bridged packets hands what it translates from one port to another.
+_HAIRPIN_PORT = f"{_CLOSED_PORT} isolated off hairpin on"
 _QUEUE_PACKETS = 1000
 _Wanted = dict[Hook, Program | None]
 
@@ -66,6 +70,7 @@ class TapNetwork:
         instance: str,
         gated: bool = True,
         policy: EgressPolicy = NO_POLICY,
+        hairpin: bool = False,
         host_ports: tuple[int, ...] = (),
         run: RunCommand = run_command,
     ) -> None:
@@ -73,7 +78,7 @@ class TapNetwork:
 
         Only root may open the taps: QEMU is given its own, open. `gated`: the data plane is
         nftables, which marks what may pass. Where it is not, the taps' filters hold guests to the
-        egress policy, and to `host_ports` of the host.
+        egress policy, and to `host_ports` of the host. `hairpin`: our table may join guests.
         """
         if not _BRIDGE.fullmatch(bridge):
             raise NetworkError(f"network.bridge: {bridge!r} cannot be the name of a link")
@@ -84,6 +89,7 @@ class TapNetwork:
         self._mark = f"enclave-agent {digest.hex()[:8]}"
         self._mac = ":".join(f"{byte:02x}" for byte in b"\x02\x01" + digest[:4])
         self._gated = gated
+        self._hairpin = hairpin
         self._outward = None if gated else Outward(policy, self._gateway, host_ports)
         self._links = Links(run)
         self._filters = Filters(run)
@@ -197,6 +203,8 @@ class TapNetwork:
             await self._set_up_bridge(links)
             taps = self._our_taps(links)
             await self._guard(links, taps)
+            joined = (tap for tap in taps if tap.master == self._bridge)
+            await self._links.change([f"link set dev {tap.ifname} {self._port}" for tap in joined])
             for tap in taps:
                 address = self._address_of(tap)
                 if tap.master is None and address is not None:
@@ -257,7 +265,7 @@ class TapNetwork:
         await self._links.change(
             [
                 f"link set dev {name} txqueuelen {_QUEUE_PACKETS} master {self._bridge}",
-                f"link set dev {name} {_PORT}",
+                f"link set dev {name} {self._port}",
                 f"neighbour replace {address} lladdr {mac} dev {self._bridge} nud permanent",
             ]
         )
@@ -265,11 +273,17 @@ class TapNetwork:
         await self._filter(name, self._tap_filters(name, address))
         await self._links.change([f"link set dev {name} up"])
 
+    @property
+    def _port(self) -> str:
+        return _HAIRPIN_PORT if self._hairpin else _PORT
+
     def _tap_filters(self, name: str, address: str) -> _Wanted:
         port = tap_filter.Port(mac_of(address), address, self._mac, self._gateway, self._subnet)
         return {
             Hook(name, "ingress"): tap_filter.from_guest(port, self._outward),
-            Hook(name, "egress"): tap_filter.to_guest(port, gated=self._gated),
+            Hook(name, "egress"): tap_filter.to_guest(
+                port, gated=self._gated, hairpin=self._hairpin
+            ),
         }
 
     def _bridge_filter(self) -> _Wanted:

@@ -139,9 +139,20 @@ def _icmp_from_guest(a: Assembler, port: Port) -> None:
     a.finish(PASS)
 
 
-def to_guest(port: Port, *, gated: bool) -> Program:
-    """What may go out of the tap, to the guest."""
+def to_guest(port: Port, *, gated: bool, hairpin: bool = False) -> Program:
+    """What may go out of the tap, to the guest.
+
+    `hairpin`: what our table has marked may come from another guest's card. A kernel that filters
+    bridged packets sends what it translates from one guest to another without the host's card.
+    """
     a = _begin()
+    if hairpin and gated:
+        a.load(HALF, _TYPE)
+        a.branch(EQUAL, _IPV4, no="from the host")
+        _require_mac(a, _TO_MAC, port.mac)
+        _require_address(a, _DESTINATION, port.address)
+        _pass_marked(a, TO_GUEST)
+        a.label("from the host")
     _require_mac(a, _FROM_MAC, port.host_mac)
     a.load(HALF, _TYPE)
     a.branch(EQUAL, _IPV4, yes="ipv4")

@@ -213,18 +213,14 @@ def test_the_doctor_says_what_guests_may_reach_and_what_cannot_be_held(
 def test_the_doctor_tells_of_a_hairpin_that_cannot_be(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from agent.cli import doctor_egress
     from agent.cli.check_config import load
+    from agent.cli.doctor_egress import egress_line
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    switch = tmp_path / "bridge-nf-call-iptables"
-    monkeypatch.setattr(doctor_egress, "BRIDGE_NF", switch)
     path = tmp_path / "agent.yaml"
     text = "tee: none\nallow_unattested: true\nnetwork: {hairpin: true}\n"
     path.write_text(text)
-    assert doctor_egress.egress_line(load(path)).state == "ok"
-    switch.write_text("1\n")
-    line = doctor_egress.egress_line(load(path))
-    assert (line.state, line.mend) == ("warn", "sysctl net.bridge.bridge-nf-call-iptables=0")
+    assert egress_line(load(path)).state == "ok"
     path.write_text(f"{text}traffic: {{mode: haproxy}}\n")
-    assert doctor_egress.egress_line(load(path)).state == "error"
+    line = egress_line(load(path))
+    assert (line.state, line.mend) == ("error", "use traffic.mode: nftables")

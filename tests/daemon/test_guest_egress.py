@@ -19,7 +19,6 @@ from agent.config import Config, NetworkConfig, NetworkMode, TrafficMode
 from agent.daemon.choices import CannotStartError, Choices
 from agent.daemon.egress import (
     EgressReporter,
-    bridges_are_filtered,
     is_restricted,
     policy_of,
     settle_egress,
@@ -219,17 +218,6 @@ async def test_status_shows_the_policy_and_what_it_refused(
     version = told.publisher.snapshot.version
     told._show((refused,))
     assert told.publisher.snapshot.version == version  # nothing new wakes nobody
-
-
-def test_bridged_packets_are_known_to_be_filtered_where_the_switch_says_so(
-    tmp_path: Path,
-) -> None:
-    switch = tmp_path / "bridge-nf-call-iptables"
-    assert not bridges_are_filtered(switch)
-    switch.write_text("1\n")
-    assert bridges_are_filtered(switch)
-    switch.write_text("0\n")
-    assert not bridges_are_filtered(switch)
 
 
 async def test_what_a_running_qemu_was_launched_with_is_read_from_itself() -> None:

@@ -72,10 +72,12 @@ class EgressWorld:
         return {address: self.inside[BLUE].outcome(address, port) for address in addresses}
 
 
-def network(of: EgressPolicy | None = None, host_ports: tuple[int, ...] = ()) -> TapNetwork:
+def network(
+    of: EgressPolicy | None = None, host_ports: tuple[int, ...] = (), *, hairpin: bool = False
+) -> TapNetwork:
     """With a policy the taps hold it themselves, as where the data plane is not nftables."""
     if of is None:
-        return TapNetwork(BRIDGE, SUBNET, instance="egress")
+        return TapNetwork(BRIDGE, SUBNET, instance="egress", hairpin=hairpin)
     return TapNetwork(
         BRIDGE, SUBNET, instance="egress", gated=False, policy=of, host_ports=host_ports
     )

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.enclaves.network import mac_of
 from agent.model.egress import Refusal
 from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
 from agent.traffic.egress import EgressTable
 from agent.traffic.nftables import NftablesTraffic
+from tests.fakes.frames import BROADCAST, SYN, TCP, Packet, tcp
+from tests.fakes.guest_card import arp
 from tests.fakes.netns import ip
 from tests.traffic.egress_world import (
     BLUE,
@@ -297,11 +300,12 @@ async def test_a_scan_of_the_hosts_own_network_cannot_fill_its_neighbour_table(
     assert world.inside[GREEN].outcome(CLIENT, WEB) == "connected"
 
 
+@pytest.mark.parametrize("filtered", ["0", "1"], ids=["", "bridges filtered as docker has it"])
 async def test_a_hairpin_reaches_another_guest_by_the_hosts_listener_and_no_other_way(
-    world: EgressWorld,
+    world: EgressWorld, filtered: str
 ) -> None:
     everywhere = Listen(address="0.0.0.0", port=8444)
-    BRIDGE_NF.write_text("0")
+    BRIDGE_NF.write_text(filtered)
     routes = order(
         1,
         (LISTEN, Endpoint(address=GREEN, port=PORTS[0])),
@@ -313,6 +317,7 @@ async def test_a_hairpin_reaches_another_guest_by_the_hosts_listener_and_no_othe
     blue = world.inside[BLUE]
     assert blue.outcome(OUTSIDE, 8443) == "refused"
 
+    await network(hairpin=True).start()
     traffic = world.traffic(policy("none"), hairpin=True)
     await traffic.start()
     assert blue.ask(OUTSIDE, 8443) == f"green {GATEWAY}"
@@ -322,8 +327,48 @@ async def test_a_hairpin_reaches_another_guest_by_the_hosts_listener_and_no_othe
     assert blue.outcome(OUTSIDE, 22) == "refused"
     ip(f"route add {GREEN}/32 via {GATEWAY}", blue.pid)
     assert blue.outcome(GREEN, PORTS[0]) == "refused"
+    with heard("enc-greengr2") as packets:
+        syn = tcp((BLUE, GREEN), (40000, PORTS[0]), SYN)
+        direct = Packet(mac_of(BLUE), mac_of(GREEN), BLUE, GREEN, TCP, syn)
+        everybody = arp(1, (mac_of(BLUE), BLUE), ("00:00:00:00:00:00", GATEWAY), BROADCAST)
+        for frame in (direct.frame(), direct.but(to_mac=BROADCAST).frame(), everybody):
+            world.guests[BLUE].send(frame)
+        await asyncio.sleep(0.2)
+        assert not [one for one in packets() if one[6:12].hex(":") == mac_of(BLUE)]
     await traffic.apply(order(2, (LISTEN, None), (everywhere, None)))
     assert blue.outcome(OUTSIDE, 8443) == "refused"
+    await traffic.apply(order(3, (LISTEN, Endpoint(address=GREEN, port=PORTS[0]))))
+    assert blue.outcome(OUTSIDE, 8443) == "connected"
+    nft("flush ruleset")
+    nft(
+        "add table ip others\n"
+        "add chain ip others pre { type nat hook prerouting priority -100; }\n"
+        f"add rule ip others pre ip daddr {OUTSIDE} tcp dport 8444 dnat to {GREEN}:{PORTS[0]}\n"
+    )
+    assert blue.outcome(OUTSIDE, 8444) == "timed out"
+
+
+@pytest.mark.parametrize(
+    ("filtered", "told"),
+    [
+        pytest.param("0", "reset", id="and the guest is told"),
+        pytest.param("1", "idle", id="silently where bridges are filtered as docker has it"),
+    ],
+)
+async def test_a_guests_connection_by_a_hairpin_is_counted_and_reset_as_a_clients(
+    world: EgressWorld, filtered: str, told: str
+) -> None:
+    BRIDGE_NF.write_text(filtered)
+    await network(hairpin=True).start()
+    traffic = world.traffic(policy("none"), hairpin=True)
+    await traffic.start()
+    green = Endpoint(address=GREEN, port=PORTS[0])
+    await traffic.apply(order(1, (LISTEN, green)))
+    blue = world.inside[BLUE]
+    blue.hold(OUTSIDE, 8443)
+    assert await traffic.connections(green) == 1
+    assert await traffic.reset(green) == 1
+    assert blue.held() == [told]
 
 
 async def test_everything_of_it_is_gone_after_an_uninstall(world: EgressWorld) -> None:
