@@ -1,12 +1,13 @@
 """Keeps the egress table in the kernel as the policy and the host's networks are.
 
-It stays there without the agent. Its owner beside this is `nftables.py`, which makes it together
-with the table of the routes; here it is looked at every few seconds, made anew where somebody
+It stays there without the agent. It is made before the table of the routes (`nftables.py`), which
+lets out only what this one marks; it is looked at every few seconds, made anew where somebody
 changed it, and told of new networks of the host's within a moment.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -32,11 +33,7 @@ class EgressTable:
         self._rules = rules
         self._run = run
         self._followed: tuple[IPv4Network, ...] | None = None
-
-    async def text(self) -> str:
-        """Statements that make all of it anew, for a transaction of the caller's."""
-        self._followed = None
-        return self._rules.text(await self._networks())
+        self._lock = asyncio.Lock()
 
     def removal(self) -> str:
         """Statements that leave nothing of it."""
@@ -44,14 +41,21 @@ class EgressTable:
 
     async def ensure(self) -> EgressView:
         """Have it in the kernel, for the networks that the host has now. Raises TrafficError."""
-        view = await self._look()
-        if view.intact:
-            self._followed = view.own_networks
-            await self._follow()
-            return view
-        await self._commit(await self.text())
-        log.warning("egress table made anew", extra={"policy": str(self._rules.policy.mode)})
-        return EgressView()
+        async with self._lock:
+            view = await self._look()
+            if view is not None and view.intact:
+                self._followed = view.own_networks
+                await self._follow()
+                return view
+            networks = await self._networks()
+            await self._commit(self._rules.text(networks))
+            self._followed = networks
+        words = {"policy": str(self._rules.policy.mode)}
+        if view is None:
+            log.info("egress table made", extra=words)
+        else:
+            log.warning("egress table was another, made anew", extra=words)
+        return EgressView(intact=True, own_networks=networks)
 
     async def watch(self, show: Callable[[tuple[Refusal, ...]], None]) -> None:
         """Keep it so for ever, and show what it refused, the most frequent first.
@@ -62,7 +66,8 @@ class EgressTable:
         with KernelNews(NETWORKS, at_the_latest_s=LOOK_EVERY_S) as news:
             while True:
                 if time.monotonic() < next_look:
-                    await self._follow()
+                    async with self._lock:
+                        await self._follow()
                 else:
                     next_look = time.monotonic() + LOOK_EVERY_S
                     view = await self.ensure()
@@ -70,7 +75,6 @@ class EgressTable:
                 await news.changed()
 
     async def _follow(self) -> None:
-        """What is followed may have been made anew meanwhile, for networks that are as new."""
         networks = await self._networks()
         if networks != self._followed:
             await self._commit(self._rules.following(networks))
@@ -82,11 +86,12 @@ class EgressTable:
         except OSError as error:
             raise TrafficError("the host's own networks cannot be read") from error
 
-    async def _look(self) -> EgressView:
+    async def _look(self) -> EgressView | None:
+        """None: there is no such table."""
         listed = await self._nft(["nft", "-j", "list", "table", "inet", self._rules.table])
         if listed.status != 0:
             if b"No such file or directory" in listed.stderr:
-                return EgressView()
+                return None
             raise TrafficError(f"nft does not list the egress table: {listed.complaint}")
         return read(listed.stdout, self._rules)
 

@@ -212,12 +212,12 @@ class NftablesTraffic:
         )
 
     async def _rewrite(self, orders: Sequence[RouteOrder]) -> None:
-        """All tables anew, with these orders, in one transaction."""
+        """The tables of the routes anew, with these orders, in one transaction."""
         elements: dict[Key, SetElement] = {}
         for order in orders:
             elements.update(elements_of(order))
-        text = self._base.text() + await self.egress.text()
-        await self._write(text + change(self._base.table, {}, elements))
+        await self.egress.ensure()  # first: what a guest opens needs its mark
+        await self._write(self._base.text() + change(self._base.table, {}, elements))
         known = {order.deployment: order for order in orders}
         self._last = NftablesView(intact=True, elements=elements, known=known)
 
