@@ -2,13 +2,14 @@
 
 `auto` is `internet`, but on an installation that had deployments before there was a policy: those
 may live off networks that it closes, so they keep all of them until somebody says what they need.
-That an installation is past this is a record of its own, apart from the store: a store that is
+That an installation is past this is a file of its own, apart from the store: a store that is
 damaged, or restored from before, must neither open nor close anything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import msgspec
 
 from agent.config import Config, NetworkMode, TrafficMode
 from agent.daemon.choices import CannotStartError, Choices
-from agent.host.files import FileAbsentError, read_bounded, write_atomic
+from agent.host.files import StorageError, write_atomic
 from agent.host.restart_on_error import restart_on_error
 from agent.model.egress import EgressFacts, EgressPolicy, GuestEgress, Refusal, parse_allowed
 from agent.store.port import Store, StoreDamagedError
@@ -26,20 +27,14 @@ from agent.updates.snapshot.publisher import SnapshotPublisher
 from agent.updates.snapshot.snapshot import Resolved
 
 _FIELD = "network.guest_egress"
-_RECORD = "guest-egress.json"
-_MOST_BYTES = 4096
+_PAST_ANY = "guest-egress-is-closed"
+_SAYS = b"network.guest_egress: auto is internet on this installation\n"
 _PROBLEM, _LAUNCHED_BEFORE = "guest-egress", "guest-egress/launched-before"
 _LOOK_EVERY_S = 10.0
 _UNHELD = (
     "QEMU opens the connections of guests on a user-mode network as the host's own: they reach "
     "whatever this host reaches, its loopback and metadata addresses too"
 )
-
-
-class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What `auto` is for this installation."""
-
-    auto: GuestEgress
 
 
 async def settle_egress(config: Config, choices: Choices, store: Store) -> Choices:
@@ -113,31 +108,25 @@ def _on_user_network(config: Config, why_user: str) -> Resolved:
 
 
 async def _auto(config: Config, store: Store) -> GuestEgress:
-    """`internet` or `any`, recorded so that it never goes back to `any`."""
-    path = config.state_dir / _RECORD
-    recorded = _recorded(path)
-    if recorded is GuestEgress.INTERNET:
-        return recorded
+    """`internet` or `any`; a file says for ever that it is not `any` here.
+
+    Raises StorageError where a later start would decide otherwise without that file.
+    """
+    path = config.state_dir / _PAST_ANY
+    if path.exists():
+        return GuestEgress.INTERNET
+    if config.network.guest_egress is not GuestEgress.AUTO:
+        with contextlib.suppress(StorageError):  # noted at the next start, then
+            write_atomic(path, _SAYS)
+        return GuestEgress.INTERNET
     try:
         before = await store.read(lambda tx: bool(tx.deployments()))
     except StoreDamagedError:
         return GuestEgress.ANY  # nothing is touched that may run
-    unset = config.network.guest_egress is GuestEgress.AUTO
-    found = GuestEgress.ANY if before and unset else GuestEgress.INTERNET
-    if found is not recorded:
-        write_atomic(path, msgspec.json.encode(_Record(auto=found)))
-    return found
-
-
-def _recorded(path: Path) -> GuestEgress | None:
-    try:
-        return msgspec.json.decode(read_bounded(path, _MOST_BYTES), type=_Record).auto
-    except FileAbsentError:
-        return None
-    except msgspec.MsgspecError:
-        raise CannotStartError(
-            _FIELD, f"{path} is not the record of what auto is here: set the field, or delete it"
-        ) from None
+    if before:
+        return GuestEgress.ANY
+    write_atomic(path, _SAYS)
+    return GuestEgress.INTERNET
 
 
 @dataclass(frozen=True, slots=True)
