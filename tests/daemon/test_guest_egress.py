@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -225,6 +226,40 @@ async def test_what_a_running_qemu_was_launched_with_is_read_from_itself() -> No
         process.kill()
         await process.wait()
         assert is_restricted(process.pid) is None
+
+
+class Board:
+    """In place of the publisher: one deployment whose QEMU has this pid."""
+
+    def __init__(self, pid: int) -> None:
+        vm = SimpleNamespace(process=SimpleNamespace(pid=pid))
+        facts = SimpleNamespace(enclaves=(SimpleNamespace(row=SimpleNamespace(id="abc"), vm=vm),))
+        self.snapshot = SimpleNamespace(deployments={"web": facts})
+        self.details: dict[str, str] = {}
+
+    def raise_problem(self, key: str, *, detail: str, **_: str) -> None:
+        self.details[key] = detail
+
+    def clear_problem(self, key: str) -> None:
+        self.details.pop(key, None)
+
+
+async def test_guests_that_an_earlier_policy_launched_are_named_until_they_are_gone(
+    tmp_path: Path, store: SqliteStore
+) -> None:
+    closed = config(tmp_path, guest_egress=GuestEgress.NONE)
+    chosen = await settle_egress(closed, choices(NetworkMode.USER), store)
+    argv = ("sh", "-c", "read x", '{"restrict":false}')
+    qemu = await asyncio.create_subprocess_exec(*argv, stdin=-1)
+    board = Board(qemu.pid)
+    reporter = EgressReporter(closed, chosen, board, None)  # type: ignore[arg-type]
+    reporter._tell_of_earlier_launches()
+    (detail,) = board.details.values()
+    assert detail.endswith("still reach every network: web (abc)")
+    qemu.kill()
+    await qemu.wait()
+    reporter._tell_of_earlier_launches()
+    assert board.details == {}
 
 
 class Resolver:
