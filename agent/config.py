@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.model.egress import GuestEgress
 from agent.model.tcb_status import TcbStatus
 
 # What everything says that shows, or comes of, `tee: simulated`.
@@ -57,7 +58,7 @@ class TrafficMode(StrEnum):
 
 class NetworkConfig(_Section, frozen=True, kw_only=True):
     """`subnet` is the guests' on a tap network (the bridge takes its first address); in user mode
-    enclaves get loopback addresses out of `loopback_subnet`.
+    enclaves get loopback addresses out of `loopback_subnet`. `guest_egress_allow`: CIDR[:PORT].
     """
 
     mode: NetworkMode = NetworkMode.AUTO
@@ -65,6 +66,9 @@ class NetworkConfig(_Section, frozen=True, kw_only=True):
     subnet: str = "10.215.0.0/24"
     loopback_subnet: str = "127.215.0.0/24"
     host_ports: tuple[int, ...] = ()  # holes: TCP ports of the host that guests may reach
+    guest_egress: GuestEgress = GuestEgress.AUTO
+    guest_egress_allow: tuple[str, ...] = ()
+    hairpin: bool = False  # whether guests reach listeners of their own host
 
 
 class TrafficConfig(_Section, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.config import TdxPlatform
+from agent.model.egress import parse_allowed
 from agent.model.resources import Listen
 from agent.model.tcb_status import TcbStatus
 from agent.wire.text import DOMAIN_PATTERN
@@ -73,6 +74,14 @@ def _ports(value: tuple[int, ...]) -> str | None:
     if not all(1 <= port <= 65535 for port in value):
         return "ports must be 1 to 65535"
     return "must not name a port twice" if len(set(value)) != len(value) else None
+
+
+def _allowed(value: str) -> str | None:
+    try:
+        parse_allowed(value)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _group_sizes(value: str | tuple[int, ...]) -> str | None:
@@ -195,6 +204,7 @@ CHECKS: dict[str, Check] = {
     "network.subnet": _subnet,
     "network.loopback_subnet": _loopback_subnet,
     "network.host_ports": _ports,
+    "network.guest_egress_allow": _each(_allowed),
     "qemu.binary": _PROGRAM,
     "qemu.user": _optional(_matching(r"[a-z_][a-z0-9_-]{0,31}", "the name of a user")),
     "qemu.quote_service": _matching(

@@ -9,6 +9,7 @@ import msgspec
 
 from agent.api.public import public_status
 from agent.api.views import amounts_view, decision_view, deployment_view
+from agent.model.egress import EgressFacts
 from agent.model.gpu import GpuState
 from agent.model.inventory import Inventory
 from agent.updates.port import Engine
@@ -16,10 +17,12 @@ from agent.updates.snapshot.snapshot import HostFacts, Snapshot
 from agent.wire.host_views import (
     CapacityView,
     CoordinatorView,
+    EgressView,
     FreeAndTotal,
     GpuCountsView,
     HostView,
     ProblemView,
+    RefusalView,
     StatusView,
 )
 
@@ -79,7 +82,25 @@ def status_view(snapshot: Snapshot, coordinator: CoordinatorView) -> StatusView:
         ready=snapshot.ready,
         reasons=list(snapshot.not_ready_reasons),
         observed_at=snapshot.observed_at.wall,
+        egress=_egress_view(host.egress),
     )
+
+
+def _egress_view(facts: EgressFacts | None) -> EgressView | None:
+    if facts is None:
+        return None
+    refused = None
+    if facts.refused is not None:
+        refused = [
+            RefusalView(
+                destination=one.destination,
+                protocol=one.protocol,
+                port=one.port,
+                count=one.count,
+            )
+            for one in facts.refused
+        ]
+    return EgressView(policy=facts.mode, why=facts.why, allow=list(facts.allow), refused=refused)
 
 
 def free_and_total(host: HostFacts) -> FreeAndTotal:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.doctor_egress import egress_line
 from agent.cli.doctor_line import Line
 from agent.cli.doctor_taps import tap_line
 from agent.cli.exits import Exit
@@ -268,6 +269,7 @@ CHECKS: tuple[Callable[[Config], Line], ...] = (
     _tee,
     _firmware,
     tap_line,
+    egress_line,
     _nft,
     _haproxy,
     _systemd,

@@ -8,7 +8,7 @@ from rich.text import Text
 from agent.cli.screen import pairs, table, word
 from agent.cli.text import safe
 from agent.config import SIMULATED
-from agent.wire.host_views import AmountsView, ProblemView, StatusView
+from agent.wire.host_views import AmountsView, EgressView, ProblemView, StatusView
 from agent.wire.views import DeploymentView, EnclaveView, UpdateView
 
 _DASH = "-"
@@ -42,12 +42,23 @@ def _host(status: StatusView) -> RenderableType:
     shown.add_row("tee", tee)
     runs = [f"{name} {getattr(host, name)}" for name in ("accel", "network", "traffic")]
     shown.add_row("runs on", safe(", ".join([*runs, f"supervisor {host.supervisor}"])))
+    if status.egress is not None:
+        shown.add_row("guests reach", safe(_egress(status.egress)))
     shown.add_row("free", _amounts(status.capacity.free, status.capacity.total))
     if status.coordinator.configured:
         link = "connected" if status.coordinator.connected else "not connected"
         waiting = status.coordinator.outbox
         shown.add_row("coordinator", f"{link}, {waiting} events to be acknowledged")
     return shown
+
+
+def _egress(egress: EgressView) -> str:
+    """The policy, and what it keeps guests from most."""
+    parts = [", ".join([egress.policy, *egress.allow])]
+    for one in (egress.refused or [])[:1]:
+        port = "" if one.port is None else f":{one.port}"
+        parts.append(f"refused most: {one.destination}{port} ({one.protocol}, {one.count} times)")
+    return "; ".join(parts)
 
 
 def _readiness(status: StatusView) -> Text:

@@ -12,6 +12,7 @@ from agent.config import SIMULATED, Config, NetworkMode, SupervisorKind, Tee, Tr
 from agent.enclaves.network_tap import probe_tap
 from agent.errors import AgentError
 from agent.host.units import SCRATCH_NETWORK, probe_units
+from agent.model.egress import GuestEgress
 from agent.traffic.haproxy_host import probe_haproxy
 from agent.traffic.nftables import probe_nftables
 from agent.updates.snapshot.snapshot import Resolved
@@ -32,12 +33,13 @@ class CannotStartError(AgentError):
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """All of them."""
+    """All of them. `egress` is settled last (`egress.py`): it takes what the store has."""
 
     tee: Resolved
     supervisor: Resolved
     network: Resolved
     traffic: Resolved
+    egress: Resolved = Resolved(value=GuestEgress.ANY, reason="not settled yet")
 
 
 async def choose(config: Config) -> Choices:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +15,8 @@ from agent.attestation.port import Attestation
 from agent.attestation.unattested import Unattested
 from agent.config import Config, NetworkConfig, NetworkMode, SupervisorKind, Tee, TrafficMode
 from agent.daemon.choices import CannotStartError, Choices, choose
+from agent.daemon.egress import facts_of, policy_of
+from agent.daemon.egress_names import EgressForesight
 from agent.daemon.gpus import gpus_of, preparer_of
 from agent.daemon.host_supply import SupplyReader
 from agent.daemon.launch_formats import LaunchFormats
@@ -32,12 +35,14 @@ from agent.host.commands import RunCommand, run_command
 from agent.host.credentials import CredentialCipher, why_none
 from agent.host.files import in_memory
 from agent.host.guest_sockets import GuestSockets
+from agent.host.networks import own_networks
 from agent.host.threads import finish_in_thread
 from agent.host.units import beside_us, host_is_stopping, in_units
 from agent.inventory.host import HostProbe
 from agent.inventory.processor import cpu_model
+from agent.model.egress import GuestEgress
 from agent.model.ids import HostId
-from agent.model.resources import Amounts
+from agent.model.resources import Amounts, Listen
 from agent.probes.runner import Prober
 from agent.releases.measurement import (
     MeasurementCheck,
@@ -50,7 +55,7 @@ from agent.store.port import Store
 from agent.traffic.haproxy import HaproxyTraffic
 from agent.traffic.nftables import NftablesTraffic
 from agent.traffic.userspace import UserspaceTraffic
-from agent.updates.engine.dependencies import EngineDependencies
+from agent.updates.engine.dependencies import EngineDependencies, Foresee, foresees_nothing
 from agent.updates.engine.engine import EngineRuntime
 from agent.updates.engine.preflight import no_preflight
 from agent.updates.planner.types import Policy
@@ -151,6 +156,7 @@ def build(
         if confidential
         else no_preflight,
         launchable=LaunchFormats(tee, enclaves.qemu),
+        foresee=foresee_of(config, choices),
         host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
     )
@@ -269,13 +275,34 @@ def network_of(config: Config, choices: Choices) -> Network:
     """The network that was chosen."""
     network = config.network
     if choices.network.value == NetworkMode.USER:
-        return UserNetwork(network.loopback_subnet)
+        closed = choices.egress.value == GuestEgress.NONE
+        return UserNetwork(network.loopback_subnet, restricted=closed)
     return TapNetwork(
         network.bridge,
         network.subnet,
         instance=str(config.state_dir),
         gated=choices.traffic.value == TrafficMode.NFTABLES,
+        policy=policy_of(config, choices),
+        hairpin=network.hairpin,
+        host_ports=host_ports_of(config),
     )
+
+
+def foresee_of(config: Config, choices: Choices) -> Foresee:
+    """What is told ahead of names that guests will not reach."""
+    policy = policy_of(config, choices)
+    if choices.network.value == NetworkMode.USER and policy.mode is GuestEgress.ANY:
+        return foresees_nothing  # nothing is held there, not even metadata addresses
+    return EgressForesight(policy, lambda: own_networks(config.network.bridge)).warnings
+
+
+def host_ports_of(config: Config) -> tuple[int, ...]:
+    """TCP ports of the host that guests may reach, that of the collateral's endpoint with them."""
+    asked = config.attestation.collateral.listen
+    listen = Listen.parse(asked) if asked else None
+    if listen is None or ipaddress.ip_address(listen.address).is_loopback:
+        return config.network.host_ports
+    return tuple(sorted({*config.network.host_ports, listen.port}))
 
 
 def _guest_sockets(config: Config, choices: Choices) -> GuestSockets:
@@ -301,7 +328,9 @@ def traffic_of(
         return NftablesTraffic(
             network.bridge,
             network.subnet,
-            network.host_ports,
+            host_ports_of(config),
+            egress=policy_of(config, choices),
+            hairpin=network.hairpin,
             state_file=config.state_dir / "sysctls.json",
             table="enclave_agent" if standard else f"enclave_agent_{network.bridge}",
         )
@@ -351,6 +380,7 @@ def _host_facts(config: Config, choices: Choices, clock: RealClock, host_id: Hos
         supervisor=choices.supervisor,
         network=choices.network,
         traffic=choices.traffic,
+        egress=facts_of(config, choices),
         started_at=clock.now(),
         draining=False,
         inventory_complete=False,

@@ -30,6 +30,7 @@ from agent.config import SIMULATED, Config, Tee
 from agent.config_file import ConfigError, load_config
 from agent.daemon.answers import StoredAnswers
 from agent.daemon.choices import Choices, choose
+from agent.daemon.egress import EgressReporter, settle_egress
 from agent.daemon.link import keep_trust, link
 from agent.daemon.logs import set_up
 from agent.daemon.parts import Assembly, build, make_simulated_chain
@@ -66,6 +67,7 @@ class _Serving:
 
     assembly: Assembly
     keeper: StoreKeeper | None
+    egress: EgressReporter
 
 
 def main(config_path: Path | None, join: Join = build) -> int:
@@ -114,6 +116,7 @@ async def _run(config: Config, join: Join) -> None:
             if serving.keeper is not None:
                 loops.append(tasks.create_task(_show_accel(serving.assembly)))
                 loops.append(tasks.create_task(serving.keeper.run()))
+                loops.append(tasks.create_task(serving.egress.run()))
             await stop.wait()
             for loop_task in loops:
                 loop_task.cancel()
@@ -171,7 +174,7 @@ async def _serving(config: Config, join: Join) -> AsyncIterator[_Serving]:
         clock = RealClock()
         store = await _open_store(config, clock)
         stack.push_async_callback(store.close)
-        choices = await choose(config)
+        choices = await settle_egress(config, await choose(config), store)
         for name in choices.__struct_fields__:
             became: Resolved = getattr(choices, name)
             log.info("chosen", extra={"what": name, "value": became.value, "why": became.reason})
@@ -182,6 +185,8 @@ async def _serving(config: Config, join: Join) -> AsyncIterator[_Serving]:
         assembly = join(config, choices, clock, store, host_id)
         stack.push_async_callback(assembly.releases.close)
         parts = assembly.runtime.parts
+        egress = EgressReporter(config, choices, assembly.runtime.publisher, parts.traffic)
+        egress.begin()
         for part in (parts.gpus, parts.traffic, parts.enclaves, parts.probes):
             stack.push_async_callback(part.close)
         engine = UpdateEngine(
@@ -213,7 +218,7 @@ async def _serving(config: Config, join: Join) -> AsyncIterator[_Serving]:
         else:
             await assembly.runtime.start()
             surface.coordinator = link(config, assembly, trust, stack) or surface.coordinator
-        yield _Serving(assembly, keeper)
+        yield _Serving(assembly, keeper, egress)
 
 
 async def _open_store(config: Config, clock: RealClock) -> SqliteStore | DamagedStore:

@@ -139,7 +139,7 @@ def _nic(nic: Nic, layout: Layout) -> Iterator[str]:
                 "id": "net",
                 "ipv4": True,
                 "ipv6": False,
-                "restrict": False,
+                "restrict": nic.restricted,
                 "net": nic.subnet,
                 "host": nic.gateway,
                 "hostfwd": [

@@ -1,13 +1,14 @@
 """A tap link for each guest on one bridge; the bridge has the guests' gateway address.
 
-No guest reaches another: every port of the bridge is isolated. A filter on each tap holds the
-guest to its own card and address (`tap_filter.py` says what passes); it is in force before the tap
+No guest reaches another: every port of the bridge is isolated. (Where a `hairpin` is configured
+the filters alone keep guests apart.) A filter on each tap holds the guest to its own card and
+address, and to the host's card (`tap_filter.py` says what passes); it is in force before the tap
 is up, is looked at whenever the agent starts or filters change, and a tap that cannot have it is
 down. The host's neighbour entries and the bridge's forwarding entries are permanent, made from the
 address that the agent gave, and nothing is learned from what a guest sends. There is no IPv6 on
 bridge and taps. What guests may open towards the host or the world is the data plane's to say;
 where that is a table of ours (`gated`), the filters pass only what it has marked, so that nothing
-passes when it is gone.
+passes when it is gone. Where it is not, the filters hold guests to the egress policy.
 
 Invariant: what is ours is told by marks that the kernel keeps, never by name alone: the bridge by
 its hardware address, given in the very call that creates it; a tap by its alias. A tap of ours
@@ -25,23 +26,31 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from agent.enclaves import tap_filter
-from agent.enclaves.filter_news import FilterNews
 from agent.enclaves.filters import NEEDS, Filters, Hook, commands
 from agent.enclaves.links import Links, NetLink, turn_ipv6_off
 from agent.enclaves.network import GuestAddress, NetworkError, mac_of, parse_subnet
 from agent.enclaves.packet_program import Program
 from agent.enclaves.spec import TapNic
+from agent.enclaves.tap_egress import Outward
 from agent.host.commands import CommandError, RunCommand, run_command
+from agent.host.kernel_news import FILTERS, NETWORKS, KernelNews
+from agent.host.networks import own_networks
+from agent.host.threads import finish_in_thread
+from agent.model.egress import NO_POLICY, EgressPolicy
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 
 _PREFIX = "enc-"
 _TAP = re.compile(_PREFIX + r"[a-z2-7]{8}")
 _BRIDGE = re.compile(r"[a-z0-9][a-z0-9_-]{0,14}")
-_PORT = "type bridge_slave isolated on learning off flood off mcast_flood off"
+_CLOSED_PORT = "type bridge_slave learning off flood off mcast_flood off"
+_PORT = f"{_CLOSED_PORT} isolated on hairpin off"
+# A kernel that filters bridged packets hands what it translates from one port to another.
+_HAIRPIN_PORT = f"{_CLOSED_PORT} isolated off hairpin on"
 _QUEUE_PACKETS = 1000
 _Wanted = dict[Hook, Program | None]
 
@@ -60,12 +69,16 @@ class TapNetwork:
         *,
         instance: str,
         gated: bool = True,
+        policy: EgressPolicy = NO_POLICY,
+        hairpin: bool = False,
+        host_ports: tuple[int, ...] = (),
         run: RunCommand = run_command,
     ) -> None:
         """The gateway is the subnet's first address. Raises NetworkError.
 
         Only root may open the taps: QEMU is given its own, open. `gated`: the data plane is
-        nftables, which marks what may pass.
+        nftables, which marks what may pass. Where it is not, the taps' filters hold guests to the
+        egress policy, and to `host_ports` of the host. `hairpin`: our table may join guests.
         """
         if not _BRIDGE.fullmatch(bridge):
             raise NetworkError(f"network.bridge: {bridge!r} cannot be the name of a link")
@@ -76,6 +89,8 @@ class TapNetwork:
         self._mark = f"enclave-agent {digest.hex()[:8]}"
         self._mac = ":".join(f"{byte:02x}" for byte in b"\x02\x01" + digest[:4])
         self._gated = gated
+        self._hairpin = hairpin
+        self._outward = None if gated else Outward(policy, self._gateway, host_ports)
         self._links = Links(run)
         self._filters = Filters(run)
         self._lock = asyncio.Lock()
@@ -90,6 +105,7 @@ class TapNetwork:
     ) -> TapNic:
         name = _tap_name(enclave_id)
         async with self._lock:
+            await self._look_outward()
             links = await self._links.links()
             if self._bridge not in links:
                 await self._start(links)
@@ -107,7 +123,7 @@ class TapNetwork:
         return TapNic(name, mac_of(address))
 
     async def watch(self) -> None:
-        with FilterNews() as news:
+        with KernelNews(FILTERS if self._gated else FILTERS | NETWORKS) as news:
             while True:
                 await self._mend()
                 await news.changed()
@@ -120,10 +136,24 @@ class TapNetwork:
             if bridge is None or not self._is_our_bridge(bridge):
                 return
             taps = self._our_taps(links)
+            moved = await self._look_outward()
             for link in await self._guard(links, taps):
-                log.warning(
-                    "the filter of a link was changed; it was put back", extra={"link": link}
-                )
+                if not moved:
+                    log.warning(
+                        "the filter of a link was changed; it was put back", extra={"link": link}
+                    )
+
+    async def _look_outward(self) -> bool:
+        """What the host is on now; whether that is news. Raises NetworkError."""
+        if self._outward is None:
+            return False
+        try:
+            found = await finish_in_thread(own_networks, self._bridge)
+        except OSError as error:
+            raise NetworkError("the host's own networks cannot be read") from error
+        before = self._outward
+        self._outward = replace(before, own_networks=found)
+        return self._outward != before
 
     async def detach(self, enclave_id: EnclaveId) -> None:
         async with self._lock:
@@ -166,12 +196,15 @@ class TapNetwork:
         if bridge is not None and not self._is_our_bridge(bridge):
             raise self._foreign_bridge()
         await self._refuse_overlap()
+        await self._look_outward()
         if bridge is None:
             await self._links.change([f"link add name {self._bridge} {self._bridge_words()}"])
         try:
             await self._set_up_bridge(links)
             taps = self._our_taps(links)
             await self._guard(links, taps)
+            joined = (tap for tap in taps if tap.master == self._bridge)
+            await self._links.change([f"link set dev {tap.ifname} {self._port}" for tap in joined])
             for tap in taps:
                 address = self._address_of(tap)
                 if tap.master is None and address is not None:
@@ -232,7 +265,7 @@ class TapNetwork:
         await self._links.change(
             [
                 f"link set dev {name} txqueuelen {_QUEUE_PACKETS} master {self._bridge}",
-                f"link set dev {name} {_PORT}",
+                f"link set dev {name} {self._port}",
                 f"neighbour replace {address} lladdr {mac} dev {self._bridge} nud permanent",
             ]
         )
@@ -240,11 +273,17 @@ class TapNetwork:
         await self._filter(name, self._tap_filters(name, address))
         await self._links.change([f"link set dev {name} up"])
 
+    @property
+    def _port(self) -> str:
+        return _HAIRPIN_PORT if self._hairpin else _PORT
+
     def _tap_filters(self, name: str, address: str) -> _Wanted:
         port = tap_filter.Port(mac_of(address), address, self._mac, self._gateway, self._subnet)
         return {
-            Hook(name, "ingress"): tap_filter.from_guest(port),
-            Hook(name, "egress"): tap_filter.to_guest(port, gated=self._gated),
+            Hook(name, "ingress"): tap_filter.from_guest(port, self._outward),
+            Hook(name, "egress"): tap_filter.to_guest(
+                port, gated=self._gated, hairpin=self._hairpin
+            ),
         }
 
     def _bridge_filter(self) -> _Wanted:

@@ -3,7 +3,8 @@
 Needs no privilege and leaves nothing in the kernel. Every enclave has a loopback address of its
 own, so that ports never clash; the guest always sees the same small network. What the guest opens
 goes out as connections of the QEMU process, to this host's loopback addresses too: there is no
-wall between the guest and the host's listeners here.
+wall between the guest and the host's listeners here, but a `restricted` guest opens nothing at all
+(QEMU's `restrict`; what is forwarded to the guest still is).
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ class UserNetwork:
 
     kind = "user"
 
-    def __init__(self, loopback_subnet: str) -> None:
+    def __init__(self, loopback_subnet: str, *, restricted: bool = False) -> None:
         """Raises NetworkError for a subnet that is not of 127.0.0.0/8."""
         self._subnet = parse_subnet("network.loopback_subnet", loopback_subnet, within=_LOOPBACK)
+        self._restricted = restricted
 
     async def start(self) -> None:
         """Nothing is shared."""
@@ -51,6 +53,7 @@ class UserNetwork:
             forwards=tuple(
                 sorted(Forward(end.address, end.port, port) for port, end in endpoints)
             ),
+            restricted=self._restricted,
         )
 
     async def detach(self, enclave_id: EnclaveId) -> None:

@@ -15,7 +15,7 @@ PASS, DROP = 0, 2  # TC_ACT_OK, TC_ACT_SHOT
 WORD, HALF, BYTE = 0x20, 0x28, 0x30  # BPF_LD | BPF_ABS with each size
 EQUAL, GREATER_OR_EQUAL, HAS_BITS = 0x15, 0x35, 0x45  # BPF_JMP | … | BPF_K
 MARK, VLAN_PRESENT = 0xFFFFF000 + 20, 0xFFFFF000 + 48  # SKF_AD_OFF + …
-_LENGTH, _AND, _RETURN = 0x80, 0x54, 0x06
+_LENGTH, _AND, _RETURN, _JUMP = 0x80, 0x54, 0x06, 0x05
 _FARTHEST = 255
 
 
@@ -32,15 +32,17 @@ Program = tuple[Instruction, ...]
 
 
 class Assembler:
-    """Collects instructions. Jumps go forward, to labels; None stands for the next instruction."""
+    """Collects instructions. Jumps go forward, to the next place of a label; None stands for the
+    next instruction.
+    """
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, int, str | None, str | None]] = []
-        self._labels: dict[str, int] = {}
+        self._labels: dict[str, list[int]] = {}
 
     def label(self, name: str) -> None:
-        """The next instruction has this name."""
-        self._labels[name] = len(self._steps)
+        """The next instruction has this name, as later ones may."""
+        self._labels.setdefault(name, []).append(len(self._steps))
 
     def load(self, size: int, offset: int) -> None:
         """Have WORD, HALF or BYTE of the frame in the accumulator."""
@@ -60,23 +62,30 @@ class Assembler:
         """Compare the accumulator with a value and go on at a label."""
         self._steps.append((test, value, yes, no))
 
+    def jump(self, label: str) -> None:
+        """Go on at a label, however far away it is."""
+        self._steps.append((_JUMP, 0, label, None))
+
     def finish(self, verdict: int) -> None:
         """End with this verdict."""
         self._steps.append((_RETURN, verdict, None, None))
 
     def program(self) -> Program:
         """Everything, with labels resolved."""
-        return tuple(
-            Instruction(code, self._distance(at, yes), self._distance(at, no), k)
-            for at, (code, k, yes, no) in enumerate(self._steps)
-        )
+        return tuple(self._resolved(at) for at in range(len(self._steps)))
+
+    def _resolved(self, at: int) -> Instruction:
+        code, k, yes, no = self._steps[at]
+        if code == _JUMP:
+            return Instruction(code, 0, 0, self._distance(at, yes))
+        near = self._distance(at, yes), self._distance(at, no)
+        assert max(near) <= _FARTHEST, (yes, no)
+        return Instruction(code, *near, k)
 
     def _distance(self, at: int, label: str | None) -> int:
         if label is None:
             return 0
-        distance = self._labels[label] - at - 1
-        assert 0 <= distance <= _FARTHEST, label
-        return distance
+        return next(place for place in self._labels[label] if place > at) - at - 1
 
 
 def as_bytecode(program: Program) -> str:

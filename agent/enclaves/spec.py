@@ -188,13 +188,17 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class UserNic:
-    """A card on QEMU's user-mode network. The guest's address is the same in every VM."""
+    """A card on QEMU's user-mode network. The guest's address is the same in every VM.
+
+    `restricted`: it can open no connection beyond that network; forwards reach it still.
+    """
 
     mac: str
     subnet: str
     gateway: str
     guest_address: str
     forwards: tuple[Forward, ...]
+    restricted: bool = False
 
     def __post_init__(self) -> None:
         _check_mac(self.mac)

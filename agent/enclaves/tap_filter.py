@@ -8,7 +8,8 @@ connections.
 
 To a guest: what our table has marked, the agent's own packets, connections that the host itself
 opened from the gateway's address, and the kernel's refusals. Where there is no table of ours
-(another data plane, so not `gated`), all but other guests' addresses.
+(another data plane, so not `gated`), all but other guests' addresses; and what it may send is then
+held to the egress policy here (`tap_egress.py`).
 
 Up to the host (`to_host`; only where `gated`): what our table has marked, ARP, and answers to the
 gateway on connections that the host opened. So where our table is gone, whoever took it away, a
@@ -34,6 +35,7 @@ from agent.enclaves.packet_program import (
     Assembler,
     Program,
 )
+from agent.enclaves.tap_egress import Outward, close
 from agent.model.marks import FROM_GUEST, MARK_MASK, TO_GUEST
 
 _IPV4, _ARP = 0x0800, 0x0806
@@ -68,8 +70,8 @@ class Port:
     subnet: ipaddress.IPv4Network
 
 
-def from_guest(port: Port) -> Program:
-    """What the guest may send into its tap."""
+def from_guest(port: Port, outward: Outward | None = None) -> Program:
+    """What the guest may send into its tap. `outward`: the policy, if it is to be held here."""
     a = _begin()
     _require_mac(a, _FROM_MAC, port.mac)
     a.load(HALF, _TYPE)
@@ -84,8 +86,14 @@ def from_guest(port: Port) -> Program:
     a.load(WORD, _DESTINATION)
     a.branch(EQUAL, _ALL_ONES, yes="drop")
     a.branch(GREATER_OR_EQUAL, 0xF0000000, yes="unicast")
-    a.branch(GREATER_OR_EQUAL, 0xE0000000, yes="drop")  # multicast
+    a.branch(GREATER_OR_EQUAL, 0xE0000000, yes="drop", no="unicast")  # multicast
+    a.label("pass")  # here, too: what follows may be long
+    a.finish(PASS)
+    a.label("drop")
+    a.finish(DROP)
     a.label("unicast")
+    if outward is not None:
+        close(a, outward)
     a.load(HALF, _FRAGMENT)
     a.branch(HAS_BITS, _LATER_FRAGMENT, yes="pass")  # without its first one it is nothing
     a.load(BYTE, _PROTOCOL)
@@ -131,9 +139,20 @@ def _icmp_from_guest(a: Assembler, port: Port) -> None:
     a.finish(PASS)
 
 
-def to_guest(port: Port, *, gated: bool) -> Program:
-    """What may go out of the tap, to the guest."""
+def to_guest(port: Port, *, gated: bool, hairpin: bool = False) -> Program:
+    """What may go out of the tap, to the guest.
+
+    `hairpin`: what our table has marked may come from another guest's card. A kernel that filters
+    bridged packets sends what it translates from one guest to another without the host's card.
+    """
     a = _begin()
+    if hairpin and gated:
+        a.load(HALF, _TYPE)
+        a.branch(EQUAL, _IPV4, no="from the host")
+        _require_mac(a, _TO_MAC, port.mac)
+        _require_address(a, _DESTINATION, port.address)
+        _pass_marked(a, TO_GUEST)
+        a.label("from the host")
     _require_mac(a, _FROM_MAC, port.host_mac)
     a.load(HALF, _TYPE)
     a.branch(EQUAL, _IPV4, yes="ipv4")

@@ -9,3 +9,4 @@ from __future__ import annotations
 MARK_MASK = 0xFF000000
 FROM_GUEST = 0x6D000000  # our table is in force, and saw this packet come from a guest's tap
 TO_GUEST = 0x6E000000  # our table lets this packet through to a guest, or the agent itself sent it
+LET_OUT = 0x6F000000  # our table lets this packet of a guest out to other networks

@@ -17,11 +17,14 @@ from agent.errors import describe
 from agent.host.commands import CommandError, CompletedCommand, RunCommand, run_command
 from agent.host.files import StorageError
 from agent.host.threads import finish_in_thread
+from agent.model.egress import NO_POLICY, EgressPolicy, GuestEgress, parse_allowed
 from agent.model.enclave import Endpoint
 from agent.model.ids import DeploymentName, parse_deployment_name
 from agent.model.resources import Listen
 from agent.traffic import conntrack, resetting
 from agent.traffic.census import Census
+from agent.traffic.egress import EgressTable
+from agent.traffic.egress_rules import EgressRules, open_at_host
 from agent.traffic.nftables_rules import Base, Key, SetElement, change, elements_of, endpoint_key
 from agent.traffic.nftables_view import NftablesView, read
 from agent.traffic.occupied import occupied
@@ -37,11 +40,13 @@ async def probe_nftables(run: RunCommand = run_command) -> str | None:
 
     The kernel is given our whole table to check and to throw away.
     """
-    base = Base(
-        table="enclave_agent_probe", bridge="probe", subnet="192.0.2.0/24", host_ports=(1,)
-    )
+    at_host = open_at_host((1,))
+    base = Base("enclave_agent_probe", "probe", "192.0.2.0/24", at_host, hairpin=True)
+    policy = EgressPolicy(mode=GuestEgress.INTERNET, allow=(parse_allowed("192.0.2.0/24:1"),))
+    egress = EgressRules("egress_enclave_agent_probe", "probe", at_host, policy)
+    text = base.text() + egress.text((ipaddress.IPv4Network("192.0.2.0/24"),))
     try:
-        result = await run(["nft", "-c", "-f", "-"], stdin=base.text().encode())
+        result = await run(["nft", "-c", "-f", "-"], stdin=text.encode())
     except CommandError as error:
         return describe(error)
     if result.status != 0:
@@ -50,7 +55,7 @@ async def probe_nftables(run: RunCommand = run_command) -> str | None:
 
 
 class NftablesTraffic:
-    """One table of our own. `state_file` holds the sysctls as they were before us."""
+    """Tables of our own. `state_file` holds the sysctls as they were before us."""
 
     kind = "nftables"
 
@@ -61,10 +66,17 @@ class NftablesTraffic:
         host_ports: tuple[int, ...],
         *,
         state_file: Path,
+        egress: EgressPolicy = NO_POLICY,
+        hairpin: bool = False,
         table: str = "enclave_agent",
         run_command: RunCommand = run_command,
     ) -> None:
-        self._base = Base(table=table, bridge=bridge, subnet=subnet, host_ports=host_ports)
+        """`host_ports`: TCP ports of the host that guests may reach, whatever the policy."""
+        at_host = open_at_host(host_ports)
+        self._base = Base(table, bridge, subnet, at_host, hairpin)
+        self.egress = EgressTable(
+            EgressRules(f"egress_{table}", bridge, at_host, egress), run_command
+        )
         self._sysctls = Sysctls(bridge, state_file)
         self._run = run_command
         self._census = Census(run_command)
@@ -82,7 +94,9 @@ class NftablesTraffic:
             view = await self._look()
             if not view.intact:
                 await self._rewrite(list(view.known.values()))
-            elif view.resetting:
+                return
+            await self.egress.ensure()
+            if view.resetting:
                 await self._commit(f"flush set inet {self._base.table} resetting\n")
 
     async def apply(self, order: RouteOrder) -> None:
@@ -151,7 +165,7 @@ class NftablesTraffic:
     async def restore(self) -> None:
         """Uninstall: delete our table, put the sysctls back. Idempotent."""
         async with self._lock:
-            await self._write(self._base.removal())
+            await self._write(self._base.removal() + self.egress.removal())
             try:
                 self._sysctls.restore()
             except (OSError, StorageError) as error:
@@ -198,10 +212,11 @@ class NftablesTraffic:
         )
 
     async def _rewrite(self, orders: Sequence[RouteOrder]) -> None:
-        """The whole table anew, with these orders, in one transaction."""
+        """The tables of the routes anew, with these orders, in one transaction."""
         elements: dict[Key, SetElement] = {}
         for order in orders:
             elements.update(elements_of(order))
+        await self.egress.ensure()  # first: what a guest opens needs its mark
         await self._write(self._base.text() + change(self._base.table, {}, elements))
         known = {order.deployment: order for order in orders}
         self._last = NftablesView(intact=True, elements=elements, known=known)

@@ -12,7 +12,9 @@ The table (family inet, so that guests' IPv6 is fenced off by the same transacti
            orders                   generation and domain of a deployment (in the comment)
            resetting                endpoints whose connections are being reset
 
-A second table of the same name (family bridge) is made and deleted with it: it sees what comes
+The egress policy has a table of its own (`egress_rules.py`); what it does not mark stays here.
+
+A table of the same name (family bridge) is made and deleted with it: it sees what comes
 from taps before the host does, marks it, and limits how often a guest may ask for the gateway. The
 filters on taps and bridge (`enclaves/tap_filter.py`) let only marked packets pass: so where our
 tables are gone, guests are reached by nobody and reach nothing.
@@ -32,6 +34,7 @@ from dataclasses import dataclass
 from agent.model.enclave import Endpoint
 from agent.model.marks import FROM_GUEST, MARK_MASK, TO_GUEST
 from agent.model.resources import Listen
+from agent.traffic import egress_rules
 from agent.traffic.port import RouteOrder, TrafficError
 
 SPREAD = 60  # divides evenly among 1 to 6 endpoints
@@ -70,7 +73,8 @@ class Base:
     table: str
     bridge: str
     subnet: str
-    host_ports: tuple[int, ...]
+    at_host: tuple[str, ...] = ()  # what of the host guests may reach (`egress_rules`)
+    hairpin: bool = False  # whether guests reach listeners of this host as everybody does
 
     @functools.cached_property
     def chains(self) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -81,6 +85,7 @@ class Base:
         ours = f"meta mark and {MARK_MASK:#x} == {TO_GUEST:#x}"
         reset = "ct state != new ip daddr . tcp dport @resetting reject with tcp reset"
         refuse = "ct direction original ip daddr . tcp dport @listeners reject with tcp reset"
+        by_listener = "ct status dnat"
         return {
             "dispatch": ("", (*_LOOKUP, *_LOOKUP_SPREAD, *_LOOKUP)),
             "spoofed": (
@@ -93,7 +98,11 @@ class Base:
             # 127.0.0.0/8 from outside is left to the kernel's own refusal of martians.
             "arriving": (
                 "type nat hook prerouting priority dstnat; policy accept;",
-                ("ip daddr 127.0.0.0/8 return", f"{guest} return", "jump dispatch"),
+                (
+                    "ip daddr 127.0.0.0/8 return",
+                    *(() if self.hairpin else (f"{guest} return",)),
+                    "jump dispatch",
+                ),
             ),
             "leaving": (
                 "type nat hook output priority -100; policy accept;",
@@ -121,9 +130,10 @@ class Base:
                     # What is left of a connection that was reset must not come up again as new.
                     f"{guest} tcp flags & (fin | syn | rst | ack) != syn drop",
                     f"{guest} meta nfproto ipv6 drop",
+                    *((f"{guest} {to_guest} {by_listener} accept",) if self.hairpin else ()),
                     f"{guest} {to_guest} meta l4proto tcp reject with tcp reset",
                     f"{guest} {to_guest} reject with icmpx admin-prohibited",
-                    f"{to_guest} ct status dnat accept",
+                    f"{to_guest} {by_listener} accept",
                     f"{to_guest} meta l4proto tcp reject with tcp reset",
                     f"{to_guest} reject with icmpx admin-prohibited",
                     refuse,
@@ -131,18 +141,22 @@ class Base:
             ),
             "from_host": (
                 "type filter hook output priority filter; policy accept;",
-                (reset, f"{ours} accept", refuse),
+                # By no other way: guests are not told of each other's addresses.
+                (reset, f"{ours} accept", f"{to_guest} icmp type redirect drop", refuse),
             ),
-            # Whatever gets here was let through. (An output chain knows only the way that a packet
-            # was to take before it was translated.)
+            # Whatever gets here was let through, but what a guest opens the table of the egress
+            # policy must have let out. (An output chain knows only the way that a packet was to
+            # take before it was translated.)
             "to_guests": (
                 "type filter hook postrouting priority filter; policy accept;",
-                (f"{to_guest} {_mark(TO_GUEST)}",),
+                (f"{to_guest} {_mark(TO_GUEST)}", *egress_rules.gate(self.bridge, subnet)),
             ),
             "translated": (
                 "type nat hook postrouting priority srcnat; policy accept;",
                 (
                     f"{to_guest} ip saddr 127.0.0.0/8 masquerade",
+                    # A guest that asks another by a listener: the answer must come back this way.
+                    *((f"{to_guest} ip saddr {subnet} {by_listener} masquerade",) * self.hairpin),
                     f'oifname != "{self.bridge}" ip saddr {subnet} masquerade',
                 ),
             ),
@@ -175,9 +189,8 @@ class Base:
 
     def _guest_to_host(self, guest: str) -> Iterator[str]:
         yield f"{guest} ct state established,related accept"
-        if self.host_ports:
-            ports = ", ".join(str(port) for port in sorted(set(self.host_ports)))
-            yield f"{guest} meta nfproto ipv4 tcp dport {{ {ports} }} accept"
+        for opened in self.at_host:
+            yield f"{guest} meta nfproto ipv4 {opened} accept"
         yield f"{guest} meta l4proto tcp reject with tcp reset"
         yield f"{guest} meta nfproto ipv6 drop"
         yield f"{guest} reject with icmpx admin-prohibited"

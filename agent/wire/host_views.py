@@ -92,6 +92,31 @@ class ProblemView(_View, frozen=True, kw_only=True):
     since: str
 
 
+class RefusalView(_View, frozen=True, kw_only=True):
+    """What guests tried and were refused: connections and datagrams to one destination.
+
+    `protocol`: tcp, udp, icmp or another's name or number; `port` null: it has none.
+    """
+
+    destination: str
+    protocol: str
+    port: int | None
+    count: int
+
+
+class EgressView(_View, frozen=True, kw_only=True):
+    """What guests may open towards other networks: `internet`, `any` or `none`, and `allow`.
+
+    `refused`: the 20 most frequent, without those that were not tried for an hour; null where
+    nobody counts (other data planes than nftables).
+    """
+
+    policy: str
+    why: str
+    allow: list[str]
+    refused: list[RefusalView] | None
+
+
 class StatusView(_View, frozen=True, kw_only=True):
     """All of it, as of one moment."""
 
@@ -104,6 +129,7 @@ class StatusView(_View, frozen=True, kw_only=True):
     ready: bool
     reasons: list[str]
     observed_at: dt.datetime
+    egress: EgressView | None = None
 
 
 class HealthView(_View, frozen=True, kw_only=True):

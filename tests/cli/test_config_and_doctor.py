@@ -179,3 +179,48 @@ def test_the_doctor_of_this_very_host_finishes(output: str) -> None:
 
 def test_the_version_is_told() -> None:
     assert invoke("--version").stdout.startswith("enclave-agent, version ")
+
+
+@pytest.mark.parametrize(
+    ("network", "state", "said"),
+    [
+        ("mode: user", "warn", "nothing is held on a user-mode network"),
+        ("mode: user, guest_egress: none", "ok", "QEMU opens no connection for guests"),
+        ("mode: user, guest_egress: internet", "error", "cannot be held"),
+        (
+            "mode: user, guest_egress: none, guest_egress_allow: [10.0.0.0/8]",
+            "error",
+            "nor to guest_egress_allow",
+        ),
+        ("guest_egress: none, guest_egress_allow: [10.0.0.0/8]", "ok", "none, and 10.0.0.0/8"),
+        ("mode: tap", "ok", "auto: internet, but any where deployments are from before"),
+    ],
+)
+def test_the_doctor_says_what_guests_may_reach_and_what_cannot_be_held(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, network: str, state: str, said: str
+) -> None:
+    from agent.cli.check_config import load
+    from agent.cli.doctor_egress import egress_line
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    path = tmp_path / "agent.yaml"
+    path.write_text(f"tee: none\nallow_unattested: true\nnetwork: {{{network}}}\n")
+    line = egress_line(load(path))
+    assert (line.what, line.state) == ("egress", state)
+    assert said in line.detail
+
+
+def test_the_doctor_tells_of_a_hairpin_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from agent.cli.check_config import load
+    from agent.cli.doctor_egress import egress_line
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    path = tmp_path / "agent.yaml"
+    text = "tee: none\nallow_unattested: true\nnetwork: {hairpin: true}\n"
+    path.write_text(text)
+    assert egress_line(load(path)).state == "ok"
+    path.write_text(f"{text}traffic: {{mode: haproxy}}\n")
+    line = egress_line(load(path))
+    assert (line.state, line.mend) == ("error", "use traffic.mode: nftables")

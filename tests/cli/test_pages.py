@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from agent.enclaves.port import Teardown, VmPhase
+from agent.model.egress import EgressFacts, GuestEgress, Refusal
 from agent.model.enclave import EnclaveState
 from agent.model.revision import Fault
 from agent.updates.snapshot.snapshot import Problem
@@ -220,3 +221,17 @@ def test_containers_that_are_only_acted_out_are_shown_as_played(agent) -> None:
     assert "acted" in line
     assert "real" not in line
     assert "\x1b" not in text
+
+
+def test_what_guests_may_reach_and_what_they_tried_most_is_shown(agent) -> None:
+    def close(engine) -> None:
+        refused = Refusal(destination="10.1.2.3", protocol="tcp", port=443, count=7)
+        engine.egress = EgressFacts(
+            mode=GuestEgress.NONE, why="configured", allow=("10.0.0.0/8:80",), refused=(refused,)
+        )
+        engine.publish()
+
+    agent.api.do(close)
+    shown = page(agent, "status")
+    assert "guests reach" in shown
+    assert "none, 10.0.0.0/8:80; refused most: 10.1.2.3:443 (tcp, 7 times)" in shown

@@ -141,6 +141,8 @@ class Daemon:
                 "bridge": self.bridge,
                 "subnet": f"10.{octets}.0/24",
                 "loopback_subnet": f"127.{octets}.0/24",
+                # nothing is held on a user-mode network, which is a problem until it is said
+                **({"guest_egress": "any"} if self.mode == "user" else {}),
             },
             "traffic": {"mode": "nftables" if self.mode == "tap" else "userspace"},
             "releases": {

@@ -15,6 +15,7 @@ import msgspec
 from agent.attestation.port import Evidence, NothingClaimedError, Verdict
 from agent.enclaves.port import VmPhase, VmView
 from agent.host.wake import Wake
+from agent.model.egress import EgressFacts
 from agent.model.enclave import Enclave, EnclaveState, Lifecycle, ProcessIdentity
 from agent.model.event import GENESIS, Event, EventDraft, chain
 from agent.model.ids import DeploymentName, EnclaveId, new_enclave_id, new_update_id
@@ -103,6 +104,7 @@ class FakeEngine:
         self.values: dict[str, str] = {}  # newest secret values, as a vault would hold them
         self.ready = ready
         self.simulated = False
+        self.egress: EgressFacts | None = None
         self.draining = False
         self.epoch = 0
         self.problems: tuple[Problem, ...] = ()
@@ -442,6 +444,7 @@ class FakeEngine:
                 simulated=self.simulated,
                 free=TOTAL - used,
                 total=TOTAL,
+                egress=self.egress,
             ),
             deployments={
                 name: self._deployment_facts(entry) for name, entry in self._entries.items()

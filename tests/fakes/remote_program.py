@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import socket
@@ -80,12 +81,15 @@ def held_now(word: str) -> list[str]:
 def serve(port: int) -> str:
     server = socket.create_server(("0.0.0.0", port))
 
+    def answer(client: socket.socket, peer: str) -> None:
+        with client, contextlib.suppress(OSError):
+            while client.recv(1000):
+                client.sendall(f"remote {peer}\n".encode())
+
     def loop() -> None:
         while True:
             client, peer = server.accept()
-            with client:
-                client.recv(1000)
-                client.sendall(f"remote {peer[0]}\n".encode())
+            threading.Thread(target=answer, args=(client, peer[0]), daemon=True).start()
 
     threading.Thread(target=loop, daemon=True).start()
     return "serving"

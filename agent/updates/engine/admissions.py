@@ -134,6 +134,6 @@ class Admissions:
             staging=ask.staging,
             strategy=ask.strategy,
             obstacles=ask.obstacles,
-            warnings=ask.warnings,
+            warnings=(*ask.warnings, *await self._parts.foresee(ask.release)),
         )
         return await self._store.read(lambda tx: question(tx, name, revision, options))

@@ -11,6 +11,7 @@ from agent.enclaves.port import Enclaves
 from agent.host.clock import Clock
 from agent.inventory.port import Gpus
 from agent.model.ids import HostId
+from agent.model.release import Release
 from agent.probes.port import Probes
 from agent.releases.measurement import MeasurementCheck, unmeasured
 from agent.releases.port import Releases
@@ -22,6 +23,14 @@ from agent.updates.engine.host_shutdown import AskHost, stays_up
 from agent.updates.engine.preflight import Preflight, no_preflight
 from agent.updates.planner.types import Policy
 from agent.updates.secrets.values import SecretValues
+
+# Sentences about a release that stand in no update's way: what its guests will not reach, say.
+Foresee = Callable[[Release], Awaitable[tuple[str, ...]]]
+
+
+async def foresees_nothing(release: Release) -> tuple[str, ...]:
+    """Where nothing is known ahead."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +53,6 @@ class EngineDependencies:
     measured: MeasurementCheck = unmeasured
     preflight: Preflight = no_preflight
     launchable: Launchable = any_launch
+    foresee: Foresee = foresees_nothing
     host_stopping: AskHost = stays_up
     image_age_s: float | None = None  # how long images are kept that nothing needs

@@ -12,6 +12,7 @@ import msgspec
 from agent.attestation.port import Verdict
 from agent.enclaves.port import VmView
 from agent.model.clock import Instant
+from agent.model.egress import EgressFacts
 from agent.model.enclave import Enclave, EnclaveState
 from agent.model.ids import DeploymentName
 from agent.model.inventory import Inventory
@@ -123,6 +124,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     free: Amounts
     total: Amounts
     leased: Amounts = Amounts()
+    egress: EgressFacts | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Hears from the kernel (rtnetlink) that filters of links were changed, by whomever.
+"""Hears from the kernel (rtnetlink) that filters, links, addresses or routes changed, by whomever.
 
 What is told is that something changed, not what: whoever listens looks for itself. A message that
 was lost because too many came counts as news, too. So does a while of silence, in case the kernel
@@ -14,19 +14,23 @@ import socket
 from types import TracebackType
 from typing import Self
 
-_GROUP_TC = 1 << 3  # RTMGRP_TC
+FILTERS = 1 << 3  # RTMGRP_TC
+NETWORKS = 1 << 0 | 1 << 4 | 1 << 6  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
 _SETTLE_S = 0.2  # what comes in one go is looked at once
-_AT_THE_LATEST_S = 60.0
 _MOST_BYTES = 1 << 16
 
 
-class FilterNews:
-    """Needs a running event loop. To be asked by one task."""
+class KernelNews:
+    """Of the groups given. Needs a running event loop. To be asked by one task."""
+
+    def __init__(self, groups: int, *, at_the_latest_s: float = 60.0) -> None:
+        self._groups = groups
+        self._at_the_latest_s = at_the_latest_s
 
     def __enter__(self) -> Self:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._socket.setblocking(False)
-        self._socket.bind((0, _GROUP_TC))
+        self._socket.bind((0, self._groups))
         return self
 
     def __exit__(
@@ -38,9 +42,9 @@ class FilterNews:
         self._socket.close()
 
     async def changed(self) -> None:
-        """Return soon after something changed, at the latest after a minute."""
+        """Return soon after something changed, at the latest after a while."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_AT_THE_LATEST_S):
+            async with asyncio.timeout(self._at_the_latest_s):
                 await self._one()
                 await asyncio.sleep(_SETTLE_S)
         self._forget()
