@@ -53,13 +53,16 @@ _ARP_LIMIT = "limit rate over 10/second burst 50 packets"
 _BRIDGE_SETS = {
     "asking": "type iface_index; flags dynamic,timeout; timeout 1m; size 65536",
 }
+# Only what is sent to this host, as the kernel says of each connection: an address that is another
+# machine's, or has moved to one, is never answered for.
+_NOT_OURS = "fib daddr type != local return"
 _LOOKUP = (
     "dnat ip to ip daddr . tcp dport map @exact",
-    "fib daddr type local dnat ip to tcp dport map @wildcard",
+    "dnat ip to tcp dport map @wildcard",
 )
 _LOOKUP_SPREAD = (
     f"dnat ip to numgen inc mod {SPREAD} . ip daddr . tcp dport map @spread",
-    f"fib daddr type local dnat ip to numgen inc mod {SPREAD} . tcp dport map @spread_wildcard",
+    f"dnat ip to numgen inc mod {SPREAD} . tcp dport map @spread_wildcard",
 )
 
 
@@ -82,7 +85,7 @@ class Base:
         reset = "ct state != new ip daddr . tcp dport @resetting reject with tcp reset"
         refuse = "ct direction original ip daddr . tcp dport @listeners reject with tcp reset"
         return {
-            "dispatch": ("", (*_LOOKUP, *_LOOKUP_SPREAD, *_LOOKUP)),
+            "dispatch": ("", (_NOT_OURS, *_LOOKUP, *_LOOKUP_SPREAD, *_LOOKUP)),
             "spoofed": (
                 "type filter hook prerouting priority raw; policy accept;",
                 (
@@ -126,12 +129,11 @@ class Base:
                     f"{to_guest} ct status dnat accept",
                     f"{to_guest} meta l4proto tcp reject with tcp reset",
                     f"{to_guest} reject with icmpx admin-prohibited",
-                    refuse,
                 ),
             ),
             "from_host": (
                 "type filter hook output priority filter; policy accept;",
-                (reset, f"{ours} accept", refuse),
+                (reset, f"{ours} accept", f"fib daddr type local {refuse}"),
             ),
             # Whatever gets here was let through. (An output chain knows only the way that a packet
             # was to take before it was translated.)
