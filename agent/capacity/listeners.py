@@ -65,6 +65,18 @@ def taken_listeners(
     return reasons
 
 
+def listener_warnings(question: Question, supply: HostSupply) -> tuple[str, ...]:
+    """Of listeners that nothing can reach, or that no new deployment would be given.
+
+    A request's new ones are refused before (`updates.admission.requests`); those that a deployment
+    has already must not stand in the way of its next version.
+    """
+    rules = supply.listen_rules
+    wanted = [_Place.parse(key).listen for key in question.listen_claims]
+    said = [(listen, rules.fault(listen) or rules.absence(listen)) for listen in wanted]
+    return tuple(f"its listener {listen} takes no client: {why}" for listen, why in said if why)
+
+
 def _collide(wanted: _Place, other: _Place, supply: HostSupply) -> bool:
     return wanted.excludes(other, by_name=supply.listeners_by_name)
 

@@ -11,6 +11,7 @@ import msgspec
 
 from agent.capacity.boards import Board, Condition
 from agent.capacity.groups import NumaDistances
+from agent.capacity.listen_rules import ListenRules
 from agent.model.enclave import Enclave
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId
@@ -46,6 +47,7 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     enclave takes here, 0 where they are not counted.
     `foreign_listeners` are listening sockets found on the host.
     `stop_grace_s`: what a guest that hears its power button may take to power off.
+    `listen_rules`: where deployments may listen.
     `listeners_by_name`: the data plane tells deployments on one listener apart by their domains.
     `evidence_demanded`: no enclave takes traffic here whose evidence is not good;
     `allow_unattested`: but for debug releases, which give none.
@@ -69,6 +71,7 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     cleaning_s: float = 60.0
     stop_grace_s: float = 0.0
     foreign_listeners: tuple[Listen, ...] = ()
+    listen_rules: ListenRules = ListenRules()
     listeners_by_name: bool = False
     evidence_demanded: bool = False
     allow_unattested: bool = False

@@ -17,6 +17,7 @@ from agent.daemon.choices import CannotStartError, Choices, choose
 from agent.daemon.gpus import gpus_of, preparer_of
 from agent.daemon.host_supply import SupplyReader
 from agent.daemon.launch_formats import LaunchFormats
+from agent.daemon.listen_rules import ListenRulesReader
 from agent.daemon.preflight import HostPreflight, host_look
 from agent.enclaves.fleet import Fleet
 from agent.enclaves.network import Network
@@ -133,6 +134,7 @@ def build(
             gpus,
             group_sizes=None if isinstance(sizes, str) else sizes,
             tee=tee,
+            listen_rules=ListenRulesReader(config, choices.network.value),
             listeners_by_name=choices.traffic.value == TrafficMode.HAPROXY,
             default_domain=config.releases.default_domain,
             allow_unattested=config.allow_unattested,

@@ -15,7 +15,9 @@ import msgspec
 
 from agent.errors import AgentError
 from agent.inventory.listeners import read_listeners
+from agent.inventory.local_addresses import read_local_addresses
 from agent.inventory.tee_ids import read_tee_ids
+from agent.model.addresses import HostAddresses
 from agent.model.ids import EnclaveId
 from agent.model.inventory import TeeIds
 from agent.model.resources import Listen
@@ -30,7 +32,10 @@ class InventoryError(AgentError):
 
 
 class HostResources(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at the host. `resident_mib`: what each enclave's QEMU takes of MemAvailable now."""
+    """One look at the host. `resident_mib`: what each enclave's QEMU takes of MemAvailable now.
+
+    `addresses`: the host's own; None where the kernel does not say.
+    """
 
     memory_mib: int
     mem_available_mib: int | None
@@ -38,6 +43,7 @@ class HostResources(msgspec.Struct, frozen=True, kw_only=True):
     disk_free_mib: int
     resident_mib: Mapping[EnclaveId, int]
     foreign_listeners: tuple[Listen, ...]
+    addresses: HostAddresses | None = None
     tee_ids: tuple[TeeIds, ...] = ()
 
 
@@ -69,10 +75,18 @@ class HostProbe:
                 disk_free_mib=shutil.disk_usage(self._disk).free >> 20,
                 resident_mib={e: resident_mib(pid, self._proc) for e, pid in pids.items()},
                 foreign_listeners=read_listeners(self._proc),
+                addresses=_addresses(),
                 tee_ids=read_tee_ids(self._cgroup),
             )
         except (OSError, ValueError, KeyError) as error:
             raise InventoryError("the host's resources cannot be read") from error
+
+
+def _addresses() -> HostAddresses | None:
+    try:
+        return read_local_addresses()
+    except OSError:  # a sandbox without netlink
+        return None
 
 
 def resident_mib(pid: int, proc_root: Path = Path("/proc")) -> int:

@@ -27,6 +27,7 @@ from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.executor import Executor
 from agent.updates.engine.host_shutdown import HostShutdown
 from agent.updates.engine.launch_order import biggest_first
+from agent.updates.engine.listener_watch import ListenerWatch
 from agent.updates.engine.observer import Observer
 from agent.updates.engine.reconciler import Reconciler
 from agent.updates.engine.restored_orphans import RestoredOrphans
@@ -101,6 +102,7 @@ class EngineRuntime:
         self.data_plane = DataPlaneWatch(
             parts.store, parts.traffic, self.executor, self.wakeups, self._orphans.holds
         )
+        self._listeners = ListenerWatch(self.publisher)
         self._observer = Observer(parts, self.executor, self.data_plane)
         self.forecaster = Forecaster(
             parts.store,
@@ -311,6 +313,9 @@ class EngineRuntime:
             self.liveness.promise("forecast", _FORECAST_EVERY_S + _TURN_S)
             try:
                 self.publisher.show_forecast(await self.forecaster.make())
+                if self._latest_supply is not None:
+                    rules = self._latest_supply.listen_rules
+                    self._listeners.look(self.publisher.rows, rules)
                 await self.data_plane.look(self.publisher.rows.values(), changed=changed)
                 await self.protect_images()
                 self.publisher.clear_problem("forecast")
