@@ -77,6 +77,7 @@ class SupplyReader:
             tee_ids_elsewhere=elsewhere,
             tee_ids_each=0 if ids is None else 1,
             foreign_listeners=seen.foreign_listeners,
+            programs=seen.programs,
             listen_rules=await self._listen_rules(seen.addresses),
             listeners_by_name=self._listeners_by_name,
             evidence_demanded=self._tee is not Tee.NONE,

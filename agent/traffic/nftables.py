@@ -22,10 +22,11 @@ from agent.model.ids import DeploymentName, parse_deployment_name
 from agent.model.resources import Listen
 from agent.traffic import conntrack, resetting
 from agent.traffic.census import Census
+from agent.traffic.holding import NoHolder, PortHolder
+from agent.traffic.nftables_ports import NftablesPorts, check_taken
 from agent.traffic.nftables_rules import Base, Key, SetElement, change, elements_of, endpoint_key
 from agent.traffic.nftables_view import NftablesView, read
-from agent.traffic.occupied import occupied
-from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError
+from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError, Unheld
 from agent.traffic.sysctls import Sysctls
 
 _RESET_ROUNDS = 20
@@ -62,12 +63,14 @@ class NftablesTraffic:
         *,
         state_file: Path,
         table: str = "enclave_agent",
+        holder: PortHolder | None = None,
         run_command: RunCommand = run_command,
     ) -> None:
         self._base = Base(table=table, bridge=bridge, subnet=subnet, host_ports=host_ports)
         self._sysctls = Sysctls(bridge, state_file)
         self._run = run_command
         self._census = Census(run_command)
+        self._ports = NftablesPorts(table, holder or NoHolder(), self._commit)
         self._lock = asyncio.Lock()
         self._resetting = asyncio.Lock()
         self._last: NftablesView | None = None  # what the kernel held when we last looked or wrote
@@ -97,6 +100,8 @@ class NftablesTraffic:
                 await self._put(view, order)
             except _RefusedTransactionError:
                 await self._put(await self._look(), order)
+            if self._last is not None:
+                await self._ports.keep_more(self._last, order)
 
     async def remove(self, deployment: DeploymentName) -> None:
         async with self._lock:
@@ -107,12 +112,18 @@ class NftablesTraffic:
                 await self._write(change(self._base.table, view.owned_by(deployment), {}))
             else:
                 await self._rewrite(view.others(deployment))
+            await self._ports.keep(await self._look())
 
     async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
         """Nothing, if the rules in the kernel are not exactly ours."""
         async with self._lock:
             view = await self._look()
+            await self._ports.keep(view)
         return dict(view.known) if view.intact else {}
+
+    @property
+    def unheld(self) -> Mapping[Listen, Unheld]:
+        return self._ports.unheld
 
     async def connections(self, endpoint: Endpoint) -> int:
         return await self._census.connections(endpoint)
@@ -146,12 +157,14 @@ class NftablesTraffic:
         return None
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """The table and the ports' holder stay."""
+        await self._ports.close()
 
     async def restore(self) -> None:
         """Uninstall: delete our table, put the sysctls back. Idempotent."""
         async with self._lock:
             await self._write(self._base.removal())
+            await self._ports.shutdown()
             try:
                 self._sysctls.restore()
             except (OSError, StorageError) as error:
@@ -182,7 +195,7 @@ class NftablesTraffic:
                 f"generation {order.generation} of {order.deployment} is older than "
                 f"{before.generation}, which is in force"
             )
-        _check_taken(view, order)
+        check_taken(view, order)
         new = elements_of(order)
         if not view.intact:
             await self._rewrite([*view.others(order.deployment), order])
@@ -195,6 +208,7 @@ class NftablesTraffic:
             intact=True,
             elements={**rest, **new},
             known={**view.known, order.deployment: order},
+            yielded=view.yielded,
         )
 
     async def _rewrite(self, orders: Sequence[RouteOrder]) -> None:
@@ -269,18 +283,3 @@ class NftablesTraffic:
 
 class _RefusedTransactionError(TrafficError):
     """The kernel does not hold what we took for granted, or cannot do what we ask."""
-
-
-def _check_taken(view: NftablesView, order: RouteOrder) -> None:
-    """A listener belongs to one deployment, and to no process of the host."""
-    held = {
-        binding.listen: other.deployment
-        for other in view.known.values()
-        for binding in other.bindings
-    }
-    for binding in order.bindings:
-        for listen, deployment in held.items():
-            if deployment != order.deployment and listen.overlaps(binding.listen):
-                raise TrafficError(f"{binding.listen} is taken by {deployment} on {listen}")
-        if held.get(binding.listen) != order.deployment and occupied(binding.listen):
-            raise TrafficError(f"{binding.listen} is taken by another process of this host")

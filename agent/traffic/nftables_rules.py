@@ -9,6 +9,7 @@ The table (family inet, so that guests' IPv6 is fenced off by the same transacti
     maps   exact, wildcard          listener → endpoint; a listener without an entry refuses
            spread, spread_wildcard  the same for several endpoints, by a counter modulo 60
     sets   listeners, wildcard_listeners   who owns a listener (in the element's comment)
+           yielded, wildcard_yielded   those at ports that a program took
            orders                   generation and domain of a deployment (in the comment)
            resetting                endpoints whose connections are being reset
 
@@ -26,7 +27,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.model.enclave import Endpoint
@@ -45,6 +46,8 @@ _MAPS = {
 _SETS = {
     "listeners": "type ipv4_addr . inet_service",
     "wildcard_listeners": "type inet_service",
+    "yielded": "type ipv4_addr . inet_service",
+    "wildcard_yielded": "type inet_service",
     "orders": "type ipv6_addr",
     "resetting": "type ipv4_addr . inet_service",
 }
@@ -84,6 +87,7 @@ class Base:
         ours = f"meta mark and {MARK_MASK:#x} == {TO_GUEST:#x}"
         reset = "ct state != new ip daddr . tcp dport @resetting reject with tcp reset"
         refuse = "ct direction original ip daddr . tcp dport @listeners reject with tcp reset"
+        yielded = "ip daddr . tcp dport @yielded accept"
         return {
             "dispatch": ("", (_NOT_OURS, *_LOOKUP, *_LOOKUP_SPREAD, *_LOOKUP)),
             "spoofed": (
@@ -110,6 +114,8 @@ class Base:
                     "ct state invalid tcp dport @wildcard_listeners drop",
                     *self._guest_to_host(guest),
                     # Whatever arrives here for a listener was sent to no endpoint.
+                    yielded,
+                    "tcp dport @wildcard_yielded accept",
                     refuse,
                     "ct direction original tcp dport @wildcard_listeners reject with tcp reset",
                 ),
@@ -133,7 +139,7 @@ class Base:
             ),
             "from_host": (
                 "type filter hook output priority filter; policy accept;",
-                (reset, f"{ours} accept", f"fib daddr type local {refuse}"),
+                (reset, f"{ours} accept", yielded, f"fib daddr type local {refuse}"),
             ),
             # Whatever gets here was let through. (An output chain knows only the way that a packet
             # was to take before it was translated.)
@@ -278,6 +284,20 @@ def _targets(listen: Listen, endpoints: tuple[Endpoint, ...]) -> dict[Key, SetEl
         )
         for index in range(SPREAD if endpoints else 0)
     }
+
+
+def yield_change(table: str, old: Collection[Listen], new: Collection[Listen]) -> str:
+    """Statements after which the ports of `new`, and no others, are left to who listens there."""
+    changes = [("delete", one) for one in old if one not in new]
+    changes += [("add", one) for one in new if one not in old]
+    return "".join(
+        f"{verb} element inet {table} {_yielding(one)} {{ {listen_key(one)} }}\n"
+        for verb, one in changes
+    )
+
+
+def _yielding(listen: Listen) -> str:
+    return "wildcard_yielded" if listen.is_wildcard else "yielded"
 
 
 def listen_key(listen: Listen) -> str:

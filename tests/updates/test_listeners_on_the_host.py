@@ -11,6 +11,7 @@ from agent.capacity.listen_rules import Door, ListenRules
 from agent.model.addresses import HostAddresses
 from agent.model.ids import DeploymentName
 from agent.model.resources import Listen, Publish
+from agent.traffic.port import Unheld
 from agent.updates.engine import engine
 from agent.updates.errors import FieldError
 from agent.updates.orders import Change, PlanQuestion
@@ -120,4 +121,21 @@ async def test_a_floating_address_is_a_problem_while_it_is_absent(make: Make) ->
         has(host, "192.0.2.1/32", floating=(f"{VIP}/32",))
     await problems(host, "listener_absent")
     await host.engine.stop(APP, CALLER)
+    await problems(host)
+
+
+async def test_a_port_that_a_program_took_names_program_and_deployment(make: Make) -> None:
+    host = await make()
+    await host.deploy(APP, "v1")
+    listen, program = Listen.parse("127.0.0.1:8443"), "nginx (process 7), which listens on it"
+    host.traffic.unheld = {listen: Unheld("Address already in use", program)}
+    (detail,) = await problems(host, "listener_taken")
+    assert detail.startswith("app: its listener 127.0.0.1:8443 was taken by nginx (process 7)")
+    await host.engine.stop(APP, CALLER)
+    while "left to it" not in detail:
+        (detail,) = await problems(host, "listener_taken")
+        await asyncio.sleep(0)
+    host.traffic.unheld = {listen: Unheld("the process does not start")}
+    await problems(host, "listener_not_held")
+    host.traffic.unheld = {}
     await problems(host)

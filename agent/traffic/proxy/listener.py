@@ -53,7 +53,7 @@ class ProxyListener:
             self._accept_waiting()
         if targets and not self._targets:
             asyncio.get_running_loop().add_reader(self._socket.fileno(), self._accept_some)
-        elif not targets:
+        elif self._targets and not targets:
             self._stop_reading()
             _hold(self._socket)
         self._targets = targets

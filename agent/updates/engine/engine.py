@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from agent.capacity.listen_rules import ListenRules
 from agent.capacity.supply import HostSupply
 from agent.enclaves.port import VmPhase
 from agent.errors import AgentError, describe
@@ -313,10 +314,8 @@ class EngineRuntime:
             self.liveness.promise("forecast", _FORECAST_EVERY_S + _TURN_S)
             try:
                 self.publisher.show_forecast(await self.forecaster.make())
-                if self._latest_supply is not None:
-                    rules = self._latest_supply.listen_rules
-                    self._listeners.look(self.publisher.rows, rules)
                 await self.data_plane.look(self.publisher.rows.values(), changed=changed)
+                self._show_listeners()
                 await self.protect_images()
                 self.publisher.clear_problem("forecast")
             except AgentError as error:
@@ -330,6 +329,10 @@ class EngineRuntime:
             await asyncio.sleep(_FORECAST_AT_MOST_EVERY_S)
             changed = await self._rows_changed.beyond(seen, _FORECAST_EVERY_S) > seen
             await asyncio.sleep(_FORECAST_AFTER_S)
+
+    def _show_listeners(self) -> None:
+        rules = self._latest_supply.listen_rules if self._latest_supply else ListenRules()
+        self._listeners.look(self.publisher.rows, rules, self.parts.traffic.unheld)
 
     async def _keep(self, keep: Callable[[], Awaitable[None]]) -> None:
         """Have it done for ever: a store that fails for a while must not end it."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from agent.capacity.listen_rules import ListenRules
 from agent.model.ids import DeploymentName
+from agent.model.resources import Listen
+from agent.traffic.port import Unheld
 from agent.updates.planner.listener_alarms import listener_alarms
 from agent.updates.snapshot.publisher import SnapshotPublisher
 from agent.updates.snapshot.rows import Rows
@@ -18,13 +20,18 @@ class ListenerWatch:
         self._publisher = publisher
         self._shown: set[DeploymentName] = set()
 
-    def look(self, deployments: Mapping[DeploymentName, Rows], rules: ListenRules) -> None:
+    def look(
+        self,
+        deployments: Mapping[DeploymentName, Rows],
+        rules: ListenRules,
+        unheld: Mapping[Listen, Unheld],
+    ) -> None:
         """Show what holds now, and clear what does not any more."""
         for name, rows in deployments.items():
             deployment = rows.deployment
             number = deployment.active_revision or deployment.last_revision
             revision = rows.revision(number)
-            found = listener_alarms(deployment, revision, rules) if revision else {}
+            found = listener_alarms(deployment, revision, rules, unheld) if revision else {}
             self._publisher.show_alarms(_group(name), found)
         for name in self._shown - deployments.keys():
             self._publisher.show_alarms(_group(name), {})

@@ -1,0 +1,106 @@
+"""Keeps the ports of deployments from other programs while no data plane listens there itself.
+
+A process of its own does it, the userspace data plane's, with listeners that have no endpoints. It
+outlives the agent, begins again by itself with what it had, and is there while there is a
+deployment. Its sockets are bound and do not listen: the kernel answers for them as for a port that
+nobody serves, and a packet filter that sends connections elsewhere is not disturbed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from agent.errors import describe
+from agent.model.ids import DeploymentName
+from agent.model.resources import Listen
+from agent.traffic.port import Binding, PortTakenError, RouteOrder, TrafficError, Unheld
+from agent.traffic.userspace import UserspaceTraffic
+
+_log = logging.getLogger(__name__)
+
+
+class PortHolder(Protocol):
+    """Holds ports."""
+
+    async def keep(self, listens: Collection[Listen]) -> Mapping[Listen, Unheld]:
+        """Hold these and no others; returns those that cannot be had. Never raises."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of handles; what is held stays so."""
+        ...
+
+    async def shutdown(self) -> None:
+        """Hold nothing any more, and leave nothing. Idempotent. Raises TrafficError."""
+        ...
+
+
+class NoHolder:
+    """Holds nothing."""
+
+    async def keep(self, listens: Collection[Listen]) -> Mapping[Listen, Unheld]:
+        return {}
+
+    async def close(self) -> None: ...
+
+    async def shutdown(self) -> None: ...
+
+
+class ProcessHolder:
+    """`process` is one of the holder's own: each of its orders is one port."""
+
+    def __init__(self, process: UserspaceTraffic) -> None:
+        self._process = process
+        self._lock = asyncio.Lock()
+        self._started = False
+
+    async def keep(self, listens: Collection[Listen]) -> Mapping[Listen, Unheld]:
+        async with self._lock:
+            try:
+                return await self._keep(sorted(set(listens)))
+            except TrafficError as error:
+                _log.warning("ports cannot be held error=%s", describe(error))
+                # What hangs must not keep a port from the data plane itself.
+                await self._process.kill()
+                return dict.fromkeys(listens, Unheld(describe(error)))
+
+    async def _keep(self, wanted: list[Listen]) -> dict[Listen, Unheld]:
+        if not self._started:
+            if not wanted and not self._process.was_started:
+                return {}
+            await self._process.start()
+            self._started = True
+        orders = {_name(listen): _order(listen) for listen in wanted}
+        held = await self._process.observe()
+        for name in held.keys() - orders.keys():
+            await self._process.remove(name)
+        unheld = {}
+        for listen in wanted:
+            if _name(listen) not in held:
+                try:
+                    await self._process.apply(orders[_name(listen)])
+                except PortTakenError as error:
+                    unheld[listen] = Unheld(describe(error), error.program)
+                except TrafficError as error:
+                    unheld[listen] = Unheld(describe(error))
+        return unheld
+
+    async def close(self) -> None:
+        await self._process.close()
+        self._started = False
+
+    async def shutdown(self) -> None:
+        async with self._lock:
+            self._started = False
+            await self._process.shutdown()
+
+
+def _name(listen: Listen) -> DeploymentName:
+    return DeploymentName(str(listen))
+
+
+def _order(listen: Listen) -> RouteOrder:
+    return RouteOrder(deployment=_name(listen), generation=0, bindings=(Binding(listen=listen),))
