@@ -188,6 +188,9 @@ class InstantTraffic:
     async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
         return dict(self.orders)
 
+    async def hold_ports(self) -> Mapping[Listen, Unheld]:
+        return self.unheld
+
     async def connections(self, endpoint: Endpoint) -> int:
         return self.open
 

@@ -108,14 +108,14 @@ class HaproxyTraffic:
 
     async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
         async with self._lock:
-            view = await self._processes.look()
-            if not view.known:
-                await self._holder.shutdown()
-            return view.in_force()
+            return (await self._processes.look()).in_force()
 
-    @property
-    def unheld(self) -> Mapping[Listen, Unheld]:
-        return self._processes.unheld
+    async def hold_ports(self) -> Mapping[Listen, Unheld]:
+        """Of paused listeners, which every look does; where it listens nobody else can."""
+        async with self._lock:
+            if not (await self._processes.look()).known:
+                await self._holder.shutdown()
+            return self._processes.unheld
 
     async def connections(self, endpoint: Endpoint) -> int:
         async with self._lock:

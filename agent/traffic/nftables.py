@@ -118,12 +118,12 @@ class NftablesTraffic:
         """Nothing, if the rules in the kernel are not exactly ours."""
         async with self._lock:
             view = await self._look()
-            await self._ports.keep(view)
         return dict(view.known) if view.intact else {}
 
-    @property
-    def unheld(self) -> Mapping[Listen, Unheld]:
-        return self._ports.unheld
+    async def hold_ports(self) -> Mapping[Listen, Unheld]:
+        """By what was seen last."""
+        async with self._lock:
+            return await self._ports.keep(self._last or await self._look())
 
     async def connections(self, endpoint: Endpoint) -> int:
         return await self._census.connections(endpoint)

@@ -28,25 +28,19 @@ class NftablesPorts:
         self._table = table
         self._holder = holder
         self._commit = commit
-        self._unheld: Mapping[Listen, Unheld] = {}
         self._held: frozenset[Listen] = frozenset()
 
-    @property
-    def unheld(self) -> Mapping[Listen, Unheld]:
-        """What could not be held when it was looked at last."""
-        return self._unheld
-
-    async def keep(self, view: NftablesView) -> None:
-        """Hold what is known. Raises TrafficError where a port cannot be yielded."""
+    async def keep(self, view: NftablesView) -> Mapping[Listen, Unheld]:
+        """Hold what is known; returns what could not be. Raises TrafficError."""
         listens = _listens(view.known.values())
-        self._unheld = await self._holder.keep(listens) if listens else await self._end()
-        self._held = listens - self._unheld.keys()
-        if not view.intact:
-            return  # the sets may be gone; they are made anew with the next order
-        serving = _listens(view.known.values(), serving=True)
-        taken = {listen for listen, one in self._unheld.items() if one.program is not None}
-        if text := yield_change(self._table, view.yielded, sorted(taken - serving)):
-            await self._commit(text)
+        unheld = await self._holder.keep(listens) if listens else await self._end()
+        self._held = listens - unheld.keys()
+        if view.intact:  # where it is not, the sets are made anew with the next order
+            serving = _listens(view.known.values(), serving=True)
+            taken = {listen for listen, one in unheld.items() if one.program is not None}
+            if text := yield_change(self._table, view.yielded, sorted(taken - serving)):
+                await self._commit(text)
+        return unheld
 
     async def keep_more(self, view: NftablesView, order: RouteOrder) -> None:
         """The same, if this order has a port that is not held: a switch need not ask."""

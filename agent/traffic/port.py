@@ -98,9 +98,11 @@ class Traffic(Protocol):
         """Reset (TCP RST to the client) every such connection; returns how many there were."""
         ...
 
-    @property
-    def unheld(self) -> Mapping[Listen, Unheld]:
-        """Listeners whose port another program may have, or has; as it was seen last."""
+    async def hold_ports(self) -> Mapping[Listen, Unheld]:
+        """Keep the listeners in force from other programs. Idempotent; to be asked now and then.
+
+        Returns those whose port another program has, or could have. Raises TrafficError.
+        """
         ...
 
     def refusal(self, listen: Listen) -> str | None:

@@ -92,9 +92,8 @@ class UserspaceTraffic:
     async def reset(self, endpoint: Endpoint) -> int:
         return (await self._call(messages.Reset(endpoint))).count or 0
 
-    @property
-    def unheld(self) -> Mapping[Listen, Unheld]:
-        """None: an order whose ports cannot be held is not taken."""
+    async def hold_ports(self) -> Mapping[Listen, Unheld]:
+        """The proxy does, while an order is there; one whose ports are taken is refused."""
         return {}
 
     def refusal(self, listen: Listen) -> str | None:

@@ -180,10 +180,11 @@ async def test_nftables_holds_what_it_serves_and_what_is_stopped(host: NftablesW
     again = nftables_of(host)
     await again.start()
     assert order(2).deployment in await again.observe()
+    assert await again.hold_ports() == {}
     assert not can_be_taken(exact)
     await again.apply(order(3, (exact, blue)))
     assert await ask(exact) == "blue"
-    await again.observe()
+    assert await again.hold_ports() == {}
     assert [can_be_taken(exact), can_be_taken(wildcard)] == [False, True]
     await again.remove(order(3).deployment)
     assert can_be_taken(exact)
@@ -205,16 +206,18 @@ async def test_a_program_that_was_quicker_has_its_clients_while_the_deployment_i
         traffic = nftables_of(host)
         await traffic.start()
         assert await traffic.observe() == {order(1).deployment: order(1, (listen, blue))}
-        assert f"(process {pid})" in (traffic.unheld[listen].program or "")
+        unheld = await traffic.hold_ports()
+        assert f"(process {pid})" in (unheld[listen].program or "")
         assert await ask(listen) == "blue"  # it serves as it did
         await traffic.apply(order(2, (listen, None)))
         assert await traffic.observe() == {order(2).deployment: order(2, (listen, None))}
+        assert await traffic.hold_ports() == unheld
         assert await ask(listen) == "program"
+        assert await traffic.observe() == {order(2).deployment: order(2, (listen, None))}
         other = order(1, (listen, blue), deployment="other")
         with pytest.raises(TrafficError, match="taken by hello"):
             await traffic.apply(other)
-    await traffic.observe()
-    assert traffic.unheld == {}
+    assert await traffic.hold_ports() == {}
     assert not can_be_taken(listen)
     with pytest.raises(ConnectionRefusedError):
         await ask(listen)
@@ -267,7 +270,7 @@ async def test_haproxy_serves_held_ports_again_and_holds_paused_ones(
     await traffic.apply(order(1, (third, blue), deployment="more"))
     assert await ask(third) == "blue"
     assert not can_be_taken(one)
-    assert traffic.unheld == {}
+    assert await traffic.hold_ports() == {}
     await traffic.close()
     assert not can_be_taken(one)
     again = haproxy_of(guests)
@@ -276,7 +279,7 @@ async def test_haproxy_serves_held_ports_again_and_holds_paused_ones(
     assert [await ask(one), await ask(other)] == ["blue", "blue"]
     for name in ("hello", "more"):
         await again.remove(order(1, deployment=name).deployment)
-    await again.observe()
+    await again.hold_ports()
     assert pids_in(guests.directory) == []
     await again.shutdown()
 

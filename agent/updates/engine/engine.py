@@ -332,7 +332,7 @@ class EngineRuntime:
 
     def _show_listeners(self) -> None:
         rules = self._latest_supply.listen_rules if self._latest_supply else ListenRules()
-        self._listeners.look(self.publisher.rows, rules, self.parts.traffic.unheld)
+        self._listeners.look(self.publisher.rows, rules, self.data_plane.unheld)
 
     async def _keep(self, keep: Callable[[], Awaitable[None]]) -> None:
         """Have it done for ever: a store that fails for a while must not end it."""
