@@ -9,6 +9,7 @@ nobody serves, and a packet filter that sends connections elsewhere is not distu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection, Mapping
 from typing import Protocol
@@ -50,22 +51,32 @@ class NoHolder:
 
 
 class ProcessHolder:
-    """`process` is one of the holder's own: each of its orders is one port."""
+    """`process` is one of the holder's own: each of its orders is one port.
 
-    def __init__(self, process: UserspaceTraffic) -> None:
+    One that cannot be had is tried again after `again_s`: what asks must not wait each time.
+    """
+
+    def __init__(self, process: UserspaceTraffic, *, again_s: float = 10.0) -> None:
         self._process = process
+        self._again_s = again_s
+        self._failure: tuple[float, Unheld] | None = None  # when, and why
         self._lock = asyncio.Lock()
         self._started = False
 
     async def keep(self, listens: Collection[Listen]) -> Mapping[Listen, Unheld]:
         async with self._lock:
+            now = asyncio.get_running_loop().time()
+            if self._failure is not None and now < self._failure[0] + self._again_s:
+                return dict.fromkeys(listens, self._failure[1])
             try:
-                return await self._keep(sorted(set(listens)))
+                unheld = await self._keep(sorted(set(listens)))
             except TrafficError as error:
                 _log.warning("ports cannot be held error=%s", describe(error))
-                # What hangs must not keep a port from the data plane itself.
-                await self._process.kill()
-                return dict.fromkeys(listens, Unheld(describe(error)))
+                await self._drop()
+                self._failure = (now, Unheld(describe(error)))
+                return dict.fromkeys(listens, self._failure[1])
+            self._failure = None
+            return unheld
 
     async def _keep(self, wanted: list[Listen]) -> dict[Listen, Unheld]:
         if not self._started:
@@ -95,6 +106,16 @@ class ProcessHolder:
     async def shutdown(self) -> None:
         async with self._lock:
             self._started = False
+            try:
+                await self._process.shutdown()
+            except TrafficError:
+                await self._drop()
+
+    async def _drop(self) -> None:
+        """What hangs must keep no port from the data plane itself, nor take it again by itself."""
+        self._started = False
+        await self._process.kill()
+        with contextlib.suppress(TrafficError):
             await self._process.shutdown()
 
 

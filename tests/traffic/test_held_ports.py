@@ -9,11 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from agent.host.commands import CompletedCommand
 from agent.host.process import find_by_option
 from agent.model.resources import Listen
 from agent.traffic.haproxy import HaproxyTraffic
@@ -123,7 +124,7 @@ async def test_the_holder_outlives_the_agent_and_a_kill(
 
 
 async def test_a_holder_that_hangs_is_ended_and_keeps_nothing_from_us(short_dir: Path) -> None:
-    listen, holder = free_listen(), ProcessHolder(process_in(short_dir, answer_s=1))
+    listen, holder = free_listen(), ProcessHolder(process_in(short_dir, answer_s=1), again_s=0)
     await holder.keep([listen])
     (pid,) = pids_in(short_dir)
     os.kill(pid, signal.SIGSTOP)
@@ -134,6 +135,27 @@ async def test_a_holder_that_hangs_is_ended_and_keeps_nothing_from_us(short_dir:
             await asyncio.sleep(0.05)
     assert await holder.keep([listen]) == {}
     await holder.close()
+
+
+async def test_a_holder_that_cannot_be_had_costs_nobody_time(short_dir: Path) -> None:
+    starts: list[float] = []
+
+    async def failing(
+        argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
+    ) -> CompletedCommand:
+        starts.append(timeout_s)
+        return CompletedCommand(1, b"", b"no such program\n")
+
+    process = UserspaceTraffic(
+        short_dir / "ports.sock", short_dir / "s", short_dir / "l", run_command=failing
+    )
+    listen, holder = free_listen(), ProcessHolder(process)
+    for _ in range(3):
+        unheld = await holder.keep([listen])
+        assert unheld[listen].program is None
+        assert "no such program" in unheld[listen].why
+    assert len(starts) == 1
+    assert await holder.keep([]) == {}
 
 
 async def test_a_port_that_is_another_programs_is_told_with_its_name(
