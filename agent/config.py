@@ -260,11 +260,14 @@ class TlsConfig(_Section, frozen=True, kw_only=True):
 
 
 class ListenConfig(_Section, frozen=True, kw_only=True):
+    """`floating`: prefixes of addresses that come and go, on which deployments may listen."""
+
     socket: Path | None = None  # default: <run_dir>/agent.sock
     status: str | None = "127.0.0.1:8470"
     status_names: tuple[str, ...] = ()  # besides this host's own
     rpc: str | None = "0.0.0.0:8471"  # off without certificates
     tls: TlsConfig | None = None
+    floating: tuple[str, ...] = ()
 
 
 class CoordinatorConfig(_Section, frozen=True, kw_only=True):

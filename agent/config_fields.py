@@ -22,6 +22,7 @@ Check = Callable[[Any], str | None]
 
 _LONGEST_NAME = 253  # of a host, in DNS
 _SUBNET_PREFIXES = range(16, 31)
+_WIDEST_FLOATING_4, _WIDEST_FLOATING_6 = 16, 48
 _PRIVATE = tuple(
     ipaddress.IPv4Network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 )
@@ -103,6 +104,19 @@ def _listen(value: str) -> str | None:
         Listen.parse(value)
     except ValueError as error:
         return str(error)
+    return None
+
+
+def _floating(value: str) -> str | None:
+    """Narrow enough to be somebody's addresses, and of a kind that takes connections."""
+    try:
+        net = ipaddress.ip_network(value)
+    except ValueError as error:
+        return f"must be a subnet in CIDR notation: {error}"
+    if net.prefixlen < (_WIDEST_FLOATING_4 if net.version == 4 else _WIDEST_FLOATING_6):
+        return "must be a /16 or narrower (IPv6: a /48): it lets deployments listen anywhere in it"
+    if net.is_loopback or net.is_multicast or net.is_unspecified or net.is_reserved:
+        return "must hold addresses of links: not loopback, multicast or reserved ones"
     return None
 
 
@@ -268,6 +282,7 @@ CHECKS: dict[str, Check] = {
         _matching(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "a host name in lower case")
     ),
     "listen.rpc": _optional(_listen),
+    "listen.floating": _each(_floating),
     "listen.tls.trust_domain": _matching(
         r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", "a trust domain of a-z, 0-9, '.', '_' and '-'"
     ),

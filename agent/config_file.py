@@ -19,6 +19,7 @@ import msgspec
 from agent.config import Config, Tee
 from agent.config_fields import CHECKS
 from agent.errors import AgentError
+from agent.model.addresses import network
 from agent.model.resources import Listen
 from agent.strict_yaml import MAX_BYTES, StrictYamlError, load_strict_yaml
 
@@ -236,6 +237,9 @@ def _contradictions(config: Config) -> list[str]:
             found.append(
                 f"attestation.collateral.listen: must not take the same connections as {name}"
             )
+    for number, prefix in enumerate(config.listen.floating, 1):
+        if network(prefix).overlaps(network(config.network.subnet)):
+            found.append(f"listen.floating: number {number}: must not overlap network.subnet")
     if config.coordinator.url and not config.listen.tls:
         found.append("listen.tls: must be set for coordinator.url: a coordinator wants to see it")
     if config.coordinator.enrol_token_file and not config.coordinator.url:

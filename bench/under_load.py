@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from agent.enclaves.network_user import FIRST_HOST_PORT
+from agent.enclaves.host_ports import FIRST_HOST_PORT
 from agent.model.resources import GUEST_HTTPS_PORT
 from bench.bare_nft import BareNft, bare_nft
 from bench.daemon import BenchError, Daemon, running

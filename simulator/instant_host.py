@@ -34,7 +34,7 @@ from agent.model.update import Update
 from agent.probes.port import HealthView, ProbeTarget
 from agent.releases.port import Releases
 from agent.store.port import Store
-from agent.traffic.port import RouteOrder
+from agent.traffic.port import RouteOrder, Unheld
 from agent.updates.engine.commands import UpdateEngine
 from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.engine import EngineRuntime
@@ -174,6 +174,7 @@ class InstantTraffic:
     def __init__(self) -> None:
         self.refusal: Callable[[Listen], str | None] = lambda _: None
         self.open = 0  # connections to every enclave
+        self.unheld: dict[Listen, Unheld] = {}
         self.orders: dict[DeploymentName, RouteOrder] = {}
 
     async def start(self) -> None: ...
@@ -186,6 +187,9 @@ class InstantTraffic:
 
     async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
         return dict(self.orders)
+
+    async def hold_ports(self) -> Mapping[Listen, Unheld]:
+        return self.unheld
 
     async def connections(self, endpoint: Endpoint) -> int:
         return self.open

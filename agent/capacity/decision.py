@@ -23,7 +23,7 @@ from agent.capacity.estimate import NO_DOWNTIME, estimate_downtime
 from agent.capacity.evidence import domain_warnings, evidence_faults
 from agent.capacity.groups import legal_sizes, pick
 from agent.capacity.ledger import Room, room
-from agent.capacity.listeners import taken_listeners
+from agent.capacity.listeners import listener_warnings, taken_listeners
 from agent.capacity.promise import insisted_strategy, lease_faults
 from agent.capacity.shortage import shortages
 from agent.capacity.supply import Admission, Grant, Holding, HostSupply, Question
@@ -94,7 +94,8 @@ def decide(
         downtime=estimate_downtime(history) + stop,
     )
     decided = (_update if question.own else _fresh)(question, supply, books)
-    return _warning(decided, (*question.warnings, *domain_warnings(question, supply)))
+    told = (*domain_warnings(question, supply), *listener_warnings(question, supply))
+    return _warning(decided, (*question.warnings, *told))
 
 
 def _warning(admission: Admission, warnings: tuple[str, ...]) -> Admission:

@@ -6,7 +6,7 @@ domain of its own. A claim without a domain takes the listener whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -43,7 +43,8 @@ def taken_listeners(
     """A reason for each wanted listener that somebody else has, in the order wanted.
 
     A deployment's own listeners are no obstacle, nor are the sockets that the data plane holds
-    for them.
+    for those that run. Nothing listens for one that is stopped: then it is a program that does,
+    which took the port.
     """
     wanted = [_Place.parse(key) for key in question.listen_claims]
     held = [
@@ -52,8 +53,13 @@ def taken_listeners(
         if claim.kind == ClaimKind.LISTEN
     ]
     others = sorted((place, holder) for place, holder in held if holder != question.deployment)
-    ours = {place.listen for place, _ in held}
-    foreign = sorted(set(supply.foreign_listeners) - ours)
+    ours = {
+        place.listen for place, holder in held if holder != question.deployment or question.own
+    }
+    foreign = {
+        listen: supply.programs.get(listen, "a program on this host")
+        for listen in sorted(set(supply.foreign_listeners) - ours)
+    }
     reasons = []
     for index, place in enumerate(wanted):
         beside = [(other, whose) for other, whose in others if _collide(place, other, supply)]
@@ -65,6 +71,18 @@ def taken_listeners(
     return reasons
 
 
+def listener_warnings(question: Question, supply: HostSupply) -> tuple[str, ...]:
+    """Of listeners that nothing can reach, or that no new deployment would be given.
+
+    A request's new ones are refused before (`updates.admission.requests`); those that a deployment
+    has already must not stand in the way of its next version.
+    """
+    rules = supply.listen_rules
+    wanted = [_Place.parse(key).listen for key in question.listen_claims]
+    said = [(listen, rules.fault(listen) or rules.absence(listen)) for listen in wanted]
+    return tuple(f"its listener {listen} takes no client: {why}" for listen, why in said if why)
+
+
 def _collide(wanted: _Place, other: _Place, supply: HostSupply) -> bool:
     return wanted.excludes(other, by_name=supply.listeners_by_name)
 
@@ -73,7 +91,7 @@ def _taken_by(
     wanted: _Place,
     before: Sequence[_Place],
     others: Sequence[tuple[_Place, str]],
-    foreign: Sequence[Listen],
+    foreign: Mapping[Listen, str],
 ) -> str | None:
     """`others` are those in the way."""
     for place in before:
@@ -81,7 +99,7 @@ def _taken_by(
             return f"another listener of the same request, {place.listen}"
     for place, holder in others:
         return f"deployment {holder}, which listens on {place}"
-    for listen in foreign:
+    for listen, program in foreign.items():
         if wanted.listen.overlaps(listen):
-            return f"a program on this host, which listens on {listen}"
+            return f"{program}, which listens on {listen}"
     return None

@@ -11,6 +11,7 @@ import msgspec
 
 from agent.capacity.boards import Board, Condition
 from agent.capacity.groups import NumaDistances
+from agent.capacity.listen_rules import ListenRules
 from agent.model.enclave import Enclave
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId
@@ -44,8 +45,10 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     likely to be cleaned. `tee_ids`: how many the agent's enclaves may have together;
     `tee_ids_elsewhere`: how many others on this host use beside them; `tee_ids_each`: how many an
     enclave takes here, 0 where they are not counted.
-    `foreign_listeners` are listening sockets found on the host.
+    `foreign_listeners` are listening sockets found on the host; `programs`: whose they are, as far
+    as that can be told.
     `stop_grace_s`: what a guest that hears its power button may take to power off.
+    `listen_rules`: where deployments may listen.
     `listeners_by_name`: the data plane tells deployments on one listener apart by their domains.
     `evidence_demanded`: no enclave takes traffic here whose evidence is not good;
     `allow_unattested`: but for debug releases, which give none.
@@ -69,6 +72,8 @@ class HostSupply(_Value, frozen=True, kw_only=True):
     cleaning_s: float = 60.0
     stop_grace_s: float = 0.0
     foreign_listeners: tuple[Listen, ...] = ()
+    programs: Mapping[Listen, str] = {}
+    listen_rules: ListenRules = ListenRules()
     listeners_by_name: bool = False
     evidence_demanded: bool = False
     allow_unattested: bool = False

@@ -1,4 +1,7 @@
-"""`enclave-agent traffic-proxy`: the userspace data plane's own process. The agent starts it."""
+"""`enclave-agent traffic-proxy`: the userspace data plane's own process, or the holder of ports.
+
+The agent starts it.
+"""
 
 from __future__ import annotations
 

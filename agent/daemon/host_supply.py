@@ -9,6 +9,7 @@ from agent.capacity.boards import Board, boards_of
 from agent.capacity.groups import NumaDistances
 from agent.capacity.supply import HostSupply
 from agent.config import ReserveConfig, Tee
+from agent.daemon.listen_rules import ReadListenRules, no_listen_rules
 from agent.enclaves.port import Enclaves
 from agent.inventory.host import HostProbe
 from agent.inventory.port import Gpus
@@ -33,6 +34,7 @@ class SupplyReader:
         *,
         group_sizes: Collection[int] | None = None,
         tee: Tee = Tee.NONE,
+        listen_rules: ReadListenRules = no_listen_rules,
         listeners_by_name: bool = False,
         default_domain: str | None = None,
         allow_unattested: bool = False,
@@ -42,6 +44,7 @@ class SupplyReader:
         self._enclaves = enclaves
         self._store = store
         self._gpus = gpus
+        self._listen_rules = listen_rules
         self._group_sizes = group_sizes
         self._tee = tee
         self._listeners_by_name = listeners_by_name
@@ -74,6 +77,8 @@ class SupplyReader:
             tee_ids_elsewhere=elsewhere,
             tee_ids_each=0 if ids is None else 1,
             foreign_listeners=seen.foreign_listeners,
+            programs=seen.programs,
+            listen_rules=await self._listen_rules(seen.addresses),
             listeners_by_name=self._listeners_by_name,
             evidence_demanded=self._tee is not Tee.NONE,
             allow_unattested=self._allow_unattested,

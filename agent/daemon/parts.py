@@ -20,6 +20,7 @@ from agent.daemon.egress_names import EgressForesight
 from agent.daemon.gpus import gpus_of, preparer_of
 from agent.daemon.host_supply import SupplyReader
 from agent.daemon.launch_formats import LaunchFormats
+from agent.daemon.listen_rules import ListenRulesReader
 from agent.daemon.preflight import HostPreflight, host_look
 from agent.enclaves.fleet import Fleet
 from agent.enclaves.network import Network
@@ -53,6 +54,7 @@ from agent.releases.measurement import (
 from agent.releases.store import ReleaseStore, open_releases
 from agent.store.port import Store
 from agent.traffic.haproxy import HaproxyTraffic
+from agent.traffic.holding import ProcessHolder
 from agent.traffic.nftables import NftablesTraffic
 from agent.traffic.userspace import UserspaceTraffic
 from agent.updates.engine.dependencies import EngineDependencies, Foresee, foresees_nothing
@@ -138,6 +140,7 @@ def build(
             gpus,
             group_sizes=None if isinstance(sizes, str) else sizes,
             tee=tee,
+            listen_rules=ListenRulesReader(config, choices.network.value),
             listeners_by_name=choices.traffic.value == TrafficMode.HAPROXY,
             default_domain=config.releases.default_domain,
             allow_unattested=config.allow_unattested,
@@ -275,8 +278,11 @@ def network_of(config: Config, choices: Choices) -> Network:
     """The network that was chosen."""
     network = config.network
     if choices.network.value == NetworkMode.USER:
-        closed = choices.egress.value == GuestEgress.NONE
-        return UserNetwork(network.loopback_subnet, restricted=closed)
+        return UserNetwork(
+            network.loopback_subnet,
+            config.run_dir / "host-ports.json",
+            restricted=choices.egress.value == GuestEgress.NONE,
+        )
     return TapNetwork(
         network.bridge,
         network.subnet,
@@ -323,6 +329,8 @@ def traffic_of(
 ) -> NftablesTraffic | HaproxyTraffic | UserspaceTraffic:
     """The data plane that was chosen. An agent with a bridge of its own has its own table."""
     network = config.network
+    units = choices.supervisor.value == SupervisorKind.SYSTEMD
+    run = _in_units(config) if units else run_command
     if choices.traffic.value == TrafficMode.NFTABLES:
         standard = network.bridge == NetworkConfig().bridge
         return NftablesTraffic(
@@ -333,12 +341,14 @@ def traffic_of(
             hairpin=network.hairpin,
             state_file=config.state_dir / "sysctls.json",
             table="enclave_agent" if standard else f"enclave_agent_{network.bridge}",
+            holder=_port_holder(config, run),
         )
-    units = choices.supervisor.value == SupervisorKind.SYSTEMD
-    run = _in_units(config) if units else run_command
     if choices.traffic.value == TrafficMode.HAPROXY:
         return HaproxyTraffic(
-            config.run_dir / "haproxy", config.state_dir / "haproxy.json", run_command=run
+            config.run_dir / "haproxy",
+            config.state_dir / "haproxy.json",
+            holder=_port_holder(config, run),
+            run_command=run,
         )
     return UserspaceTraffic(
         socket=config.run_dir / "traffic.sock",
@@ -346,6 +356,18 @@ def traffic_of(
         log_file=config.state_dir / "traffic.log",
         run_command=run,
     )
+
+
+def _port_holder(config: Config, run: RunCommand) -> ProcessHolder:
+    """For a data plane that does not listen on all that it serves or refuses."""
+    process = UserspaceTraffic(
+        socket=config.run_dir / "ports.sock",
+        state_file=config.state_dir / "ports.json",
+        log_file=config.state_dir / "traffic.log",
+        answer_s=5.0,
+        run_command=run,
+    )
+    return ProcessHolder(process)
 
 
 def _in_units(config: Config) -> RunCommand:

@@ -90,7 +90,7 @@ class Network(Protocol):
         ...
 
     def endpoint(self, address: str, guest_port: int, guest_ports: Sequence[int]) -> Endpoint:
-        """Where the host reaches that guest port. Pure. KeyError if it is not in `guest_ports`."""
+        """Where the host reaches that guest port, as it was attached last. Raises KeyError."""
         ...
 
     def guest_address(self, address: str) -> GuestAddress:

@@ -12,25 +12,32 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
+from agent.enclaves.host_ports import HostPorts
 from agent.enclaves.network import GuestAddress, mac_of, parse_subnet
 from agent.enclaves.spec import Forward, UserNic
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 
-FIRST_HOST_PORT = 20000
 GUEST_SUBNET = "10.0.2.0/24"
 GUEST = GuestAddress("10.0.2.15/24", "10.0.2.2")
 _LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
 
 
 class UserNetwork:
-    """QEMU's slirp. Guest port i of the sorted ones is host port FIRST_HOST_PORT + i."""
+    """QEMU's slirp. Guest port i of the sorted ones is the i-th host port after the first."""
 
     kind = "user"
 
-    def __init__(self, loopback_subnet: str, *, restricted: bool = False) -> None:
-        """Raises NetworkError for a subnet that is not of 127.0.0.0/8."""
+    def __init__(
+        self, loopback_subnet: str, ports_file: Path | None = None, *, restricted: bool = False
+    ) -> None:
+        """Raises NetworkError for a subnet that is not of 127.0.0.0/8.
+
+        `ports_file`: where is kept which ports were chosen.
+        """
+        self._ports = HostPorts(ports_file)
         self._subnet = parse_subnet("network.loopback_subnet", loopback_subnet, within=_LOOPBACK)
         self._restricted = restricted
 
@@ -43,7 +50,8 @@ class UserNetwork:
     async def attach(
         self, enclave_id: EnclaveId, address: str, guest_ports: Sequence[int]
     ) -> UserNic:
-        """QEMU itself listens; a port that is taken shows when it starts."""
+        """QEMU itself listens, on ports that are free now; nothing of the enclave runs yet."""
+        self._ports.choose(address, len(set(guest_ports)))
         endpoints = [(port, self.endpoint(address, port, guest_ports)) for port in guest_ports]
         return UserNic(
             mac=mac_of(address),
@@ -65,7 +73,7 @@ class UserNetwork:
 
     def endpoint(self, address: str, guest_port: int, guest_ports: Sequence[int]) -> Endpoint:
         places = {port: place for place, port in enumerate(sorted(set(guest_ports)))}
-        return Endpoint(address=address, port=FIRST_HOST_PORT + places[guest_port])
+        return Endpoint(address=address, port=self._ports.first(address) + places[guest_port])
 
     def guest_address(self, address: str) -> GuestAddress:
         return GUEST

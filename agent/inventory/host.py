@@ -14,8 +14,11 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import AgentError
+from agent.host.listener_owners import ListenerOwners
 from agent.inventory.listeners import read_listeners
+from agent.inventory.local_addresses import read_local_addresses
 from agent.inventory.tee_ids import read_tee_ids
+from agent.model.addresses import HostAddresses
 from agent.model.ids import EnclaveId
 from agent.model.inventory import TeeIds
 from agent.model.resources import Listen
@@ -30,7 +33,11 @@ class InventoryError(AgentError):
 
 
 class HostResources(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at the host. `resident_mib`: what each enclave's QEMU takes of MemAvailable now."""
+    """One look at the host. `resident_mib`: what each enclave's QEMU takes of MemAvailable now.
+
+    `programs`: whose the listeners are, as far as that can be told. `addresses`: the host's own;
+    None where the kernel does not say.
+    """
 
     memory_mib: int
     mem_available_mib: int | None
@@ -38,6 +45,8 @@ class HostResources(msgspec.Struct, frozen=True, kw_only=True):
     disk_free_mib: int
     resident_mib: Mapping[EnclaveId, int]
     foreign_listeners: tuple[Listen, ...]
+    programs: Mapping[Listen, str] = {}
+    addresses: HostAddresses | None = None
     tee_ids: tuple[TeeIds, ...] = ()
 
 
@@ -57,6 +66,7 @@ class HostProbe:
         self._proc = proc_root
         self._cgroup = cgroup_root
         self._vcpus = vcpus
+        self._owners = ListenerOwners()
 
     def read(self, pids: Mapping[EnclaveId, int]) -> HostResources:
         """Look now. `pids`: the QEMU of each running enclave. Raises InventoryError."""
@@ -69,10 +79,25 @@ class HostProbe:
                 disk_free_mib=shutil.disk_usage(self._disk).free >> 20,
                 resident_mib={e: resident_mib(pid, self._proc) for e, pid in pids.items()},
                 foreign_listeners=read_listeners(self._proc),
+                programs=self._programs(),
+                addresses=_addresses(),
                 tee_ids=read_tee_ids(self._cgroup),
             )
         except (OSError, ValueError, KeyError) as error:
             raise InventoryError("the host's resources cannot be read") from error
+
+    def _programs(self) -> Mapping[Listen, str]:
+        try:
+            return self._owners.read()
+        except OSError:  # a kernel without tcp_diag
+            return {}
+
+
+def _addresses() -> HostAddresses | None:
+    try:
+        return read_local_addresses()
+    except OSError:  # a sandbox without netlink
+        return None
 
 
 def resident_mib(pid: int, proc_root: Path = Path("/proc")) -> int:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from agent.inventory.sock_diag import read_listening
+from agent.host.sock_diag import read_listening
 from agent.model.resources import Listen
 
 _PROC = Path("/proc")

@@ -38,7 +38,8 @@ from agent.traffic.haproxy_record import Orders, Record
 from agent.traffic.haproxy_runtime import RuntimeCommands, ask
 from agent.traffic.haproxy_taken import check_taken
 from agent.traffic.haproxy_view import HaproxyView
-from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError
+from agent.traffic.holding import NoHolder, PortHolder
+from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError, Unheld
 
 _RESTART_PAUSE_S = 1.0
 _RESET_ROUNDS = 200
@@ -56,12 +57,14 @@ class HaproxyTraffic:
         run_dir: Path,
         state_file: Path,
         *,
+        holder: PortHolder | None = None,
         run_command: RunCommand = run_command,
         ask: RuntimeCommands = ask,
     ) -> None:
         self._run_dir = run_dir
         self._record = Record(state_file)
-        self._processes = HaproxyProcesses(run_dir, self._record, run_command, ask)
+        self._holder = holder or NoHolder()
+        self._processes = HaproxyProcesses(run_dir, self._record, run_command, ask, self._holder)
         self._lock = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
 
@@ -107,6 +110,13 @@ class HaproxyTraffic:
         async with self._lock:
             return (await self._processes.look()).in_force()
 
+    async def hold_ports(self) -> Mapping[Listen, Unheld]:
+        """Of paused listeners, which every look does; where it listens nobody else can."""
+        async with self._lock:
+            if not (await self._processes.look()).known:
+                await self._holder.shutdown()
+            return self._processes.unheld
+
     async def connections(self, endpoint: Endpoint) -> int:
         async with self._lock:
             await self._processes.look()
@@ -138,12 +148,14 @@ class HaproxyTraffic:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
             self._watching = None
+        await self._holder.close()
 
     async def shutdown(self) -> None:
         """Uninstall: end every process with its connections, forget the routes. Idempotent."""
         await self.close()
         async with self._lock:
             await self._processes.end()
+            await self._holder.shutdown()
             self._record.forget()
 
     async def _base(self, view: HaproxyView) -> Orders:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ NAMES = "names.map"
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _VALUE_BYTES = 12000  # a command of the runtime API is one line of 16 KiB at most
 _SNI_S = 5
+_FLOATING = "transparent"  # HAProxy's word for a socket whose address need not be the host's
 
 Layout = Mapping[Listen, Mapping[DeploymentName, str | None]]
 
@@ -133,8 +134,13 @@ def _parse_binding(text: str) -> Binding:
     )
 
 
-def render(place: HaproxyFiles, orders: Sequence[RouteOrder]) -> dict[str, str]:
-    """The files of a process that begins with these orders, by name."""
+def render(
+    place: HaproxyFiles, orders: Sequence[RouteOrder], bound: Container[str] = ()
+) -> dict[str, str]:
+    """The files of a process that begins with these orders, by name.
+
+    `bound`: listeners to be taken over from a process that has them with `rigid_binds`.
+    """
     layout = layout_of(orders)
     members: dict[str, str] = {}
     routes: dict[str, str] = {}
@@ -154,7 +160,7 @@ def render(place: HaproxyFiles, orders: Sequence[RouteOrder]) -> dict[str, str]:
     }
     parts = [
         _global(place),
-        *(_frontend(place, listen, tenants) for listen, tenants in layout.items()),
+        *(_frontend(place, listen, tenants, bound) for listen, tenants in layout.items()),
         _backend(servers),
     ]
     return {
@@ -189,15 +195,36 @@ def _global(place: HaproxyFiles) -> str:
     )
 
 
+def rigid_binds(config: str) -> frozenset[str]:
+    """Of a process's configuration, the listeners that were there only with their address."""
+    return frozenset(
+        words[1]
+        for words in map(str.split, config.splitlines())
+        if words[:1] == ["bind"] and _FLOATING not in words
+    )
+
+
+def _bind(listen: Listen, bound: Container[str]) -> str:
+    """An address that is not there yet is waited for, but a socket is inherited as it is."""
+    floating = not listen.is_wildcard and str(listen) not in bound
+    words = ["bind", str(listen)]
+    words += ["v6only"] if listen.is_ipv6 else []
+    words += [_FLOATING] if floating else []
+    return " ".join(words)
+
+
 def _frontend(
-    place: HaproxyFiles, listen: Listen, tenants: Mapping[DeploymentName, str | None]
+    place: HaproxyFiles,
+    listen: Listen,
+    tenants: Mapping[DeploymentName, str | None],
+    bound: Container[str],
 ) -> str:
     """A deployment that is alone is sent everything, TLS or not; else the name decides."""
     name = frontend_name(listen)
     routes, members = place.directory / ROUTES, place.directory / MEMBERS
     shared = len(tenants) > 1
     at = "content" if shared else "connection"
-    lines = [f"frontend {name}", f"bind {listen}{' v6only' if listen.is_ipv6 else ''}"]
+    lines = [f"frontend {name}", _bind(listen, bound)]
     if shared:
         key = f"str({name}/),concat(,sess.name)"
         lines += [

@@ -9,6 +9,7 @@ process outlives the agent; its directory tells of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 from collections.abc import Container, Sequence
@@ -18,7 +19,13 @@ from agent.host.commands import CommandError, RunCommand
 from agent.host.files import StorageError, make_private_directory, storage_errors
 from agent.host.process import Process, find_by_option, identify
 from agent.host.threads import finish_in_thread
-from agent.traffic.haproxy_config import MEMBERS, ROUTES, HaproxyFiles, render
+from agent.traffic.haproxy_config import (
+    MEMBERS,
+    ROUTES,
+    HaproxyFiles,
+    render,
+    rigid_binds,
+)
 from agent.traffic.haproxy_runtime import RuntimeCommands, complaint
 from agent.traffic.haproxy_view import HaproxyView, Statistics, parse_statistics, read
 from agent.traffic.port import RouteOrder, TrafficError
@@ -57,7 +64,7 @@ class HaproxyProcess:
         if inherit is not None:
             argv += ["-x", str(inherit.place.socket)]
         try:
-            await finish_in_thread(_write, self.place, orders)
+            await finish_in_thread(_write, self.place, orders, inherit)
             started = await run(argv, timeout_s=_START_S)
             if started.status != 0:
                 raise TrafficError(f"HAProxy does not start: {_alert(started.stderr)}")
@@ -184,12 +191,21 @@ def processes_in(directory: Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
-def _write(place: HaproxyFiles, orders: Sequence[RouteOrder]) -> None:
-    """Not to last: a process that has read them needs them no more."""
+def _write(
+    place: HaproxyFiles, orders: Sequence[RouteOrder], inherit: HaproxyProcess | None
+) -> None:
+    """Not to last: a process that has read them needs them no more.
+
+    But for what its successor reads in its configuration: how its sockets are bound.
+    """
+    bound: frozenset[str] = frozenset()
+    if inherit is not None:
+        with contextlib.suppress(FileNotFoundError):
+            bound = rigid_binds(inherit.place.config.read_text())
     make_private_directory(place.directory.parent)
     with storage_errors("write", place.directory):
         place.directory.mkdir(mode=0o700)
-        for name, text in render(place, orders).items():
+        for name, text in render(place, orders, bound).items():
             (place.directory / name).write_text(text)
 
 

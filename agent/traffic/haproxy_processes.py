@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from agent.errors import describe
 from agent.host.commands import RunCommand
 from agent.host.process import Process, identify
 from agent.host.threads import finish_in_thread
+from agent.model.resources import Listen
 from agent.traffic.haproxy_config import check
 from agent.traffic.haproxy_host import find_binary, place_in
 from agent.traffic.haproxy_process import HaproxyProcess, processes_in
@@ -24,7 +25,8 @@ from agent.traffic.haproxy_record import Orders, Record
 from agent.traffic.haproxy_runtime import RuntimeCommands
 from agent.traffic.haproxy_taken import check_taken
 from agent.traffic.haproxy_view import HaproxyView
-from agent.traffic.port import RouteOrder, TrafficError
+from agent.traffic.holding import PortHolder
+from agent.traffic.port import RouteOrder, TrafficError, Unheld
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +35,19 @@ class HaproxyProcesses:
     """One caller at a time."""
 
     def __init__(
-        self, directory: Path, record: Record, run: RunCommand, ask: RuntimeCommands
+        self,
+        directory: Path,
+        record: Record,
+        run: RunCommand,
+        ask: RuntimeCommands,
+        holder: PortHolder,
     ) -> None:
         self._directory = directory
         self._record = record
         self._run = run
         self._ask = ask
+        self._holder = holder
+        self.unheld: Mapping[Listen, Unheld] = {}  # as it was looked at last
         self._current: HaproxyProcess | None = None
         self._retired: list[HaproxyProcess] = []
         self._changed = asyncio.Event()
@@ -83,6 +92,7 @@ class HaproxyProcesses:
         try:
             binary = find_binary() or "haproxy"
             heir_of = next(iter(self.all), None)
+            await self._holder.keep(())  # it listens everywhere before it pauses anything
             await process.start(binary, list(orders.values()), self._run, inherit=heir_of)
         except TrafficError:
             await self._record.save(recorded)
@@ -151,8 +161,10 @@ class HaproxyProcesses:
         """With listeners in the states that follow from the routes. Raises OSError if it ended."""
         view = await process.view()
         if corrections := view.corrections():
+            await self._holder.keep(view.paused() & view.to_pause())
             await process.order(corrections)
             view = await process.view()
+        self.unheld = await self._holder.keep(view.paused() & view.to_pause())
         self._retired = [one for one in self._retired if not await one.end_if_idle()]
         return view
 

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 
 from agent.model.resources import Listen
 from agent.traffic.haproxy_config import frontend_name
-from agent.traffic.occupied import occupied
+from agent.traffic.occupied import occupant
 from agent.traffic.port import RouteOrder, TrafficError
 
 
@@ -28,8 +28,8 @@ def check_taken(
         for other in others:
             _check_beside(listen, order, other)
         ours = listen in held or frontend_name(listen) in inherited
-        if not ours and occupied(listen):
-            raise TrafficError(f"{listen} is taken by another process of this host")
+        if not ours and (who := occupant(listen)):
+            raise TrafficError(f"{listen} is taken by {who}")
 
 
 def _check_beside(listen: Listen, order: RouteOrder, other: RouteOrder) -> None:

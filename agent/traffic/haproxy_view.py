@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from agent.errors import AgentError
 from agent.model.ids import DeploymentName
+from agent.model.resources import Listen
 from agent.traffic.haproxy_config import (
     BACKEND,
     frontend_name,
@@ -78,6 +79,19 @@ class HaproxyView:
             for name, wanted in self.states().items()
             if self.statistics.frontends.get(name) in {_OPEN, _PAUSED} - {wanted}
         ]
+
+    def to_pause(self) -> frozenset[Listen]:
+        """Listeners that are to refuse, by the routes."""
+        return self._in_state(self.states())
+
+    def paused(self) -> frozenset[Listen]:
+        """Listeners that refuse now. HAProxy shares their ports with whoever asks for that."""
+        return self._in_state(self.statistics.frontends)
+
+    def _in_state(self, states: Mapping[str, str]) -> frozenset[Listen]:
+        bindings = (binding for order in self.known.values() for binding in order.bindings)
+        listens = {binding.listen for binding in bindings}
+        return frozenset(one for one in listens if states.get(frontend_name(one)) == _PAUSED)
 
     def in_force(self) -> dict[DeploymentName, RouteOrder]:
         """The orders that hold wholly."""

@@ -25,10 +25,11 @@ from agent.traffic import conntrack, resetting
 from agent.traffic.census import Census
 from agent.traffic.egress import EgressTable
 from agent.traffic.egress_rules import EgressRules, open_at_host
+from agent.traffic.holding import NoHolder, PortHolder
+from agent.traffic.nftables_ports import NftablesPorts, check_taken
 from agent.traffic.nftables_rules import Base, Key, SetElement, change, elements_of, endpoint_key
 from agent.traffic.nftables_view import NftablesView, read
-from agent.traffic.occupied import occupied
-from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError
+from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError, Unheld
 from agent.traffic.sysctls import Sysctls
 
 _RESET_ROUNDS = 20
@@ -69,6 +70,7 @@ class NftablesTraffic:
         egress: EgressPolicy = NO_POLICY,
         hairpin: bool = False,
         table: str = "enclave_agent",
+        holder: PortHolder | None = None,
         run_command: RunCommand = run_command,
     ) -> None:
         """`host_ports`: TCP ports of the host that guests may reach, whatever the policy."""
@@ -80,6 +82,7 @@ class NftablesTraffic:
         self._sysctls = Sysctls(bridge, state_file)
         self._run = run_command
         self._census = Census(run_command)
+        self._ports = NftablesPorts(table, holder or NoHolder(), self._commit)
         self._lock = asyncio.Lock()
         self._resetting = asyncio.Lock()
         self._last: NftablesView | None = None  # what the kernel held when we last looked or wrote
@@ -111,6 +114,8 @@ class NftablesTraffic:
                 await self._put(view, order)
             except _RefusedTransactionError:
                 await self._put(await self._look(), order)
+            if self._last is not None:
+                await self._ports.keep_more(self._last, order)
 
     async def remove(self, deployment: DeploymentName) -> None:
         async with self._lock:
@@ -121,12 +126,18 @@ class NftablesTraffic:
                 await self._write(change(self._base.table, view.owned_by(deployment), {}))
             else:
                 await self._rewrite(view.others(deployment))
+            await self._ports.keep(await self._look())
 
     async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
         """Nothing, if the rules in the kernel are not exactly ours."""
         async with self._lock:
             view = await self._look()
         return dict(view.known) if view.intact else {}
+
+    async def hold_ports(self) -> Mapping[Listen, Unheld]:
+        """By what was seen last."""
+        async with self._lock:
+            return await self._ports.keep(self._last or await self._look())
 
     async def connections(self, endpoint: Endpoint) -> int:
         return await self._census.connections(endpoint)
@@ -160,12 +171,14 @@ class NftablesTraffic:
         return None
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """The table and the ports' holder stay."""
+        await self._ports.close()
 
     async def restore(self) -> None:
         """Uninstall: delete our table, put the sysctls back. Idempotent."""
         async with self._lock:
             await self._write(self._base.removal() + self.egress.removal())
+            await self._ports.shutdown()
             try:
                 self._sysctls.restore()
             except (OSError, StorageError) as error:
@@ -196,7 +209,7 @@ class NftablesTraffic:
                 f"generation {order.generation} of {order.deployment} is older than "
                 f"{before.generation}, which is in force"
             )
-        _check_taken(view, order)
+        check_taken(view, order)
         new = elements_of(order)
         if not view.intact:
             await self._rewrite([*view.others(order.deployment), order])
@@ -209,6 +222,7 @@ class NftablesTraffic:
             intact=True,
             elements={**rest, **new},
             known={**view.known, order.deployment: order},
+            yielded=view.yielded,
         )
 
     async def _rewrite(self, orders: Sequence[RouteOrder]) -> None:
@@ -284,18 +298,3 @@ class NftablesTraffic:
 
 class _RefusedTransactionError(TrafficError):
     """The kernel does not hold what we took for granted, or cannot do what we ask."""
-
-
-def _check_taken(view: NftablesView, order: RouteOrder) -> None:
-    """A listener belongs to one deployment, and to no process of the host."""
-    held = {
-        binding.listen: other.deployment
-        for other in view.known.values()
-        for binding in other.bindings
-    }
-    for binding in order.bindings:
-        for listen, deployment in held.items():
-            if deployment != order.deployment and listen.overlaps(binding.listen):
-                raise TrafficError(f"{binding.listen} is taken by {deployment} on {listen}")
-        if held.get(binding.listen) != order.deployment and occupied(binding.listen):
-            raise TrafficError(f"{binding.listen} is taken by another process of this host")

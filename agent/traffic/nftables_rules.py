@@ -9,6 +9,7 @@ The table (family inet, so that guests' IPv6 is fenced off by the same transacti
     maps   exact, wildcard          listener → endpoint; a listener without an entry refuses
            spread, spread_wildcard  the same for several endpoints, by a counter modulo 60
     sets   listeners, wildcard_listeners   who owns a listener (in the element's comment)
+           yielded, wildcard_yielded   those at ports that a program took
            orders                   generation and domain of a deployment (in the comment)
            resetting                endpoints whose connections are being reset
 
@@ -28,7 +29,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.model.enclave import Endpoint
@@ -48,6 +49,8 @@ _MAPS = {
 _SETS = {
     "listeners": "type ipv4_addr . inet_service",
     "wildcard_listeners": "type inet_service",
+    "yielded": "type ipv4_addr . inet_service",
+    "wildcard_yielded": "type inet_service",
     "orders": "type ipv6_addr",
     "resetting": "type ipv4_addr . inet_service",
 }
@@ -56,13 +59,16 @@ _ARP_LIMIT = "limit rate over 10/second burst 50 packets"
 _BRIDGE_SETS = {
     "asking": "type iface_index; flags dynamic,timeout; timeout 1m; size 65536",
 }
+# Only what is sent to this host, as the kernel says of each connection: an address that is another
+# machine's, or has moved to one, is never answered for.
+_NOT_OURS = "fib daddr type != local return"
 _LOOKUP = (
     "dnat ip to ip daddr . tcp dport map @exact",
-    "fib daddr type local dnat ip to tcp dport map @wildcard",
+    "dnat ip to tcp dport map @wildcard",
 )
 _LOOKUP_SPREAD = (
     f"dnat ip to numgen inc mod {SPREAD} . ip daddr . tcp dport map @spread",
-    f"fib daddr type local dnat ip to numgen inc mod {SPREAD} . tcp dport map @spread_wildcard",
+    f"dnat ip to numgen inc mod {SPREAD} . tcp dport map @spread_wildcard",
 )
 
 
@@ -86,8 +92,9 @@ class Base:
         reset = "ct state != new ip daddr . tcp dport @resetting reject with tcp reset"
         refuse = "ct direction original ip daddr . tcp dport @listeners reject with tcp reset"
         by_listener = "ct status dnat"
+        yielded = "ip daddr . tcp dport @yielded accept"
         return {
-            "dispatch": ("", (*_LOOKUP, *_LOOKUP_SPREAD, *_LOOKUP)),
+            "dispatch": ("", (_NOT_OURS, *_LOOKUP, *_LOOKUP_SPREAD, *_LOOKUP)),
             "spoofed": (
                 "type filter hook prerouting priority raw; policy accept;",
                 (
@@ -116,6 +123,8 @@ class Base:
                     "ct state invalid tcp dport @wildcard_listeners drop",
                     *self._guest_to_host(guest),
                     # Whatever arrives here for a listener was sent to no endpoint.
+                    yielded,
+                    "tcp dport @wildcard_yielded accept",
                     refuse,
                     "ct direction original tcp dport @wildcard_listeners reject with tcp reset",
                 ),
@@ -136,13 +145,18 @@ class Base:
                     f"{to_guest} {by_listener} accept",
                     f"{to_guest} meta l4proto tcp reject with tcp reset",
                     f"{to_guest} reject with icmpx admin-prohibited",
-                    refuse,
                 ),
             ),
             "from_host": (
                 "type filter hook output priority filter; policy accept;",
                 # By no other way: guests are not told of each other's addresses.
-                (reset, f"{ours} accept", f"{to_guest} icmp type redirect drop", refuse),
+                (
+                    reset,
+                    f"{ours} accept",
+                    f"{to_guest} icmp type redirect drop",
+                    yielded,
+                    f"fib daddr type local {refuse}",
+                ),
             ),
             # Whatever gets here was let through, but what a guest opens the table of the egress
             # policy must have let out. (An output chain knows only the way that a packet was to
@@ -289,6 +303,20 @@ def _targets(listen: Listen, endpoints: tuple[Endpoint, ...]) -> dict[Key, SetEl
         )
         for index in range(SPREAD if endpoints else 0)
     }
+
+
+def yield_change(table: str, old: Collection[Listen], new: Collection[Listen]) -> str:
+    """Statements after which the ports of `new`, and no others, are left to who listens there."""
+    changes = [("delete", one) for one in old if one not in new]
+    changes += [("add", one) for one in new if one not in old]
+    return "".join(
+        f"{verb} element inet {table} {_yielding(one)} {{ {listen_key(one)} }}\n"
+        for verb, one in changes
+    )
+
+
+def _yielding(listen: Listen) -> str:
+    return "wildcard_yielded" if listen.is_wildcard else "yielded"
 
 
 def listen_key(listen: Listen) -> str:

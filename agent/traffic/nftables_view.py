@@ -20,6 +20,8 @@ from agent.model.resources import Listen
 from agent.traffic.nftables_rules import MAPS, SPREAD, Base, Key, SetElement, elements_of
 from agent.traffic.port import Binding, RouteOrder
 
+_YIELDED = frozenset({"yielded", "wildcard_yielded"})
+_PASSING = _YIELDED | {"resetting"}  # of no order
 _ANY = "0.0.0.0"  # noqa: S104 - the wildcard's listen address, not a socket's
 
 
@@ -31,6 +33,7 @@ class NftablesView:
     elements: Mapping[Key, SetElement] = field(default_factory=dict)
     known: Mapping[DeploymentName, RouteOrder] = field(default_factory=dict)
     resetting: bool = False
+    yielded: frozenset[Listen] = frozenset()
 
     def owner(self, key: Key) -> str | None:
         """The deployment that an element belongs to."""
@@ -61,7 +64,7 @@ def read(listing: bytes, base: Base) -> NftablesView:
         if body is not None:
             elements.update(_elements(body))
     resetting = any(name == "resetting" for name, _ in elements)
-    kept = {key: value for key, value in elements.items() if key[0] != "resetting"}
+    kept = {key: value for key, value in elements.items() if key[0] not in _PASSING}
     view = NftablesView(elements=kept, known=_orders(kept), resetting=resetting)
     whole: dict[Key, SetElement] = {}
     for order in view.known.values():
@@ -71,6 +74,7 @@ def read(listing: bytes, base: Base) -> NftablesView:
         elements=kept,
         known=view.known,
         resetting=resetting,
+        yielded=frozenset(_listen(key) for name, key in elements if name in _YIELDED),
     )
 
 
@@ -146,11 +150,15 @@ def _binding(key: str, elements: Mapping[Key, SetElement]) -> Binding:
     spread = "spread_wildcard" if wildcard else "spread"
     targets = [elements.get((spread, f"{index} . {key}")) for index in range(SPREAD)]
     values = [one.value for one in (single, *targets) if one is not None and one.value]
-    address, _, port = (_ANY + " . " + key if wildcard else key).partition(" . ")
     return Binding(
-        listen=Listen(address=address, port=int(port)),
+        listen=_listen(key),
         endpoints=tuple(_endpoint(value) for value in dict.fromkeys(values)),
     )
+
+
+def _listen(key: str) -> Listen:
+    address, _, port = (key if " . " in key else f"{_ANY} . {key}").partition(" . ")
+    return Listen(address=address, port=int(port))
 
 
 def _endpoint(value: str) -> Endpoint:

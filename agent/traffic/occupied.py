@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import errno
 import socket
-from pathlib import Path
 
+from agent.host.listener_owners import listener_at
 from agent.model.resources import Listen
 
-_LISTEN_STATE = "0A"
 
+def occupant(listen: Listen) -> str | None:
+    """Who listens there, in words; None: nobody. An address that is not the host's own is free.
 
-def occupied(listen: Listen) -> bool:
-    """Ask the kernel by binding; an address that is not the host's own is free.
-
-    A bind may also collide with an outgoing connection that happens to use the port; that one is
-    nobody's listener, so the kernel's table of sockets has the last word.
+    The kernel is asked by binding. A bind may also collide with an outgoing connection that uses
+    the port by chance, or with our own holder: those are no listeners, so the kernel's list of
+    listeners has the last word.
     """
     family = socket.AF_INET6 if listen.is_ipv6 else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -26,14 +25,5 @@ def occupied(listen: Listen) -> bool:
         try:
             probe.bind((listen.address, listen.port))
         except OSError as error:
-            return error.errno == errno.EADDRINUSE and _listens_on(listen.port)
-    return False
-
-
-def _listens_on(port: int) -> bool:
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        lines = table.read_text().splitlines()[1:] if table.exists() else []
-        for fields in map(str.split, lines):
-            if fields[3] == _LISTEN_STATE and int(fields[1].rpartition(":")[2], 16) == port:
-                return True
-    return False
+            return listener_at(listen) if error.errno == errno.EADDRINUSE else None
+    return None

@@ -10,6 +10,7 @@ touched.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -32,11 +33,28 @@ class StaleGenerationError(TrafficError):
     """An order older than the one in force."""
 
 
+class PortTakenError(TrafficError):
+    """Another process has a port. `program`: who listens there; None: nobody does."""
+
+    def __init__(self, detail: str, listen: Listen, program: str | None = None) -> None:
+        super().__init__(f"{detail}: {program}" if program else detail)
+        self.listen = listen
+        self.program = program
+
+
 class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One host listener and the endpoints behind it; none means: refuse at once."""
 
     listen: Listen
     endpoints: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unheld:
+    """A port that could not be bound. `program`: who listens there; None: nobody does."""
+
+    why: str
+    program: str | None = None
 
 
 class RouteOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +96,13 @@ class Traffic(Protocol):
 
     async def reset(self, endpoint: Endpoint) -> int:
         """Reset (TCP RST to the client) every such connection; returns how many there were."""
+        ...
+
+    async def hold_ports(self) -> Mapping[Listen, Unheld]:
+        """Keep the listeners in force from other programs. Idempotent; to be asked now and then.
+
+        Returns those whose port another program has, or could have. Raises TrafficError.
+        """
         ...
 
     def refusal(self, listen: Listen) -> str | None:

@@ -16,11 +16,19 @@ from pathlib import Path
 import msgspec
 
 from agent.host.commands import CommandError, RunCommand, run_command
-from agent.host.process import Process, identify
+from agent.host.process import Process, find_by_option, identify
+from agent.host.threads import finish_in_thread
 from agent.model.enclave import Endpoint
 from agent.model.ids import DeploymentName
 from agent.model.resources import Listen
-from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError
+from agent.traffic.occupied import occupant
+from agent.traffic.port import (
+    PortTakenError,
+    RouteOrder,
+    StaleGenerationError,
+    TrafficError,
+    Unheld,
+)
 from agent.traffic.proxy import messages
 from agent.traffic.proxy.messages import ProxyReply, Request
 
@@ -43,6 +51,7 @@ class UserspaceTraffic:
         log_file: Path,
         *,
         command: Sequence[str] | None = None,
+        answer_s: float = _ANSWER_S,
         run_command: RunCommand = run_command,
     ) -> None:
         self._socket = socket
@@ -51,6 +60,7 @@ class UserspaceTraffic:
         self._start_command += ["--socket", str(socket), "--state", str(state_file)]
         self._start_command += ["--log", str(log_file)]
         self._run = run_command
+        self._answer_s = answer_s
         self._lock = asyncio.Lock()
         self._streams: _Streams | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -60,6 +70,11 @@ class UserspaceTraffic:
         await self._call(messages.Version())
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch(), name="traffic-proxy-watch")
+
+    @property
+    def was_started(self) -> bool:
+        """Whether a proxy is likely to run already, of an earlier agent."""
+        return self._socket.exists()
 
     async def apply(self, order: RouteOrder) -> None:
         await self._call(messages.Apply(order))
@@ -76,6 +91,10 @@ class UserspaceTraffic:
 
     async def reset(self, endpoint: Endpoint) -> int:
         return (await self._call(messages.Reset(endpoint))).count or 0
+
+    async def hold_ports(self) -> Mapping[Listen, Unheld]:
+        """The proxy does, while an order is there; one whose ports are taken is refused."""
+        return {}
 
     def refusal(self, listen: Listen) -> str | None:
         """None: IPv6 is served too."""
@@ -97,6 +116,16 @@ class UserspaceTraffic:
                 await self._end(await self._ask(messages.Version()))
             await self._hang_up()
             self._state_file.unlink(missing_ok=True)
+
+    async def kill(self) -> None:
+        """End a proxy that does not answer, with all its connections; its routes stay recorded."""
+        path = str(self._socket)
+        for pid in (await finish_in_thread(find_by_option, "--socket", [path]))[path]:
+            found = identify(pid)
+            process = Process.open(found) if found is not None else None
+            if process is not None:
+                process.kill()
+                process.close()
 
     async def _end(self, proxy: ProxyReply) -> None:
         """Ask it to end, and wait until it has. Raises TrafficError, ConnectionError."""
@@ -124,6 +153,10 @@ class UserspaceTraffic:
                     answer = await self._ask_anew(request)
                 except OSError as error:
                     raise TrafficError("the traffic proxy does not answer") from error
+        if answer.error is not None and answer.taken is not None:
+            # We may look at other users' processes, which the proxy itself may not.
+            program = await finish_in_thread(occupant, answer.taken)
+            raise PortTakenError(answer.error, answer.taken, program)
         if answer.error is not None:
             raise (StaleGenerationError if answer.stale else TrafficError)(answer.error)
         return answer
@@ -145,7 +178,7 @@ class UserspaceTraffic:
         reader, writer = self._streams
         whole = False
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(self._answer_s):
                 writer.write(msgspec.json.encode(request) + b"\n")
                 await writer.drain()
                 line = await reader.readline()
@@ -154,7 +187,9 @@ class UserspaceTraffic:
             answer = msgspec.json.decode(line, type=ProxyReply)
             whole = True
         except TimeoutError as error:
-            raise TrafficError(f"the traffic proxy did not answer in {_ANSWER_S:g} s") from error
+            raise TrafficError(
+                f"the traffic proxy did not answer in {self._answer_s:g} s"
+            ) from error
         except msgspec.MsgspecError as error:
             raise TrafficError("the traffic proxy's answer is not understood") from error
         finally:

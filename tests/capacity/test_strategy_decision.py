@@ -8,7 +8,9 @@ import msgspec
 import pytest
 
 from agent.capacity.decision import decide
+from agent.capacity.listen_rules import ListenRules
 from agent.capacity.supply import Admission, Holding, HostSupply, Question, vm_memory_mib
+from agent.model.addresses import HostAddresses
 from agent.model.clock import Instant
 from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId
 from agent.model.lease import Claim, ClaimKind, Lease
@@ -338,6 +340,27 @@ def test_a_deployments_own_listeners_and_the_sockets_behind_them_are_no_obstacle
     host = supply(foreign_listeners=(Listen.parse(own), Listen(address=A1, port=8443)))
     answer = ask(update(listen_claims=(own,)), host, (held("old"),), claims=(claim(own, "api"),))
     assert strategy(answer) is DecidedStrategy.BLUE_GREEN
+
+
+def test_a_program_that_took_the_port_of_a_stopped_deployment_is_named() -> None:
+    """What runs is in force all the same, and may be updated."""
+    own, program = "0.0.0.0:8443", "nginx (process 7)"
+    host = supply(foreign_listeners=(Listen.parse(own),), programs={Listen.parse(own): program})
+    claims = (claim(own, "api"),)
+    stopped = ask(question(listen_claims=(own,)), host, claims=claims)
+    assert codes(stopped) == [ReasonCode.LISTEN_IN_USE]
+    assert program in stopped.decision.reasons[0].detail
+    running = ask(update(listen_claims=(own,)), host, (held("old"),), claims=claims)
+    assert running.decision.strategy is DecidedStrategy.BLUE_GREEN
+
+
+def test_a_kept_listener_that_nothing_reaches_is_a_warning() -> None:
+    rules = ListenRules(addresses=HostAddresses(local=("192.0.2.1/32",)))
+    asked = update(listen_claims=("192.0.2.9:443/a.example", "192.0.2.1:8080"))
+    answer = ask(asked, supply(listen_rules=rules), (held("old"),))
+    assert answer.decision.strategy is DecidedStrategy.BLUE_GREEN
+    (warning,) = answer.decision.warnings
+    assert "192.0.2.9:443" in warning
 
 
 def test_an_address_that_nobody_holds_but_somebody_listens_on_is_not_given_away() -> None:

@@ -203,6 +203,16 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     ],
     "listen.status_names": [(["A"], "number 1: must be a host name"), (["a", "a"], "twice")],
     "listen.rpc": [("::1:80", "brackets"), ("1.2.3.4:65536", "1 to 65535")],
+    "listen.floating": [
+        (["192.0.2.1/24"], "number 1: must be a subnet"),
+        (["192.0.2.0/24", "0.0.0.0/0"], "number 2: must be a /16 or narrower"),
+        (["2001:db8::/32"], "a /48"),
+        (["127.9.0.0/16"], "not loopback"),
+        (["224.0.0.0/24"], "multicast"),
+        (["240.0.0.0/16"], "reserved"),
+        (["192.0.2.0/24", "192.0.2.0/24"], "twice"),
+        ("192.0.2.0/24", "expected array"),
+    ],
     "listen.tls.certificate": [("", "a path")],
     "listen.tls.key": [(1, "a path")],
     "listen.tls.ca": [(None, "a path")],
@@ -430,6 +440,12 @@ def test_directories_and_listeners_must_not_be_the_same(tmp_path: Path):
         "run_dir: must be another directory than state_dir",
         "listen.rpc: must not take the same connections as listen.status",
     )
+
+
+def test_a_floating_address_is_none_of_the_guests(tmp_path: Path):
+    tree = {"network": {"subnet": "10.9.0.0/16"}, "listen": {"floating": ["10.9.8.0/24"]}}
+    expected = ("listen.floating: number 1: must not overlap network.subnet",)
+    assert problems_of(write(tmp_path, tree)) == expected
 
 
 def test_the_environment_replaces_what_the_file_says(tmp_path: Path):

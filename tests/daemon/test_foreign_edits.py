@@ -1,10 +1,12 @@
-"""Somebody edits our table in the kernel while the daemon runs: the traffic is soon back."""
+"""Somebody edits our table in the kernel, or wants our ports, while the daemon runs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.daemon.conftest import running
-from tests.fakes.daemon_process import Daemon
+from tests.fakes.daemon_process import Daemon, kill_all, processes_in
 from tests.fakes.host_truth import discrepancies
 
 pytestmark = [
@@ -110,4 +112,62 @@ async def test_what_somebody_takes_from_our_table_is_back_soon_and_theirs_is_lef
         raise AssertionError(f"not back after {SOON_S} s: {daemon.log_tail()}")
     assert await answer(*open_before) == "v1"
     assert listed("table", somebodys) == theirs
+    assert await discrepancies(daemon) == []
+
+
+def bind(daemon: Daemon, address: str) -> socket.socket:
+    """As a server of the host does that wants this port. Raises OSError."""
+    return socket.create_server((address, daemon.plain))
+
+
+async def problems(daemon: Daemon, *codes: str) -> list[str]:
+    """The details, once the problems are these."""
+    async with asyncio.timeout(SOON_S):
+        while True:
+            shown = (await daemon.get("/status")).body["problems"]
+            if [one["code"] for one in shown] == list(codes):
+                return [one["detail"] for one in shown]
+            await asyncio.sleep(0.2)
+
+
+async def test_a_published_port_is_had_by_no_program_whatever_becomes_of_agent_and_deployment(
+    daemon: Daemon,
+) -> None:
+    """But for one that is there before the port can be held again: it is named, and left alone."""
+
+    def held() -> None:
+        for address in ("127.0.0.1", "0.0.0.0"):
+            with pytest.raises(OSError, match="in use"):
+                bind(daemon, address)
+
+    held()
+    daemon.kill()
+    held()
+    assert await answer(*await ask(daemon)) == "v1"
+    await daemon.up()
+    held()
+    assert (await daemon.send("POST", "/v1/deployments/hello/stop")).status == 202
+    await daemon.until(lambda seen: seen["status"] == "stopped" and not seen["enclaves"])
+    held()
+    daemon.kill()
+    (holder,) = (
+        pid
+        for pid, argv in processes_in(daemon.home).items()
+        if f"{daemon.run}/ports.sock" in argv
+    )
+    kill_all({holder: None})
+    with bind(daemon, "127.0.0.1") as server:
+        await daemon.up()
+        (detail,) = await problems(daemon, "listener_taken")
+        assert f"(process {os.getpid()})" in detail
+        assert "hello" in detail
+        reader, writer = await ask(daemon)  # it is not refused for the program
+        server.accept()[0].close()
+        assert await reader.read() == b""
+        writer.close()
+        refused = await daemon.send("POST", "/v1/deployments/hello/start")
+        assert refused.body["code"] == "listen_in_use", refused
+        assert f"(process {os.getpid()})" in refused.body["detail"]
+    await problems(daemon)
+    held()
     assert await discrepancies(daemon) == []

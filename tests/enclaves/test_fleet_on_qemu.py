@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -12,14 +13,20 @@ import msgspec
 import pytest
 
 from agent.enclaves import console
+from agent.enclaves.host_ports import FIRST_HOST_PORT
+from agent.enclaves.network_user import UserNetwork
 from agent.enclaves.port import ABSENT, EnclaveError, VmPhase
+from agent.host.listener_owners import listener_at
 from agent.host.process import argv_of
 from agent.model.power_button import Press
 from agent.model.release import Artifact
+from agent.model.resources import Listen
 from tests.fakes import tiny_kernels
 from tests.fakes.vms import (
     QEMU,
+    SUBNET,
     lone_fleet,
+    new_fleet,
     order,
     processes_of,
     row,
@@ -53,6 +60,24 @@ async def test_a_launched_vm_runs_until_it_is_stopped_and_leaves_only_its_consol
         fleet.forget(vm.id)
         assert fleet.console_tail(vm.id) == b""
         await fleet.stop(vm, grace_s=0)
+
+
+async def test_a_vm_whose_port_a_program_has_is_reached_at_another_also_by_a_later_agent(
+    short_dir: Path,
+) -> None:
+    vm, sent = row("aaaaaaa2"), order(tiny_image(short_dir / "image", tiny_kernels.halting()))
+
+    def network() -> UserNetwork:
+        return UserNetwork(SUBNET, short_dir / "ports.json")
+
+    with socket.create_server(("0.0.0.0", FIRST_HOST_PORT)):
+        async with lone_fleet(short_dir, network=network()) as fleet:
+            identity = await fleet.launch(vm, sent)
+            chosen = fleet.endpoint(vm, sent.revision, 443)
+            listening = Listen(address=chosen.address, port=chosen.port)
+            assert f"(process {identity.pid})" in (listener_at(listening) or "")
+            later = new_fleet(short_dir, network=network())
+            assert later.endpoint(vm, sent.revision, 443) == chosen
 
 
 async def test_a_launch_repeated_is_the_same_vm(short_dir: Path) -> None:

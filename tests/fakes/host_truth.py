@@ -162,15 +162,25 @@ def _processes(daemon: Daemon, rows: Recorded) -> Iterator[str]:
         if "-uuid" not in argv and (daemon.ended or pid != daemon.pid)
     }
     proxies = [pid for pid, argv in others.items() if _is_proxy(argv)]
+    holders = [pid for pid, argv in others.items() if _holds_ports(argv)]
     if len(proxies) > (0 if daemon.mode == "tap" else 1):
         yield f"traffic proxies: {proxies}"
-    strangers = {pid: argv for pid, argv in others.items() if pid not in proxies}
+    if len(holders) > (1 if daemon.mode == "tap" and rows.deployments else 0):
+        yield f"holders of ports: {holders}"
+    ours = {*proxies, *holders}
+    strangers = {pid: argv for pid, argv in others.items() if pid not in ours}
     if strangers:
         yield f"processes left over: {strangers}"
 
 
 def _is_proxy(argv: list[str]) -> bool:
-    return not {"traffic-proxy", "agent.traffic.proxy"}.isdisjoint(argv)
+    plane = not {"traffic-proxy", "agent.traffic.proxy"}.isdisjoint(argv)
+    return plane and not _holds_ports(argv)
+
+
+def _holds_ports(argv: list[str]) -> bool:
+    """The same program, for a data plane that does not listen itself."""
+    return any(word.endswith("/ports.sock") for word in argv)
 
 
 def _directories(daemon: Daemon, rows: Recorded) -> Iterator[str]:

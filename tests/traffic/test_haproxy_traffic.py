@@ -18,6 +18,7 @@ import pytest
 from agent.host.commands import CompletedCommand
 from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
+from agent.traffic import haproxy_config
 from agent.traffic.haproxy import HaproxyTraffic
 from agent.traffic.haproxy_host import probe_haproxy
 from agent.traffic.haproxy_process import processes_in
@@ -501,17 +502,39 @@ async def test_a_directory_that_no_configuration_can_hold_is_refused(short_dir: 
 async def test_a_listener_that_haproxy_cannot_have_is_named_and_nothing_changes(
     guests: HaproxyWorld, traffic: HaproxyTraffic
 ) -> None:
-    listen, foreign = free_listen(), Listen(address="192.0.2.77", port=4433)
+    listen, foreign = free_listen(), Listen(address="ff02::1", port=4433)
     blue = guests.endpoint("blue")
     wanted = order(1, (listen, blue))
     await traffic.apply(wanted)
     before = await process_of(guests)
-    with pytest.raises(TrafficError, match=str(foreign)):
+    with pytest.raises(TrafficError, match="ff02::1"):
         await traffic.apply(order(2, (listen, None), (foreign, blue)))
     assert await traffic.observe() == {wanted.deployment: wanted}
     assert (await process_of(guests)).pid == before.pid
     assert len(processes_in(guests.run_dir)) == 1
     assert await ask(listen) == "blue"
+
+
+async def test_a_successor_takes_over_the_sockets_of_a_process_of_an_earlier_version(
+    guests: HaproxyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That process bound its addresses plainly, and a socket can only be inherited as it is."""
+    listen, other, blue = free_listen(), free_listen(), guests.endpoint("blue")
+    earlier = guests.traffic()
+    with monkeypatch.context() as patch:
+        patch.setattr(haproxy_config, "_bind", lambda listen, _: f"bind {listen}")
+        await earlier.start()
+        await earlier.apply(order(1, (listen, blue)))
+        await earlier.close()
+    traffic = guests.traffic()
+    await traffic.start()
+    before = await process_of(guests)
+    for generation in (2, 3):  # the second successor inherits from the first
+        others = [(other, blue)] if generation == 2 else []
+        await traffic.apply(order(generation, (listen, blue), *others))
+        assert await ask(listen) == "blue"
+    assert (await process_of(guests)).pid != before.pid
+    await traffic.shutdown()
 
 
 @pytest.mark.slow

@@ -582,3 +582,34 @@ async def test_a_thousand_listeners_are_read_back(
     )
     await traffic.apply(wanted)
     assert await traffic.observe() == {wanted.deployment: wanted}
+
+
+async def test_an_address_that_is_not_the_hosts_is_never_answered_for(
+    host: NftablesWorld, traffic: NftablesTraffic, client: Remote
+) -> None:
+    """Neither to the host's own programs nor to whom it routes for; wildcard and exact alike."""
+    elsewhere, blue = "198.51.100.7", host.endpoint("blue")
+    exact, wildcard = Listen(address=elsewhere, port=8443), Listen(address="0.0.0.0", port=8444)
+    with Remote() as machine:
+        join(machine.pid, link="trtother", address=f"{elsewhere}/24", gateway="198.51.100.1")
+        ip("addr add 198.51.100.1/24 dev trtother")
+        with machine.server(8443), machine.server(8444):
+            for generation, there in enumerate((blue, None)):  # it serves; it is stopped
+                await traffic.apply(order(generation, (exact, there), (wildcard, there)))
+                for port in (8443, 8444):
+                    assert await ask(Listen(address=elsewhere, port=port)) == "remote"
+                    assert client.ask(elsewhere, port) == f"remote {CLIENT}"
+
+
+async def test_an_address_that_comes_and_goes_is_served_while_it_is_here(
+    host: NftablesWorld, traffic: NftablesTraffic, client: Remote
+) -> None:
+    """A virtual address moves between hosts; nothing is applied when it does."""
+    floating = "192.0.2.77"
+    await traffic.apply(order(1, (Listen(address=floating, port=8443), host.endpoint("blue"))))
+    assert client.outcome(floating, 8443) != "connected"
+    for _ in range(2):
+        ip(f"addr add {floating}/32 dev trtclient")
+        assert client.ask(floating, 8443) == f"blue {CLIENT}"
+        ip(f"addr del {floating}/32 dev trtclient")
+        assert client.outcome(floating, 8443) != "connected"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
 from agent.traffic.port import Binding, RouteOrder, StaleGenerationError, Traffic, TrafficError
+from tests.fakes.netns import ip, own_host
 from tests.traffic.clients import ask, connected, say, who
-from tests.traffic.worlds import World, free_listen, order
+from tests.traffic.worlds import WORLDS, World, free_listen, order
 
 MIB = 1 << 20
 
@@ -414,3 +416,24 @@ async def test_several_endpoints_share_the_new_connections(world: World, traffic
     await traffic.apply(back)
     assert {await ask(listen) for _ in range(4)} == {"green"}
     assert await refused(wildcard)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["userspace", "haproxy"])  # nftables: as clients elsewhere see it
+async def test_an_address_that_comes_and_goes_is_served_while_it_is_here(
+    name: str, short_dir: Path
+) -> None:
+    floating = [Listen(address=one, port=8443) for one in ("198.51.100.77", "fd00:99::7")]
+    with own_host(), WORLDS[name](short_dir) as world:
+        traffic = world.traffic()
+        await traffic.start()
+        await traffic.apply(order(1, *((one, world.endpoint("blue")) for one in floating)))
+        for _ in range(2):
+            for one in floating:
+                with pytest.raises(OSError, match=r"Connect call failed|unreachable"):
+                    await ask(one)
+                ip(f"addr add {one.address} dev lo{' nodad' if one.is_ipv6 else ''}")
+                assert await ask(one) == "blue"
+                ip(f"addr del {one.address}/{128 if one.is_ipv6 else 32} dev lo")
+        await traffic.close()
+        await world.clean()

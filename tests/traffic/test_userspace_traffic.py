@@ -425,3 +425,14 @@ async def test_sigterm_ends_the_proxy_and_its_routes_come_back(guests: Userspace
     assert await ask(listen) == "blue"
     await traffic.close()
     await guests.clean()
+
+
+async def test_a_listener_that_a_program_has_is_refused_with_its_name(
+    guests: UserspaceWorld, traffic: UserspaceTraffic
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listen = Listen(address="127.0.0.1", port=server.getsockname()[1])
+        with pytest.raises(TrafficError) as refused:
+            await traffic.apply(order(1, (listen, guests.endpoint("blue"))))
+    assert str(listen) in str(refused.value)
+    assert f"(process {os.getpid()})" in str(refused.value)

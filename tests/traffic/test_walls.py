@@ -300,7 +300,7 @@ async def test_what_is_asked_of_an_enclave_is_answered_by_it_whatever_listens_at
     """The agent's looks at blue never come to green, nor to the host itself."""
     stolen = Listen(address=BLUE, port=PORT)
     await traffic.apply(order(2, (stolen, Endpoint(address=GREEN, port=PORT))))
-    assert await ask(stolen) == "green"  # any other process of the host
+    assert await ask(stolen) == "blue"  # any other process of the host, too
     assert await answer_of(BLUE) == f"blue {GATEWAY}"
     await traffic.apply(order(3, (stolen, None)))
     assert await answer_of(BLUE) == f"blue {GATEWAY}"
@@ -324,7 +324,8 @@ async def test_an_enclave_that_is_not_there_is_answered_for_by_nobody(
 ) -> None:
     gone = Listen(address="10.99.7.9", port=PORT)
     await traffic.apply(order(2, (gone, Endpoint(address=GREEN, port=PORT))))
-    assert await ask(gone) == "green"
+    with pytest.raises(OSError, match="Connect call failed"):
+        await ask(gone)
     assert await reached("10.99.7.9") != "connected"
 
 

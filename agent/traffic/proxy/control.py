@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import describe
-from agent.traffic.port import StaleGenerationError, TrafficError
+from agent.traffic.port import PortTakenError, StaleGenerationError, TrafficError
 from agent.traffic.proxy import messages
 from agent.traffic.proxy.messages import ProxyReply, Request
 from agent.traffic.proxy.router import Router
@@ -38,20 +38,24 @@ class Control:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A request that arrived whole is carried out, also if the agent dies meanwhile."""
-        with contextlib.suppress(ConnectionError, asyncio.LimitOverrunError, ValueError):
-            while line := await reader.readline():
-                answer = await self._answer(line) if line.endswith(b"\n") else None
-                if answer is None:
-                    break
-                writer.write(self._encoder.encode(answer) + b"\n")
-                await writer.drain()
-        writer.close()
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.LimitOverrunError, ValueError):
+                while line := await reader.readline():
+                    answer = await self._answer(line) if line.endswith(b"\n") else None
+                    if answer is None:
+                        break
+                    writer.write(self._encoder.encode(answer) + b"\n")
+                    await writer.drain()
+        finally:
+            writer.close()  # also after a defect of ours: nobody waits for an answer then
 
     async def _answer(self, line: bytes) -> ProxyReply:
         try:
             return await self._carry_out(self._decoder.decode(line))
         except msgspec.MsgspecError as error:
             return ProxyReply(error=f"the traffic proxy does not understand: {error}")
+        except PortTakenError as error:
+            return ProxyReply(error=describe(error), taken=error.listen)
         except TrafficError as error:
             return ProxyReply(error=describe(error), stale=isinstance(error, StaleGenerationError))
 

@@ -18,6 +18,7 @@ from agent.model.resources import Listen
 
 _BACKLOG = 4096
 _AT_ONCE = 128  # accepted per turn of the event loop
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # <linux/in.h>, <linux/in6.h>
 _OUT_OF_FILES_S = 0.2
 _TRANSIENT = frozenset({errno.ECONNABORTED, errno.EPERM, errno.EPROTO})
 Accepted = Callable[[socket.socket, Endpoint], None]
@@ -52,7 +53,7 @@ class ProxyListener:
             self._accept_waiting()
         if targets and not self._targets:
             asyncio.get_running_loop().add_reader(self._socket.fileno(), self._accept_some)
-        elif not targets:
+        elif self._targets and not targets:
             self._stop_reading()
             _hold(self._socket)
         self._targets = targets
@@ -109,8 +110,12 @@ def _held(listen: Listen) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # An address that comes and goes is waited for: the kernel delivers what is for this host.
         if listen.is_ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         sock.bind((listen.address, listen.port))
         _hold(sock)
     except BaseException:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import msgspec
 
 from agent.model.enclave import Endpoint
+from agent.model.resources import Listen
 from agent.traffic.port import RouteOrder
 
-PROTOCOL = 1
+PROTOCOL = 2
 LINE_LIMIT = 4 * 1024 * 1024
 
 
@@ -48,10 +49,14 @@ Request = Version | Apply | Remove | Observe | Connections | Reset | Shutdown
 
 
 class ProxyReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to any request; which fields count depends on it. `stale` goes with `error`."""
+    """The answer to any request; which fields count depends on it.
+
+    `stale` and `taken` go with `error`; `taken`: the listener that another process has (2).
+    """
 
     error: str | None = None
     stale: bool = False
+    taken: Listen | None = None
     protocol: int | None = None
     pid: int | None = None
     count: int | None = None

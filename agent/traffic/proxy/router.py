@@ -7,6 +7,7 @@ disk before the first target changes; then all of them change within one turn of
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -19,7 +20,13 @@ from agent.host.files import FileAbsentError, StorageError, read_bounded, write_
 from agent.host.threads import finish_in_thread
 from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
-from agent.traffic.port import Binding, RouteOrder, StaleGenerationError, TrafficError
+from agent.traffic.port import (
+    Binding,
+    PortTakenError,
+    RouteOrder,
+    StaleGenerationError,
+    TrafficError,
+)
 from agent.traffic.proxy.dialling import Dialler
 from agent.traffic.proxy.listener import ProxyListener
 from agent.traffic.proxy.relay import Relay
@@ -128,7 +135,10 @@ class Router:
             except OSError as error:
                 self._undo(order, fresh)
                 reason = os.strerror(error.errno) if error.errno else str(error)
-                raise TrafficError(f"{binding.listen} cannot be listened on: {reason}") from error
+                said = f"{binding.listen} cannot be listened on: {reason}"
+                if error.errno == errno.EADDRINUSE:
+                    raise PortTakenError(said, binding.listen) from error
+                raise TrafficError(said) from error
         return fresh
 
     def _ready(self, binding: Binding, fresh: dict[Listen, ProxyListener]) -> None:

@@ -44,7 +44,7 @@ from agent.updates.admission.rows import (
     new_enclave,
     new_update,
 )
-from agent.updates.errors import ConflictError, RefusedError
+from agent.updates.errors import ConflictError, FieldError, RefusedError
 from agent.updates.planner.downtimes import Promise, promised
 
 # Which of a deployment's secrets (name → version) have no value on this host.
@@ -54,12 +54,16 @@ _REFUSING = Route(generation=0, enclave=None)
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that has been checked field by field. `secrets`: name → version to be given."""
+    """A request that has been checked field by field. `secrets`: name → version to be given.
+
+    `brought`: the listeners that its deployment did not have before, each with its field.
+    """
 
     name: DeploymentName
     release: Release
     listen: Listen
     publish: tuple[Publish, ...]
+    brought: tuple[tuple[str, Listen], ...] = ()
     domain: str | None
     probes: ProbeOptions = ProbeOptions()
     guest_domain: str | None = None
@@ -216,6 +220,7 @@ def admit_new(tx: Transaction, ask: Ask, terms: Terms) -> Update:
     """Create a deployment with its first update. Raises ConflictError or RefusedError."""
     if tx.deployment(ask.name) is not None:
         raise ConflictError("exists", f"deployment {ask.name} exists already; update it instead")
+    _check_brought(ask, terms.supply)
     revision = new_revision(ask, 1, terms.now)
     deployment = Deployment(
         name=ask.name,
@@ -232,8 +237,16 @@ def admit_new(tx: Transaction, ask: Ask, terms: Terms) -> Update:
 def admit_change(tx: Transaction, ask: Ask, terms: Terms) -> Update:
     """Update an existing deployment to a new revision. Raises ConflictError or RefusedError."""
     deployment = existing(tx, ask.name)
+    _check_brought(ask, terms.supply)
     revision = new_revision(ask, deployment.last_revision + 1, terms.now)
     return _admit(tx, deployment, revision, _options(ask), terms)
+
+
+def _check_brought(ask: Ask, supply: HostSupply) -> None:
+    """Raises FieldError for a new listener that no deployment may have on this host."""
+    for path, listen in ask.brought:
+        if fault := supply.listen_rules.fault(listen):
+            raise FieldError(path, fault)
 
 
 def admit_revision(

@@ -65,6 +65,7 @@ def ask_for_new(
         release=release,
         listen=request.listen,
         publish=request.publish,
+        brought=_listeners(request.listen, request.publish),
         domain=request.domain,
         probes=request.probes,
         variables=request.variables,
@@ -98,11 +99,15 @@ def ask_for_change(
             else:
                 variables[name] = value
     wanted = change.revert_after_switch
+    listen = before.listen if change.listen is msgspec.UNSET else change.listen
+    publish = before.publish if change.publish is msgspec.UNSET else change.publish
+    had = {one.listen for one in before.listeners}
     ask = Ask(
         name=before.deployment,
         release=release,
-        listen=before.listen if change.listen is msgspec.UNSET else change.listen,
-        publish=before.publish if change.publish is msgspec.UNSET else change.publish,
+        listen=listen,
+        publish=publish,
+        brought=tuple(one for one in _listeners(listen, publish) if one[1] not in had),
         domain=before.domain,
         probes=change.probes.applied(before.probes),
         guest_domain=_kept_guest_domain(before),
@@ -116,6 +121,11 @@ def ask_for_change(
         warnings=unread_warnings(given(values), release.secret_names),
     )
     return _checked(ask, traffic)
+
+
+def _listeners(listen: Listen, publish: tuple[Publish, ...]) -> tuple[tuple[str, Listen], ...]:
+    """Each with the field that says it, the HTTPS one first."""
+    return (("listen", listen), *((f"publish[{i}]", one.listen) for i, one in enumerate(publish)))
 
 
 def given(values: Mapping[str, str | None]) -> list[str]:
@@ -180,19 +190,19 @@ def _with_domain(ask: Ask) -> Ask:
 
 def _check_listeners(ask: Ask, traffic: Traffic) -> None:
     seen: list[tuple[str, Listen]] = []
-    main = ("listen", Publish(listen=ask.listen, guest_port=GUEST_HTTPS_PORT))
-    for path, one in [main, *((f"publish[{i}]", p) for i, p in enumerate(ask.publish))]:
-        sentence = traffic.refusal(one.listen)
+    ports = [GUEST_HTTPS_PORT, *(one.guest_port for one in ask.publish)]
+    for (path, listen), port in zip(_listeners(ask.listen, ask.publish), ports, strict=True):
+        sentence = traffic.refusal(listen)
         if sentence:
             raise FieldError(path, sentence)
         for other_path, other in seen:
-            if one.listen.overlaps(other):
+            if listen.overlaps(other):
                 raise FieldError(path, f"overlaps {other_path} ({other})")
-        seen.append((path, one.listen))
+        seen.append((path, listen))
         inside = ask.release.inbound_ports
-        if one.guest_port != GUEST_HTTPS_PORT and one.guest_port not in inside:
+        if port != GUEST_HTTPS_PORT and port not in inside:
             listed = ", ".join(map(str, inside)) or "none"
             raise FieldError(
                 path,
-                f"guest port {one.guest_port} is not among the release's inbound-ports ({listed})",
+                f"guest port {port} is not among the release's inbound-ports ({listed})",
             )

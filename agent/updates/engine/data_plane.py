@@ -6,14 +6,15 @@ Read from the data plane itself: what somebody else edited or lost there is seen
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from agent.errors import AgentError
 from agent.model.enclave import Lifecycle
 from agent.model.ids import DeploymentName, EnclaveId
+from agent.model.resources import Listen
 from agent.model.update import Draining, Soaking
 from agent.store.port import Reader, Store
-from agent.traffic.port import RouteOrder, Traffic
+from agent.traffic.port import RouteOrder, Traffic, Unheld
 from agent.updates.engine.executor import Executor
 from agent.updates.engine.wakeups import Wakeups
 from agent.updates.snapshot.rows import Rows
@@ -22,7 +23,10 @@ _COUNT_EVERY = 3  # looks while nothing changes: the kernel walks its whole tabl
 
 
 class DataPlaneWatch:
-    """Corrects `executor.applied`; `connections` has what was counted last."""
+    """Corrects `executor.applied`; `connections` has what was counted last.
+
+    `unheld`: listeners that could not be kept from other programs at the last look.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class DataPlaneWatch:
         self._wakeups = wakeups
         self._holds = holds
         self.connections: dict[EnclaveId, int] = {}
+        self.unheld: Mapping[Listen, Unheld] = {}
         self._quiet = 0  # looks since something changed
 
     async def look(self, deployments: Iterable[Rows], *, changed: bool) -> None:
@@ -68,6 +73,7 @@ class DataPlaneWatch:
                 applied[name] = order.generation
             elif applied.pop(name, None) is not None:
                 self._wakeups.of(name).notify()
+        self.unheld = await self._traffic.hold_ports()
 
     def orders(self, tx: Reader) -> dict[DeploymentName, RouteOrder]:
         """The recorded routes."""

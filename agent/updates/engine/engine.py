@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from agent.capacity.listen_rules import ListenRules
 from agent.capacity.supply import HostSupply
 from agent.enclaves.port import VmPhase
 from agent.errors import AgentError, describe
@@ -27,6 +28,7 @@ from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.executor import Executor
 from agent.updates.engine.host_shutdown import HostShutdown
 from agent.updates.engine.launch_order import biggest_first
+from agent.updates.engine.listener_watch import ListenerWatch
 from agent.updates.engine.observer import Observer
 from agent.updates.engine.reconciler import Reconciler
 from agent.updates.engine.restored_orphans import RestoredOrphans
@@ -101,6 +103,7 @@ class EngineRuntime:
         self.data_plane = DataPlaneWatch(
             parts.store, parts.traffic, self.executor, self.wakeups, self._orphans.holds
         )
+        self._listeners = ListenerWatch(self.publisher)
         self._observer = Observer(parts, self.executor, self.data_plane)
         self.forecaster = Forecaster(
             parts.store,
@@ -313,6 +316,7 @@ class EngineRuntime:
             try:
                 self.publisher.show_forecast(await self.forecaster.make())
                 await self.data_plane.look(self.publisher.rows.values(), changed=changed)
+                self._show_listeners()
                 await self.protect_images()
                 self.publisher.clear_problem("forecast")
             except AgentError as error:
@@ -326,6 +330,10 @@ class EngineRuntime:
             await asyncio.sleep(_FORECAST_AT_MOST_EVERY_S)
             changed = await self._rows_changed.beyond(seen, _FORECAST_EVERY_S) > seen
             await asyncio.sleep(_FORECAST_AFTER_S)
+
+    def _show_listeners(self) -> None:
+        rules = self._latest_supply.listen_rules if self._latest_supply else ListenRules()
+        self._listeners.look(self.publisher.rows, rules, self.data_plane.unheld)
 
     async def _keep(self, keep: Callable[[], Awaitable[None]]) -> None:
         """Have it done for ever: a store that fails for a while must not end it."""

@@ -24,21 +24,23 @@ _V6ONLY = 11  # INET_DIAG_SKV6ONLY
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _REQUEST = struct.Struct("=BBBxI48x")  # family, protocol, extensions, states, no socket id
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
-_PORT_AT, _ADDRESS_AT, _ANSWER_BYTES = 4, 8, 72
+_PORT_AT, _ADDRESS_AT, _INODE_AT, _ANSWER_BYTES = 4, 8, 68, 72
 _BUFFER_BYTES = 1 << 16
 
 
-def read_listening() -> frozenset[Listen]:
+def read_listening() -> dict[Listen, int]:
     """Every listener of this network namespace; one of IPv6 that takes IPv4 too is both.
 
-    Raises OSError where the kernel does not answer such questions.
+    With each the inode of its socket (of one of them, where several share it), by which the
+    processes that have it open can be found. Raises OSError where the kernel does not answer.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        found = set()
+        found: dict[Listen, int] = {}
         for family in (socket.AF_INET, socket.AF_INET6):
             for body in _dump(kernel, family):
-                found |= set(_listeners(family, body))
-        return frozenset(found)
+                (inode,) = struct.unpack_from("=I", body, _INODE_AT)
+                found |= dict.fromkeys(_listeners(family, body), inode)
+        return found
 
 
 def _dump(kernel: socket.socket, family: int) -> Iterator[bytes]:

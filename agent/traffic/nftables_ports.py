@@ -1,0 +1,88 @@
+"""The ports of what our table serves or refuses, held so that no other program listens there.
+
+Where a program was quicker, what is served is served, since the table comes first; but a
+deployment that serves nothing does not refuse in that program's place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from agent.errors import describe
+from agent.model.resources import Listen
+from agent.traffic.holding import PortHolder
+from agent.traffic.nftables_rules import yield_change
+from agent.traffic.nftables_view import NftablesView
+from agent.traffic.occupied import occupant
+from agent.traffic.port import RouteOrder, TrafficError, Unheld
+
+_log = logging.getLogger(__name__)
+Commit = Callable[[str], Awaitable[None]]
+
+
+class NftablesPorts:
+    """One caller at a time. `commit` makes one transaction."""
+
+    def __init__(self, table: str, holder: PortHolder, commit: Commit) -> None:
+        self._table = table
+        self._holder = holder
+        self._commit = commit
+        self._held: frozenset[Listen] = frozenset()
+
+    async def keep(self, view: NftablesView) -> Mapping[Listen, Unheld]:
+        """Hold what is known; returns what could not be. Raises TrafficError."""
+        listens = _listens(view.known.values())
+        unheld = await self._holder.keep(listens) if listens else await self._end()
+        self._held = listens - unheld.keys()
+        if view.intact:  # where it is not, the sets are made anew with the next order
+            serving = _listens(view.known.values(), serving=True)
+            taken = {listen for listen, one in unheld.items() if one.program is not None}
+            if text := yield_change(self._table, view.yielded, sorted(taken - serving)):
+                await self._commit(text)
+        return unheld
+
+    async def keep_more(self, view: NftablesView, order: RouteOrder) -> None:
+        """The same, if this order has a port that is not held: a switch need not ask."""
+        if not _listens([order]) <= self._held:
+            await self.keep(view)
+
+    async def _end(self) -> Mapping[Listen, Unheld]:
+        try:
+            await self._holder.shutdown()
+        except TrafficError as error:
+            _log.warning("the ports' holder does not end error=%s", describe(error))
+        return {}
+
+    async def close(self) -> None:
+        await self._holder.close()
+
+    async def shutdown(self) -> None:
+        """Hold nothing. Raises TrafficError."""
+        await self._holder.shutdown()
+
+
+def check_taken(view: NftablesView, order: RouteOrder) -> None:
+    """A listener belongs to one deployment, and to no process of the host. Raises TrafficError."""
+    held = {
+        binding.listen: other.deployment
+        for other in view.known.values()
+        for binding in other.bindings
+    }
+    for binding in order.bindings:
+        for listen, deployment in held.items():
+            if deployment != order.deployment and listen.overlaps(binding.listen):
+                raise TrafficError(f"{binding.listen} is taken by {deployment} on {listen}")
+        if held.get(binding.listen) == order.deployment:
+            continue
+        if who := occupant(binding.listen):
+            raise TrafficError(f"{binding.listen} is taken by {who}")
+
+
+def _listens(orders: Iterable[RouteOrder], *, serving: bool = False) -> frozenset[Listen]:
+    return frozenset(
+        binding.listen
+        for order in orders
+        for binding in order.bindings
+        if binding.endpoints or not serving
+    )
