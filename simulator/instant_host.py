@@ -34,7 +34,7 @@ from agent.model.update import Update
 from agent.probes.port import HealthView, ProbeTarget
 from agent.releases.port import Releases
 from agent.store.port import Store
-from agent.traffic.port import RouteOrder
+from agent.traffic.port import Refused, RouteOrder
 from agent.updates.engine.commands import UpdateEngine
 from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.engine import EngineRuntime
@@ -175,6 +175,7 @@ class InstantTraffic:
         self.refusal: Callable[[Listen], str | None] = lambda _: None
         self.open = 0  # connections to every enclave
         self.orders: dict[DeploymentName, RouteOrder] = {}
+        self.has_refused = Refused()
 
     async def start(self) -> None: ...
 
@@ -192,6 +193,9 @@ class InstantTraffic:
 
     async def reset(self, endpoint: Endpoint) -> int:
         return self.open
+
+    async def refused(self) -> Refused:
+        return self.has_refused
 
     async def close(self) -> None: ...
 

@@ -304,17 +304,22 @@ def traffic_of(
             network.host_ports,
             state_file=config.state_dir / "sysctls.json",
             table="enclave_agent" if standard else f"enclave_agent_{network.bridge}",
+            limits=config.limits,
         )
     units = choices.supervisor.value == SupervisorKind.SYSTEMD
     run = _in_units(config) if units else run_command
     if choices.traffic.value == TrafficMode.HAPROXY:
         return HaproxyTraffic(
-            config.run_dir / "haproxy", config.state_dir / "haproxy.json", run_command=run
+            config.run_dir / "haproxy",
+            config.state_dir / "haproxy.json",
+            limits=config.limits,
+            run_command=run,
         )
     return UserspaceTraffic(
         socket=config.run_dir / "traffic.sock",
         state_file=config.state_dir / "traffic.json",
         log_file=config.state_dir / "traffic.log",
+        limits=config.limits,
         run_command=run,
     )
 

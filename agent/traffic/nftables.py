@@ -13,6 +13,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agent.config_limits import DEFAULT_LIMITS, LimitsConfig
 from agent.errors import describe
 from agent.host.commands import CommandError, CompletedCommand, RunCommand, run_command
 from agent.host.files import StorageError
@@ -22,10 +23,11 @@ from agent.model.ids import DeploymentName, parse_deployment_name
 from agent.model.resources import Listen
 from agent.traffic import conntrack, resetting
 from agent.traffic.census import Census
+from agent.traffic.flow_limits import FlowLimits
 from agent.traffic.nftables_rules import Base, Key, SetElement, change, elements_of, endpoint_key
 from agent.traffic.nftables_view import NftablesView, read
 from agent.traffic.occupied import occupied
-from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError
+from agent.traffic.port import Refused, RouteOrder, StaleGenerationError, TrafficError
 from agent.traffic.sysctls import Sysctls
 
 _RESET_ROUNDS = 20
@@ -50,7 +52,7 @@ async def probe_nftables(run: RunCommand = run_command) -> str | None:
 
 
 class NftablesTraffic:
-    """One table of our own. `state_file` holds the sysctls as they were before us."""
+    """Our own table, and one of limits. `state_file` holds the sysctls as they were before us."""
 
     kind = "nftables"
 
@@ -62,8 +64,10 @@ class NftablesTraffic:
         *,
         state_file: Path,
         table: str = "enclave_agent",
+        limits: LimitsConfig = DEFAULT_LIMITS,
         run_command: RunCommand = run_command,
     ) -> None:
+        self._limits = FlowLimits(f"{table}_limits", bridge, subnet, limits, run_command)
         self._base = Base(table=table, bridge=bridge, subnet=subnet, host_ports=host_ports)
         self._sysctls = Sysctls(bridge, state_file)
         self._run = run_command
@@ -84,6 +88,7 @@ class NftablesTraffic:
                 await self._rewrite(list(view.known.values()))
             elif view.resetting:
                 await self._commit(f"flush set inet {self._base.table} resetting\n")
+        await self._limits.ensure()
 
     async def apply(self, order: RouteOrder) -> None:
         """One transaction. What the kernel holds is read only if the last look proves stale."""
@@ -112,6 +117,7 @@ class NftablesTraffic:
         """Nothing, if the rules in the kernel are not exactly ours."""
         async with self._lock:
             view = await self._look()
+        await self._limits.ensure()
         return dict(view.known) if view.intact else {}
 
     async def connections(self, endpoint: Endpoint) -> int:
@@ -137,6 +143,11 @@ class NftablesTraffic:
                 await asyncio.shield(self._commit(f"delete element {element}"))
             return len(flows)
 
+    async def refused(self) -> Refused:
+        """By guests' addresses."""
+        counts = await self._limits.refused()
+        return Refused(counts=counts, unlimited=self._limits.missing)
+
     def refusal(self, listen: Listen) -> str | None:
         if listen.is_ipv6:
             return (
@@ -152,6 +163,7 @@ class NftablesTraffic:
         """Uninstall: delete our table, put the sysctls back. Idempotent."""
         async with self._lock:
             await self._write(self._base.removal())
+            await self._limits.remove()
             try:
                 self._sysctls.restore()
             except (OSError, StorageError) as error:

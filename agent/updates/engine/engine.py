@@ -312,6 +312,7 @@ class EngineRuntime:
             try:
                 self.publisher.show_forecast(await self.forecaster.make())
                 await self.data_plane.look(self.publisher.rows.values(), changed=changed)
+                self._show_unlimited()
                 await self.protect_images()
                 self.publisher.clear_problem("forecast")
             except AgentError as error:
@@ -325,6 +326,18 @@ class EngineRuntime:
             await asyncio.sleep(_FORECAST_AT_MOST_EVERY_S)
             changed = await self._rows_changed.beyond(seen, _FORECAST_EVERY_S) > seen
             await asyncio.sleep(_FORECAST_AFTER_S)
+
+    def _show_unlimited(self) -> None:
+        if (unlimited := self.data_plane.unlimited) is None:
+            self.publisher.clear_problem("limits")
+            return
+        self.publisher.raise_problem(
+            "limits",
+            code="limits_not_in_force",
+            severity="warning",
+            detail=unlimited,
+            mend='docs/host.md, "Shares", says what limits need',
+        )
 
     async def _keep(self, keep: Callable[[], Awaitable[None]]) -> None:
         """Have it done for ever: a store that fails for a while must not end it."""
