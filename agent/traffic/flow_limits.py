@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.config_limits import LimitsConfig
 from agent.errors import describe
 from agent.host.commands import CommandError, RunCommand
-from agent.host.ruleset_generation import ruleset_generation
+from agent.host.nftables_netlink import rule_comments, ruleset_generation
 from agent.traffic.flow_limits_rules import LimitsTable, refused_in
 from agent.traffic.limits import limits_within
 from agent.traffic.port import TrafficError
@@ -37,13 +37,13 @@ class FlowLimits:
         self.missing: str | None = None
 
     async def ensure(self) -> None:
-        """Make the table anew unless it is as it should be. At rest this starts no process."""
+        """Make the table anew unless it is as it should be; only that starts a process."""
         wanted = self._wanted()
         before = ruleset_generation()
         if before is not None and self._seen == (before, wanted):
             return
         try:
-            if not await self._holds(wanted):
+            if not _holds(wanted):
                 await self._write(wanted.text())
                 before = None  # ours was not the only transaction, maybe: look once more
             self._tell(None)
@@ -73,14 +73,6 @@ class FlowLimits:
         limits = limits_within(self._config, _capacity())
         return LimitsTable(self._name, self._bridge, self._subnet, limits)
 
-    async def _holds(self, wanted: LimitsTable) -> bool:
-        """Elements are left out of the listing: packets make many."""
-        try:
-            listing = await self._nft("-j", "-t", "list", "table", "inet", self._name)
-        except _NoSuchTableError:
-            return False
-        return wanted.holds(listing)
-
     async def _write(self, text: str) -> None:
         await self._nft("-f", "-", stdin=text)
 
@@ -103,6 +95,13 @@ class FlowLimits:
 
 class _NoSuchTableError(TrafficError):
     """It is not there."""
+
+
+def _holds(wanted: LimitsTable) -> bool:
+    try:
+        return sorted(wanted.comments, key=str) == sorted(rule_comments(wanted.name), key=str)
+    except OSError as error:
+        raise TrafficError("the kernel does not list the limits' rules") from error
 
 
 def _capacity() -> int:

@@ -220,3 +220,15 @@ def test_containers_that_are_only_acted_out_are_shown_as_played(agent) -> None:
     assert "acted" in line
     assert "real" not in line
     assert "\x1b" not in text
+
+
+def test_what_limits_refused_is_shown_by_their_keys(agent) -> None:
+    agent.running("web")
+    assert "limits." not in page(agent, "status", "web")
+
+    def refuse(engine) -> None:
+        engine.refused = {"guest_flows": 3}
+        engine.publish()
+
+    agent.api.do(refuse)
+    assert "3 by limits.guest_flows" in page(agent, "status", "web")

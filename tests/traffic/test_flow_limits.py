@@ -15,7 +15,7 @@ from agent.config_limits import LimitsConfig
 from agent.host.commands import CompletedCommand, run_command
 from agent.host.contact import open_tcp
 from agent.host.guest_sockets import GuestSockets
-from agent.host.ruleset_generation import ruleset_generation
+from agent.host.nftables_netlink import rule_comments, ruleset_generation
 from agent.model.resources import Listen
 from agent.traffic.nftables import NftablesTraffic
 from tests.fakes.netns import ip, join
@@ -243,10 +243,9 @@ async def test_limits_that_somebody_takes_away_come_back_and_at_rest_nothing_is_
     traffic = NftablesTraffic(BRIDGE, SUBNET, (), state_file=host.state_file, run_command=noting)
     await traffic.start()
     whole = subprocess.check_output(["nft", "list", "table", "inet", "enclave_agent_limits"])
-    await traffic.observe()
     commands.clear()
     await traffic.observe()
-    assert "-t" not in [word for argv in commands for word in argv]
+    assert [argv[2] for argv in commands] == ["list", "list"]  # of the routes' two tables
     subprocess.run(["nft", change], check=True)
     await traffic.observe()
     again = subprocess.check_output(["nft", "list", "table", "inet", "enclave_agent_limits"])
@@ -280,3 +279,14 @@ async def test_the_generation_of_the_rules_is_the_kernels(host: NftablesWorld) -
     subprocess.run(["nft", "add table inet somebody"], check=True)
     after = ruleset_generation()
     assert after not in (None, before)
+    assert rule_comments("somebody") == rule_comments("nobody") == []
+    rules = [
+        "add chain inet somebody one",
+        'add rule inet somebody one tcp dport 1 drop comment "first"',
+        "add rule inet somebody one accept",
+        "add table ip somebody",
+        "add chain ip somebody two",
+        'add rule ip somebody two accept comment "of another family"',
+    ]
+    subprocess.run(["nft", "-f", "-"], input="\n".join(rules).encode(), check=True)
+    assert rule_comments("somebody") == [("one", "first"), ("one", None)]
