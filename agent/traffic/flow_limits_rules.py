@@ -7,7 +7,7 @@ has taken the flow into its connection table, so that a refused one takes no pla
 
     guests      what came from the guests' bridge: flows by guest
     clients     what was translated to a guest, from outside and from the host itself: connections
-                by guest, and by guest and source. The agent's own sockets are passed over.
+                by guest, and by guest and source. The agent's own sockets are never translated.
     refused     how many packets were refused, by guest and limit (its place in `REASONS`)
 
 The kernel walks all flows of an element for each that is added to it. So those of a guest are
@@ -23,7 +23,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.model.marks import MARK_MASK, TO_GUEST
 from agent.traffic.limits import (
     DEPLOYMENT_CONNECTIONS,
     DEPLOYMENT_CONNECTIONS_PER_S,
@@ -64,7 +63,6 @@ class LimitsTable:
         """Chain name → (hook line, rules)."""
         subnet = ipaddress.ip_network(self.subnet)
         to_guest = f"{_BEGINS} ct status dnat ip daddr {subnet} jump clients"
-        ours = f"meta mark and {MARK_MASK:#x} == {TO_GUEST:#x}"
         hook = "type filter hook {} priority {}; policy accept;"
         return {
             "guests": ("", tuple(self._guests())),
@@ -73,7 +71,7 @@ class LimitsTable:
                 hook.format("prerouting", _TRANSLATED),
                 (f'iifname "{self.bridge}" {_BEGINS} jump guests', to_guest),
             ),
-            "leaving": (hook.format("output", _TRANSLATED), (f"{ours} return", to_guest)),
+            "leaving": (hook.format("output", _TRANSLATED), (to_guest,)),
         }
 
     def _guests(self) -> Iterator[str]:
