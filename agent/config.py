@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.config_limits import DEFAULT_LIMITS, LimitsConfig
 from agent.model.egress import GuestEgress
 from agent.model.tcb_status import TcbStatus
 
@@ -293,6 +294,7 @@ class Config(_Section, frozen=True, kw_only=True):
     supervisor: SupervisorKind = SupervisorKind.AUTO
     network: NetworkConfig = NetworkConfig()
     traffic: TrafficConfig = TrafficConfig()
+    limits: LimitsConfig = DEFAULT_LIMITS
     qemu: QemuConfig = QemuConfig()
     releases: ReleasesConfig = ReleasesConfig()
     host: HostConfig = HostConfig()

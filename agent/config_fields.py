@@ -99,6 +99,12 @@ def _boot_deadline(value: str | float) -> str | None:
     return _between(1, 86400)(value)
 
 
+def _share(value: str | int) -> str | None:
+    if isinstance(value, str):
+        return None if value == "auto" else "must be auto or a number"
+    return _between(1, 1 << 24)(value)
+
+
 def _listen(value: str) -> str | None:
     try:
         Listen.parse(value)
@@ -219,6 +225,12 @@ CHECKS: dict[str, Check] = {
     "network.loopback_subnet": _loopback_subnet,
     "network.host_ports": _ports,
     "network.guest_egress_allow": _each(_allowed),
+    "limits.guest_flows": _share,
+    "limits.guest_flows_per_s": _between(1, 1_000_000),
+    "limits.deployment_connections": _share,
+    "limits.deployment_connections_per_s": _between(1, 1_000_000),
+    "limits.source_connections": _share,
+    "limits.idle_s": _between(60, 7 * 86400),
     "qemu.binary": _PROGRAM,
     "qemu.user": _optional(_matching(r"[a-z_][a-z0-9_-]{0,31}", "the name of a user")),
     "qemu.quote_service": _matching(

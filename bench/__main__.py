@@ -22,6 +22,7 @@ from bench import (
     launch,
     link,
     machine,
+    neighbours,
     plane,
     planner,
     switch,
@@ -42,6 +43,7 @@ MEASURES: dict[str, Measure] = {
     "launch": launch.measure,
     "idle": idle.measure,
     "plane": plane.measure,
+    "neighbours": neighbours.measure,
     "inventory": inventory.measure,
     "attestation": attestation.measure,
     "link": link.measure,
@@ -55,6 +57,7 @@ NAMES = (
     "launch",
     "idle",
     "plane",
+    "neighbours",
     "inventory",
     "attestation",
     "link",
@@ -102,7 +105,7 @@ def _arguments() -> tuple[tuple[str, ...], Options]:
         "--rounds",
         type=int,
         default=Options.rounds,
-        help="repetitions of launch, plane, attestation, link, downtime and transitions",
+        help="repetitions of launch, plane, neighbours, attestation, link, downtime, transitions",
     )
     parser.add_argument(
         "--updates",

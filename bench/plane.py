@@ -103,7 +103,8 @@ class Planes:
             await self._nftables.start()
             await self._nftables.apply(self._order(_NFT_OFFSET))
         else:
-            delete = f"add table inet {self._table}; delete table inet {self._table}"
+            tables = (f"inet {self._table}", f"inet {self._table}_limits")
+            delete = "; ".join(f"add table {one}; delete table {one}" for one in tables)
             subprocess.run(["nft", delete], check=True)
 
     def where(self, spot: Spot, way: str, port: int) -> tuple[str, int]:

@@ -34,7 +34,7 @@ from agent.model.update import Update
 from agent.probes.port import HealthView, ProbeTarget
 from agent.releases.port import Releases
 from agent.store.port import Store
-from agent.traffic.port import RouteOrder, Unheld
+from agent.traffic.port import Refused, RouteOrder, Unheld
 from agent.updates.engine.commands import UpdateEngine
 from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.engine import EngineRuntime
@@ -176,6 +176,7 @@ class InstantTraffic:
         self.open = 0  # connections to every enclave
         self.unheld: dict[Listen, Unheld] = {}
         self.orders: dict[DeploymentName, RouteOrder] = {}
+        self.has_refused = Refused()
 
     async def start(self) -> None: ...
 
@@ -196,6 +197,9 @@ class InstantTraffic:
 
     async def reset(self, endpoint: Endpoint) -> int:
         return self.open
+
+    async def refused(self) -> Refused:
+        return self.has_refused
 
     async def close(self) -> None: ...
 

@@ -202,6 +202,7 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         degraded=fault_view(facts.degraded),
         error=fault_view(row.fault),
         probes=_probes(revision) if revision else None,
+        refused=dict(facts.refused),
         warnings=_warnings(facts),
     )
 

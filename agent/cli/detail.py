@@ -74,6 +74,8 @@ def _head(one: DeploymentView) -> RenderableType:
     for secret in sorted({*(one.secrets or ()), *stale_ones}):
         stale = ", newer value waits for a relaunch" if secret in stale_ones else ""
         shown.add_row("secret", safe(secret) + stale)
+    for limit, count in sorted(one.refused.items()):
+        shown.add_row("refused", f"{count} by limits.{safe(limit)}")
     _warn(shown, one.warnings)
     return shown
 

@@ -342,18 +342,21 @@ def traffic_of(
             state_file=config.state_dir / "sysctls.json",
             table="enclave_agent" if standard else f"enclave_agent_{network.bridge}",
             holder=_port_holder(config, run),
+            limits=config.limits,
         )
     if choices.traffic.value == TrafficMode.HAPROXY:
         return HaproxyTraffic(
             config.run_dir / "haproxy",
             config.state_dir / "haproxy.json",
             holder=_port_holder(config, run),
+            limits=config.limits,
             run_command=run,
         )
     return UserspaceTraffic(
         socket=config.run_dir / "traffic.sock",
         state_file=config.state_dir / "traffic.json",
         log_file=config.state_dir / "traffic.log",
+        limits=config.limits,
         run_command=run,
     )
 

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from agent.config_limits import DEFAULT_LIMITS, LimitsConfig
 from agent.errors import describe
 from agent.host.commands import RunCommand, run_command
 from agent.model.enclave import Endpoint
@@ -39,7 +40,13 @@ from agent.traffic.haproxy_runtime import RuntimeCommands, ask
 from agent.traffic.haproxy_taken import check_taken
 from agent.traffic.haproxy_view import HaproxyView
 from agent.traffic.holding import NoHolder, PortHolder
-from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError, Unheld
+from agent.traffic.port import (
+    Refused,
+    RouteOrder,
+    StaleGenerationError,
+    TrafficError,
+    Unheld,
+)
 
 _RESTART_PAUSE_S = 1.0
 _RESET_ROUNDS = 200
@@ -58,21 +65,30 @@ class HaproxyTraffic:
         state_file: Path,
         *,
         holder: PortHolder | None = None,
+        limits: LimitsConfig = DEFAULT_LIMITS,
         run_command: RunCommand = run_command,
         ask: RuntimeCommands = ask,
     ) -> None:
         self._run_dir = run_dir
         self._record = Record(state_file)
         self._holder = holder or NoHolder()
-        self._processes = HaproxyProcesses(run_dir, self._record, run_command, ask, self._holder)
+        self._processes = HaproxyProcesses(
+            run_dir, self._record, run_command, ask, limits=limits, holder=self._holder
+        )
         self._lock = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Adopt the process that runs, or start one with what was recorded."""
+        """Adopt the process that runs, or start one with what was recorded.
+
+        One that was started with other limits is replaced: its connections stay with it.
+        """
         check_directory(self._run_dir)
         async with self._lock:
-            await self._processes.look()
+            view = await self._processes.look()
+            if view.intact and not self._processes.current.keeps_to_its_limits():
+                with self._processes.recovering():
+                    await self._processes.replace(view.known)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch(), name="haproxy-watch")
 
@@ -136,6 +152,15 @@ class HaproxyTraffic:
                 with contextlib.suppress(OSError):
                     count += await _reset_in(process, server_name(endpoint))
             return count
+
+    async def refused(self) -> Refused:
+        """By deployments, of the process in force: the others take no connections."""
+        async with self._lock:
+            await self._processes.look()
+            try:
+                return Refused(counts=await self._processes.current.refused())
+            except OSError as error:
+                raise TrafficError("HAProxy ended meanwhile") from error
 
     def refusal(self, listen: Listen) -> str | None:
         """None: IPv6 is served too."""

@@ -21,6 +21,8 @@ from pathlib import Path
 from agent.model.enclave import Endpoint
 from agent.model.ids import DeploymentName, parse_deployment_name
 from agent.model.resources import Listen
+from agent.traffic import haproxy_limits
+from agent.traffic.limits import Limits
 from agent.traffic.port import Binding, RouteOrder, TrafficError
 
 BACKEND = "guests"
@@ -40,6 +42,7 @@ class HaproxyFiles:
     """Where a process has its files and as whom it runs; `user` None: as whoever starts it."""
 
     directory: Path
+    limits: Limits
     max_connections: int
     user: str | None = None
 
@@ -162,6 +165,7 @@ def render(
         _global(place),
         *(_frontend(place, listen, tenants, bound) for listen, tenants in layout.items()),
         _backend(servers),
+        haproxy_limits.tables(),
     ]
     return {
         ROUTES: _map(routes),
@@ -169,6 +173,11 @@ def render(
         NAMES: _map(names),
         place.config.name: "\n".join(parts),
     }
+
+
+def limits_line(limits: Limits) -> str:
+    """What tells in a configuration which limits it was made with."""
+    return f"# {limits}"
 
 
 def _map(entries: Mapping[str, str]) -> str:
@@ -181,14 +190,14 @@ def _global(place: HaproxyFiles) -> str:
         "global\n"
         f"  stats socket {place.socket} mode 600 level admin expose-fd listeners\n"
         f"{jail}"
+        f"{limits_line(place.limits)}\n"
         "  nbthread 1\n"
         "  noreuseport\n"
         f"  maxconn {place.max_connections}\n"
         "defaults\n"
         "  mode tcp\n"
         "  timeout connect 10s\n"
-        "  timeout client 24d\n"
-        "  timeout server 24d\n"
+        f"{haproxy_limits.timeouts(place.limits)}"
         "  option clitcpka\n"
         "  option srvtcpka\n"
         "  retries 0\n"
@@ -224,7 +233,13 @@ def _frontend(
     routes, members = place.directory / ROUTES, place.directory / MEMBERS
     shared = len(tenants) > 1
     at = "content" if shared else "connection"
-    lines = [f"frontend {name}", _bind(listen, bound)]
+    (first, *_) = tenants
+    place_of_source = name if shared else first
+    lines = [
+        f"frontend {name}",
+        _bind(listen, bound),
+        *haproxy_limits.of_source(place.limits, place_of_source, counts=not shared),
+    ]
     if shared:
         key = f"str({name}/),concat(,sess.name)"
         lines += [
@@ -233,12 +248,10 @@ def _frontend(
             "tcp-request content set-var(sess.name) req.ssl_sni,lower",
             f"tcp-request content set-var(sess.deployment) {key},map({place.directory / NAMES})",
         ]
-        deployment = "var(sess.deployment)"
-    else:
-        (only,) = tenants
-        deployment = f"str({only})"
+    deployment = "var(sess.deployment)" if shared else f"str({first})"
     group, number = "var(sess.group)", "concat(,sess.number)"
     lines += [
+        *haproxy_limits.of_deployment(place.limits, at, deployment),
         f"tcp-request {at} set-var(sess.edition) {deployment},map({routes}),field(1,!)",
         f"tcp-request {at} set-var(sess.group) var(sess.edition),concat(/{name}/)",
         f"tcp-request {at} set-var(sess.count) {group},map({members},0),add(0)",

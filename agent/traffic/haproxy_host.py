@@ -10,16 +10,18 @@ import resource
 import shutil
 from pathlib import Path
 
+from agent.config_limits import LimitsConfig
 from agent.errors import describe
 from agent.host.commands import CommandError, RunCommand, run_command
 from agent.traffic.haproxy_config import HaproxyFiles
+from agent.traffic.limits import limits_within
 from agent.traffic.port import TrafficError
 
 _OLDEST = (2, 6)
 _USERS = ("haproxy", "nobody")
 _SAFE_PATH = re.compile(r"[A-Za-z0-9/._-]+")
 _MAX_PATH_BYTES = 80  # of a unix socket's 107, less the name and what HAProxy appends meanwhile
-_MAX_CONNECTIONS = 20_000
+_MAX_CONNECTIONS = 40_000
 
 
 def find_binary() -> str | None:
@@ -55,14 +57,19 @@ def check_directory(directory: Path) -> None:
         )
 
 
-def place_in(directory: Path) -> HaproxyFiles:
+def place_in(directory: Path, limits: LimitsConfig) -> HaproxyFiles:
     """Root's process gives its rights up; another's has none to give up."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MAX_CONNECTIONS
     if hard != resource.RLIM_INFINITY:
         most = max(1, min(most, (hard - 100) // 2))
     user = _unprivileged_user() if os.geteuid() == 0 else None
-    return HaproxyFiles(directory=directory, max_connections=most, user=user)
+    return HaproxyFiles(
+        directory=directory,
+        limits=limits_within(limits, most),
+        max_connections=most,
+        user=user,
+    )
 
 
 def _unprivileged_user() -> str | None:

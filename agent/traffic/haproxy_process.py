@@ -23,9 +23,11 @@ from agent.traffic.haproxy_config import (
     MEMBERS,
     ROUTES,
     HaproxyFiles,
+    limits_line,
     render,
     rigid_binds,
 )
+from agent.traffic.haproxy_limits import TENANTS, refused_in
 from agent.traffic.haproxy_runtime import RuntimeCommands, complaint
 from agent.traffic.haproxy_view import HaproxyView, Statistics, parse_statistics, read
 from agent.traffic.port import RouteOrder, TrafficError
@@ -127,6 +129,19 @@ class HaproxyProcess:
         answers = await self._ask(self.place.socket, commands) if commands else []
         if refused := complaint(commands, answers):
             raise TrafficError(f"HAProxy refused a command: {refused}")
+
+    async def refused(self) -> dict[str, dict[str, int]]:
+        """Raises OSError if it does not run."""
+        (answer,) = await self._ask(self.place.socket, [f"show table {TENANTS}"])
+        return refused_in(answer)
+
+    def keeps_to_its_limits(self) -> bool:
+        """Whether it was started with those that are configured now."""
+        try:
+            configuration = self.place.config.read_text()
+        except OSError:
+            return False
+        return limits_line(self.place.limits) in configuration.splitlines()
 
     @property
     def is_retired(self) -> bool:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
+from agent.config_limits import LimitsConfig
 from agent.errors import describe
 from agent.host.commands import RunCommand
 from agent.host.process import Process, identify
@@ -40,9 +41,12 @@ class HaproxyProcesses:
         record: Record,
         run: RunCommand,
         ask: RuntimeCommands,
+        *,
+        limits: LimitsConfig,
         holder: PortHolder,
     ) -> None:
         self._directory = directory
+        self._limits = limits
         self._record = record
         self._run = run
         self._ask = ask
@@ -199,7 +203,7 @@ class HaproxyProcesses:
                     await process.retire(kept)
 
     def _process(self, number: int) -> HaproxyProcess:
-        return HaproxyProcess(place_in(self._directory / str(number)), self._ask)
+        return HaproxyProcess(place_in(self._directory / str(number), self._limits), self._ask)
 
     def _take(self, process: HaproxyProcess) -> None:
         self._current = process

@@ -13,6 +13,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agent.config_limits import DEFAULT_LIMITS, LimitsConfig
 from agent.errors import describe
 from agent.host.commands import CommandError, CompletedCommand, RunCommand, run_command
 from agent.host.files import StorageError
@@ -25,11 +26,18 @@ from agent.traffic import conntrack, resetting
 from agent.traffic.census import Census
 from agent.traffic.egress import EgressTable
 from agent.traffic.egress_rules import EgressRules, open_at_host
+from agent.traffic.flow_limits import FlowLimits
 from agent.traffic.holding import NoHolder, PortHolder
 from agent.traffic.nftables_ports import NftablesPorts, check_taken
 from agent.traffic.nftables_rules import Base, Key, SetElement, change, elements_of, endpoint_key
 from agent.traffic.nftables_view import NftablesView, read
-from agent.traffic.port import RouteOrder, StaleGenerationError, TrafficError, Unheld
+from agent.traffic.port import (
+    Refused,
+    RouteOrder,
+    StaleGenerationError,
+    TrafficError,
+    Unheld,
+)
 from agent.traffic.sysctls import Sysctls
 
 _RESET_ROUNDS = 20
@@ -70,12 +78,14 @@ class NftablesTraffic:
         egress: EgressPolicy = NO_POLICY,
         hairpin: bool = False,
         table: str = "enclave_agent",
+        limits: LimitsConfig = DEFAULT_LIMITS,
         holder: PortHolder | None = None,
         run_command: RunCommand = run_command,
     ) -> None:
         """`host_ports`: TCP ports of the host that guests may reach, whatever the policy."""
         at_host = open_at_host(host_ports)
         self._base = Base(table, bridge, subnet, at_host, hairpin)
+        self._limits = FlowLimits(f"{table}_limits", bridge, subnet, limits, run_command)
         self.egress = EgressTable(
             EgressRules(f"egress_{table}", bridge, at_host, egress), run_command
         )
@@ -97,10 +107,11 @@ class NftablesTraffic:
             view = await self._look()
             if not view.intact:
                 await self._rewrite(list(view.known.values()))
-                return
-            await self.egress.ensure()
-            if view.resetting:
-                await self._commit(f"flush set inet {self._base.table} resetting\n")
+            else:
+                await self.egress.ensure()
+                if view.resetting:
+                    await self._commit(f"flush set inet {self._base.table} resetting\n")
+        await self._limits.ensure()
 
     async def apply(self, order: RouteOrder) -> None:
         """One transaction. What the kernel holds is read only if the last look proves stale."""
@@ -132,6 +143,7 @@ class NftablesTraffic:
         """Nothing, if the rules in the kernel are not exactly ours."""
         async with self._lock:
             view = await self._look()
+        await self._limits.ensure()
         return dict(view.known) if view.intact else {}
 
     async def hold_ports(self) -> Mapping[Listen, Unheld]:
@@ -162,6 +174,11 @@ class NftablesTraffic:
                 await asyncio.shield(self._commit(f"delete element {element}"))
             return len(flows)
 
+    async def refused(self) -> Refused:
+        """By guests' addresses."""
+        counts = await self._limits.refused()
+        return Refused(counts=counts, unlimited=self._limits.missing)
+
     def refusal(self, listen: Listen) -> str | None:
         if listen.is_ipv6:
             return (
@@ -179,6 +196,7 @@ class NftablesTraffic:
         async with self._lock:
             await self._write(self._base.removal() + self.egress.removal())
             await self._ports.shutdown()
+            await self._limits.remove()
             try:
                 self._sysctls.restore()
             except (OSError, StorageError) as error:

@@ -66,6 +66,18 @@ class RouteOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     domain: str | None = None
 
 
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """Who was refused a connection because of a tenant's limit (`limits` in the configuration).
+
+    `counts`: tenant → limit → how many, since the data plane began to count. A tenant is a
+    deployment's name or, where the kernel counts, a guest's address; a limit is the name of its
+    key. `unlimited`: why there are no limits in force, or None.
+    """
+
+    counts: Mapping[str, Mapping[str, int]] = {}
+    unlimited: str | None = None
+
+
 class Traffic(Protocol):
     """A data plane."""
 
@@ -103,6 +115,10 @@ class Traffic(Protocol):
 
         Returns those whose port another program has, or could have. Raises TrafficError.
         """
+        ...
+
+    async def refused(self) -> Refused:
+        """What tenants' limits have refused. Raises TrafficError."""
         ...
 
     def refusal(self, listen: Listen) -> str | None:

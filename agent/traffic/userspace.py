@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.config_limits import DEFAULT_LIMITS, LimitsConfig
 from agent.host.commands import CommandError, RunCommand, run_command
 from agent.host.process import Process, find_by_option, identify
 from agent.host.threads import finish_in_thread
@@ -24,6 +25,7 @@ from agent.model.resources import Listen
 from agent.traffic.occupied import occupant
 from agent.traffic.port import (
     PortTakenError,
+    Refused,
     RouteOrder,
     StaleGenerationError,
     TrafficError,
@@ -32,6 +34,7 @@ from agent.traffic.port import (
 from agent.traffic.proxy import messages
 from agent.traffic.proxy.messages import ProxyReply, Request
 
+_LIMITS_SINCE = 2  # of the protocol
 _ANSWER_S = 15.0
 _START_S = 15.0
 _RESTART_PAUSE_S = 1.0
@@ -51,6 +54,7 @@ class UserspaceTraffic:
         log_file: Path,
         *,
         command: Sequence[str] | None = None,
+        limits: LimitsConfig = DEFAULT_LIMITS,
         answer_s: float = _ANSWER_S,
         run_command: RunCommand = run_command,
     ) -> None:
@@ -61,6 +65,8 @@ class UserspaceTraffic:
         self._start_command += ["--log", str(log_file)]
         self._run = run_command
         self._answer_s = answer_s
+        self._limits = limits
+        self._unlimited: str | None = None  # why the proxy does not keep to them
         self._lock = asyncio.Lock()
         self._streams: _Streams | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -95,6 +101,12 @@ class UserspaceTraffic:
     async def hold_ports(self) -> Mapping[Listen, Unheld]:
         """The proxy does, while an order is there; one whose ports are taken is refused."""
         return {}
+
+    async def refused(self) -> Refused:
+        """By deployments."""
+        if self._unlimited is not None:
+            return Refused(unlimited=self._unlimited)
+        return Refused(counts=(await self._call(messages.Refused())).refused)
 
     def refusal(self, listen: Listen) -> str | None:
         """None: IPv6 is served too."""
@@ -167,7 +179,24 @@ class UserspaceTraffic:
             with contextlib.suppress(ConnectionError):
                 return await self._ask(request)
         self._streams = await self._connect()
+        await self._tell_limits()
         return await self._ask(request)
+
+    async def _tell_limits(self) -> None:
+        """A proxy that an earlier version started knows none, and is let run: it has connections.
+
+        Raises OSError, TrafficError.
+        """
+        proxy = await self._ask(messages.Version())
+        why: str | None = "an earlier version of the agent started it"
+        if (proxy.protocol or 1) >= _LIMITS_SINCE:
+            why = (await self._ask(messages.SetLimits(self._limits))).error
+        self._unlimited = why and (
+            f"the traffic proxy (process {proxy.pid}) does not keep to the limits: {why}; end it "
+            "when its connections may be reset, and another is started at once"
+        )
+        if self._unlimited:
+            _log.warning("%s", self._unlimited)
 
     async def _connect(self) -> _Streams:
         return await asyncio.open_unix_connection(self._socket, limit=messages.LINE_LIMIT)

@@ -192,6 +192,8 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     `warnings`: what the user may not expect of the revision that serves.
     `domain`: what clients ask for; `guest_domain`: the name that its guest is told (DOMAIN).
     `degraded`: why the status is that, in the words of the probe that fails, say.
+    `refused`: limit (its key in the configuration) → how many connections or, where the kernel
+    counts, packets it refused since the agent started.
     """
 
     name: str
@@ -215,4 +217,5 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     error: FaultView | None
     degraded: FaultView | None = None
     probes: ProbesView | None = None
+    refused: dict[str, int] = {}
     warnings: list[str] = []

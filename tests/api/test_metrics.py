@@ -42,6 +42,17 @@ async def test_deployments_enclaves_and_updates_are_numbers(api) -> None:
     assert found[key("http_requests_total", **labels)] == 1
 
 
+async def test_what_limits_refused_is_counted_by_deployment_and_limit(api) -> None:
+    await api.deploy()
+    api.engine.refused = {"guest_flows": 3, "source_connections": 1}
+    api.engine.publish()
+    found = await values(api)
+    assert found[key("refused_total", deployment="web", limit="guest_flows")] == 3
+    assert found[key("refused_total", deployment="web", limit="source_connections")] == 1
+    shown = (await api.ask_status("GET", "/status")).json["deployments"][0]
+    assert shown["refused"] == {"guest_flows": 3, "source_connections": 1}
+
+
 async def test_no_path_that_somebody_made_up_becomes_a_series(api) -> None:
     for n in range(20):
         await api.ask("GET", f"/made-up/{n}")

@@ -235,3 +235,15 @@ def test_what_guests_may_reach_and_what_they_tried_most_is_shown(agent) -> None:
     shown = page(agent, "status")
     assert "guests reach" in shown
     assert "none, 10.0.0.0/8:80; refused most: 10.1.2.3:443 (tcp, 7 times)" in shown
+
+
+def test_what_limits_refused_is_shown_by_their_keys(agent) -> None:
+    agent.running("web")
+    assert "limits." not in page(agent, "status", "web")
+
+    def refuse(engine) -> None:
+        engine.refused = {"guest_flows": 3}
+        engine.publish()
+
+    agent.api.do(refuse)
+    assert "3 by limits.guest_flows" in page(agent, "status", "web")

@@ -116,6 +116,7 @@ class FakeEngine:
         self.answer_to_plan: Decision | None = None
         self.planned: list[PlanQuestion] = []
         self.expected = Estimate()
+        self.refused: dict[str, int] = {}  # of every deployment
         self._entries: dict[DeploymentName, _Entry] = {}
         self._events: list[Event] = []
         self._version = 0
@@ -653,6 +654,7 @@ class FakeEngine:
             update=update,
             update_deadline=deadline,
             expected=self.expected,
+            refused=self.refused,
             enclaves=tuple(entry.enclaves.values()),
             stale_secrets=self._stale(entry),
             rollback=tuple(

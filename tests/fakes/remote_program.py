@@ -55,6 +55,16 @@ def datagram(address: str, port: int) -> str:
     return "answered"
 
 
+def flood(address: str, first_port: int, count: int, packets: int) -> str:
+    """So many datagrams to each of so many ports."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for port in range(first_port, first_port + count):
+            for _ in range(packets):
+                with contextlib.suppress(OSError):  # told of a closed port before
+                    sender.sendto(b"x", (address, port))
+    return "sent"
+
+
 def hold(address: str, port: int) -> str:
     client = connect(address, port)
     client.sendall(b"who\n")
@@ -106,6 +116,7 @@ VERBS = {
     "ask": ask,
     "outcome": outcome,
     "datagram": datagram,
+    "flood": flood,
     "hold": hold,
     "held": held_now,
     "serve": serve,

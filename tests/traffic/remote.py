@@ -47,6 +47,10 @@ class Remote:
         """closed, prohibited, or unanswered (after a second)."""
         return str(self._call("datagram", address, port))
 
+    def flood(self, address: str, *, ports: int, packets: int = 1) -> None:
+        """Send datagrams to so many ports, the first of which is 10000."""
+        assert self._call("flood", address, 10000, ports, packets) == "sent"
+
     def hold(self, address: str, port: int) -> None:
         """Connect, say a word, and stay idle."""
         assert self._call("hold", address, port) == "held"

@@ -27,7 +27,7 @@ from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 from agent.model.resources import Listen
 from agent.traffic.nftables import NftablesTraffic
-from tests.fakes.frames import ACK, ICMP, RST, TCP, Packet, icmp, tcp
+from tests.fakes.frames import ACK, ICMP, RST, TCP, UDP, Packet, icmp, tcp, udp
 from tests.fakes.guest_card import arp
 from tests.fakes.netns import Server, ip, join, own_host
 from tests.fakes.tap_guest import TapGuest
@@ -292,6 +292,24 @@ async def test_a_guest_that_floods_is_answered_only_so_often(
     # The neighbour has a measure of its own.
     ip("neigh flush dev eth0", world.inside[GREEN].pid)
     assert world.client.ask(OUTSIDE, 8443) == f"green {CLIENT}"
+
+
+async def test_frames_of_ever_new_flows_take_their_share_of_the_connection_table_and_no_more(
+    world: World, traffic: NftablesTraffic
+) -> None:
+    base = Packet(mac_of(BLUE), world.host_mac, BLUE, CLIENT, UDP)
+    begun = time.monotonic()
+    for port in range(5000):
+        world.guests[BLUE].send(base.but(payload=udp(1024 + port, 9)).frame())
+    lasted = time.monotonic() - begun
+    listed = subprocess.run(["conntrack", "-L", "-s", BLUE], capture_output=True, check=True)
+    places = listed.stdout.count(b"\n")
+    assert 1000 <= places <= 1000 + 500 * (lasted + 1)
+    assert (await traffic.refused()).counts == {BLUE: {"guest_flows_per_s": 5000 - places}}
+    assert world.client.ask(OUTSIDE, 8443) == f"green {CLIENT}"
+    assert await reached(BLUE) == "connected"
+    with world.client.server(80):
+        assert world.inside[GREEN].outcome(CLIENT, 80) == "connected"
 
 
 async def test_what_is_asked_of_an_enclave_is_answered_by_it_whatever_listens_at_its_address(

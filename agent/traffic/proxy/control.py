@@ -73,6 +73,10 @@ class Control:
                 return ProxyReply(count=self._router.connections(endpoint))
             case messages.Reset(endpoint=endpoint):
                 return ProxyReply(count=self._router.reset(endpoint))
+            case messages.SetLimits(limits=limits):
+                self._router.limit(limits)
+            case messages.Refused():
+                return ProxyReply(refused=self._router.refused)
             case messages.Shutdown():
                 self._router.close()
                 self._router.forget()

@@ -21,7 +21,7 @@ _AT_ONCE = 128  # accepted per turn of the event loop
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # <linux/in.h>, <linux/in6.h>
 _OUT_OF_FILES_S = 0.2
 _TRANSIENT = frozenset({errno.ECONNABORTED, errno.EPERM, errno.EPROTO})
-Accepted = Callable[[socket.socket, Endpoint], None]
+Accepted = Callable[[socket.socket, Endpoint, str], None]  # the address that it came from
 
 
 class ProxyListener:
@@ -79,7 +79,7 @@ class ProxyListener:
         """Accept what waits, up to a bound; each goes to the target in force at this moment."""
         for count in range(_AT_ONCE):
             try:
-                client, _ = self._socket.accept()
+                client, (source, *_) = self._socket.accept()
             except BlockingIOError:
                 return count
             except OSError as error:
@@ -90,7 +90,7 @@ class ProxyListener:
             client.setblocking(False)
             target = self._targets[self._next % len(self._targets)]
             self._next += 1
-            self._accepted(client, target)
+            self._accepted(client, target, source)
         return _AT_ONCE
 
     def _pause(self) -> None:

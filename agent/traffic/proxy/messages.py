@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import msgspec
 
+from agent.config_limits import LimitsConfig
 from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
 from agent.traffic.port import RouteOrder
 
-PROTOCOL = 2
+PROTOCOL = 2  # 2: limits, refused, taken
 LINE_LIMIT = 4 * 1024 * 1024
 
 
@@ -41,11 +42,21 @@ class Reset(msgspec.Struct, frozen=True, tag="reset", tag_field="op"):
     endpoint: Endpoint
 
 
+class SetLimits(msgspec.Struct, frozen=True, tag="limits", tag_field="op"):
+    """Tells what each tenant may have from now on. Without it the defaults are in force."""
+
+    limits: LimitsConfig
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused", tag_field="op"):
+    """Asks what limits have refused."""
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown", tag_field="op"):
     """Ends the proxy with all its connections; its routes are forgotten."""
 
 
-Request = Version | Apply | Remove | Observe | Connections | Reset | Shutdown
+Request = Version | Apply | Remove | Observe | Connections | Reset | SetLimits | Refused | Shutdown
 
 
 class ProxyReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,3 +72,4 @@ class ProxyReply(msgspec.Struct, frozen=True, omit_defaults=True):
     pid: int | None = None
     count: int | None = None
     orders: tuple[RouteOrder, ...] = ()
+    refused: dict[str, dict[str, int]] = {}

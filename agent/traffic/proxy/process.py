@@ -25,14 +25,16 @@ from agent.traffic.proxy.control import Control
 from agent.traffic.proxy.router import Router
 
 _READY = b"ready"
+_OTHER_FILES = 100  # than those of connections
+_MOST_FILES = 1 << 18  # of which the proxy makes use; a connection costs memory, too
 
 
 def run(socket_path: Path, state_file: Path, ready: Callable[[], None] = lambda: None) -> None:
     """Serve until SIGTERM or a shutdown request. Raises LockHeldError, StorageError, OSError."""
     with lock_exclusive(socket_path.with_name(socket_path.name + ".lock")):
-        _raise_file_limit()
+        capacity = max(1, (_raise_file_limit() - _OTHER_FILES) // 2)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(socket_path, state_file, ready))
+            runner.run(_serve(Router(state_file, capacity), socket_path, ready))
 
 
 def run_detached(socket_path: Path, state_file: Path, log_file: Path) -> int:
@@ -67,17 +69,18 @@ def _tell(pipe: int, outcome: bytes) -> None:
     os.close(pipe)
 
 
-async def _serve(socket_path: Path, state_file: Path, ready: Callable[[], None]) -> None:
-    router = Router(state_file)
+async def _serve(router: Router, socket_path: Path, ready: Callable[[], None]) -> None:
     control = Control(router)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, control.stop.set)
     await router.resume()
     server = await control.open(socket_path)
+    ending_idle = loop.create_task(router.end_idle(), name="end-idle")
     gc.freeze()
     ready()
     await control.stop.wait()
+    ending_idle.cancel()
     # The control socket goes last: whoever waits on it then finds every port free.
     router.close()
     socket_path.unlink(missing_ok=True)
@@ -95,10 +98,11 @@ def _detach(log_file: Path) -> None:
     os.close(log)
 
 
-def _raise_file_limit() -> None:
+def _raise_file_limit() -> int:
     """Each connection takes two descriptors."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

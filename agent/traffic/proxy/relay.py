@@ -34,14 +34,18 @@ def reset_on_close(sock: socket.socket) -> None:
 
 
 class Relay:
-    """A client and its endpoint. It counts from the moment the client was accepted."""
+    """A client and its endpoint. It counts from the moment the client was accepted.
 
-    __slots__ = ("_client", "_closed", "_on_end", "_socket", "_upstream", "endpoint")
+    `heard_at`: when either side last said something, by the event loop's clock.
+    """
+
+    __slots__ = ("_client", "_closed", "_on_end", "_socket", "_upstream", "endpoint", "heard_at")
 
     def __init__(
         self, client: socket.socket, endpoint: Endpoint, on_end: Callable[[Relay], None]
     ) -> None:
         self.endpoint = endpoint
+        self.heard_at = asyncio.get_running_loop().time()
         self._socket: socket.socket | None = client
         self._client: _Side | None = None
         self._upstream: _Side | None = None
@@ -78,6 +82,10 @@ class Relay:
             if side is not None:
                 side.reset()
         self._on_end(self)
+
+    def heard(self) -> None:
+        """A side said something."""
+        self.heard_at = asyncio.get_running_loop().time()
 
     def half_closed(self) -> None:
         """A side has said all; when both have, the connection is over once it is written out."""
@@ -141,6 +149,7 @@ class _Side(asyncio.Protocol):
             self._transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
+        self._relay.heard()
         if not self._begun:
             self._early += data
         elif self.peer._transport is not None:

@@ -7,7 +7,9 @@ disk before the first target changes; then all of them change within one turn of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import functools
 import logging
 import os
 import socket
@@ -16,10 +18,12 @@ from pathlib import Path
 
 import msgspec
 
+from agent.config_limits import DEFAULT_LIMITS, LimitsConfig
 from agent.host.files import FileAbsentError, StorageError, read_bounded, write_atomic
 from agent.host.threads import finish_in_thread
 from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
+from agent.traffic.limits import limits_within
 from agent.traffic.port import (
     Binding,
     PortTakenError,
@@ -29,17 +33,22 @@ from agent.traffic.port import (
 )
 from agent.traffic.proxy.dialling import Dialler
 from agent.traffic.proxy.listener import ProxyListener
-from agent.traffic.proxy.relay import Relay
+from agent.traffic.proxy.relay import Relay, reset_on_close
+from agent.traffic.proxy.shares import Share, Shares
 
 _MAX_STATE_BYTES = 4 << 20
+_LOOKS_FOR_IDLE = 60  # in the time after which a connection is idle
 _log = logging.getLogger(__name__)
 
 
 class Router:
-    """All of the proxy's routes and connections."""
+    """All of the proxy's routes and connections; `capacity`: how many of these it can have."""
 
-    def __init__(self, state_file: Path) -> None:
+    def __init__(self, state_file: Path, capacity: int) -> None:
         self._state_file = state_file
+        self._capacity = capacity
+        self._shares = Shares(limits_within(DEFAULT_LIMITS, capacity))
+        self._limited = asyncio.Event()  # other limits are in force
         self._lock = asyncio.Lock()
         self._orders: dict[str, RouteOrder] = {}
         self._listeners: dict[Listen, ProxyListener] = {}
@@ -49,6 +58,28 @@ class Router:
     @property
     def orders(self) -> tuple[RouteOrder, ...]:
         return tuple(self._orders.values())
+
+    @property
+    def refused(self) -> dict[str, dict[str, int]]:
+        return self._shares.refused
+
+    def limit(self, limits: LimitsConfig) -> None:
+        """What each tenant may have from now on."""
+        self._shares.limits = limits_within(limits, self._capacity)
+        self._limited.set()
+
+    async def end_idle(self) -> None:
+        """End connections over which nothing was said for too long, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._limited.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._shares.limits.idle_s / _LOOKS_FOR_IDLE):
+                    await self._limited.wait()
+            before = loop.time() - self._shares.limits.idle_s
+            for relay in [one for relays in self._relays.values() for one in relays]:
+                if relay.heard_at < before:
+                    relay.abort()
 
     async def resume(self) -> None:
         """Serve what was in force when an earlier proxy ended.
@@ -131,7 +162,7 @@ class Router:
         fresh: dict[Listen, ProxyListener] = {}
         for binding in order.bindings:
             try:
-                self._ready(binding, fresh)
+                self._ready(order.deployment, binding, fresh)
             except OSError as error:
                 self._undo(order, fresh)
                 reason = os.strerror(error.errno) if error.errno else str(error)
@@ -141,10 +172,13 @@ class Router:
                 raise TrafficError(said) from error
         return fresh
 
-    def _ready(self, binding: Binding, fresh: dict[Listen, ProxyListener]) -> None:
+    def _ready(
+        self, deployment: str, binding: Binding, fresh: dict[Listen, ProxyListener]
+    ) -> None:
         listener = self._listeners.get(binding.listen)
         if listener is None:
-            listener = fresh[binding.listen] = ProxyListener(binding.listen, self._accepted)
+            accepted = functools.partial(self._accepted, deployment)
+            listener = fresh[binding.listen] = ProxyListener(binding.listen, accepted)
         if binding.endpoints:
             listener.prepare()
 
@@ -173,8 +207,15 @@ class Router:
         except StorageError as error:
             raise TrafficError("the routes cannot be made durable") from error
 
-    def _accepted(self, client: socket.socket, endpoint: Endpoint) -> None:
-        relay = Relay(client, endpoint, self._ended)
+    def _accepted(
+        self, deployment: str, client: socket.socket, endpoint: Endpoint, source: str
+    ) -> None:
+        share = Share(deployment, source)
+        if not self._shares.take(share):
+            reset_on_close(client)
+            client.close()
+            return
+        relay = Relay(client, endpoint, functools.partial(self._ended, share))
         task = asyncio.get_running_loop().create_task(self._carry(relay))
         self._relays.setdefault(endpoint, {})[relay] = task
 
@@ -186,7 +227,8 @@ class Router:
             _log.debug("endpoint not reached endpoint=%s error=%s", relay.endpoint, error)
             relay.abort()
 
-    def _ended(self, relay: Relay) -> None:
+    def _ended(self, share: Share, relay: Relay) -> None:
+        self._shares.give_back(share)
         relays = self._relays[relay.endpoint]
         relays.pop(relay).cancel()
         if not relays:

@@ -16,6 +16,7 @@ from agent.model.update import Draining, Soaking
 from agent.store.port import Reader, Store
 from agent.traffic.port import RouteOrder, Traffic, Unheld
 from agent.updates.engine.executor import Executor
+from agent.updates.engine.refusals import Refusals
 from agent.updates.engine.wakeups import Wakeups
 from agent.updates.snapshot.rows import Rows
 
@@ -26,6 +27,7 @@ class DataPlaneWatch:
     """Corrects `executor.applied`; `connections` has what was counted last.
 
     `unheld`: listeners that could not be kept from other programs at the last look.
+    `unlimited`: why no tenant is limited, or None.
     """
 
     def __init__(
@@ -43,7 +45,13 @@ class DataPlaneWatch:
         self._holds = holds
         self.connections: dict[EnclaveId, int] = {}
         self.unheld: Mapping[Listen, Unheld] = {}
+        self._refusals = Refusals()
+        self.unlimited: str | None = None
         self._quiet = 0  # looks since something changed
+
+    def refused(self, name: DeploymentName) -> dict[str, int]:
+        """Limit → how many connections or packets of a deployment."""
+        return dict(self._refusals.by_deployment.get(name, {}))
 
     async def look(self, deployments: Iterable[Rows], *, changed: bool) -> None:
         """Compare; count, too, if something changed, and now and then."""
@@ -81,15 +89,28 @@ class DataPlaneWatch:
         return {name: order for name, order in orders.items() if order is not None}
 
     async def count(self, deployments: Iterable[Rows]) -> None:
-        """The connections of every enclave that runs."""
+        """The connections of every enclave that runs, and what every deployment was refused."""
+        known = list(deployments)
+        await self._count_refused(known)
         running = [
             (row, revision)
-            for rows in deployments
+            for rows in known
             for row in rows.enclaves
             if row.lifecycle is Lifecycle.RUNNING and (revision := rows.revision(row.revision))
         ]
         counts = await asyncio.gather(*(self._executor.connections(*one) for one in running))
         self.connections = {row.id: count for (row, _), count in zip(running, counts, strict=True)}
+
+    async def _count_refused(self, deployments: Iterable[Rows]) -> None:
+        """A tenant is a deployment, or one of its guests."""
+        tenants: dict[str, DeploymentName] = {}
+        for rows in deployments:
+            name = rows.deployment.name
+            tenants |= dict.fromkeys((name, *(row.address for row in rows.enclaves)), name)
+        said = await self._traffic.refused()
+        self.unlimited = said.unlimited
+        self._refusals.take(said.counts, tenants)
+        self._refusals.forget_others(set(tenants.values()))
 
     async def recount_draining(self, rows: Rows) -> None:
         """A drain ends when nothing is open any more: count now, not ten seconds ago."""

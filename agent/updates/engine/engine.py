@@ -317,6 +317,7 @@ class EngineRuntime:
                 self.publisher.show_forecast(await self.forecaster.make())
                 await self.data_plane.look(self.publisher.rows.values(), changed=changed)
                 self._show_listeners()
+                self._show_unlimited()
                 await self.protect_images()
                 self.publisher.clear_problem("forecast")
             except AgentError as error:
@@ -334,6 +335,18 @@ class EngineRuntime:
     def _show_listeners(self) -> None:
         rules = self._latest_supply.listen_rules if self._latest_supply else ListenRules()
         self._listeners.look(self.publisher.rows, rules, self.data_plane.unheld)
+
+    def _show_unlimited(self) -> None:
+        if (unlimited := self.data_plane.unlimited) is None:
+            self.publisher.clear_problem("limits")
+            return
+        self.publisher.raise_problem(
+            "limits",
+            code="limits_not_in_force",
+            severity="warning",
+            detail=unlimited,
+            mend='docs/host.md, "Shares", says what limits need',
+        )
 
     async def _keep(self, keep: Callable[[], Awaitable[None]]) -> None:
         """Have it done for ever: a store that fails for a while must not end it."""

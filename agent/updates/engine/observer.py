@@ -41,6 +41,7 @@ class Observer:
             health={key: view for key, view in health.items() if view is not None},
             verdicts=dict(self._executor.verdicts),
             connections=dict(self._data_plane.connections),
+            refused=self._data_plane.refused(name),
             applied_generation=self._executor.applied.get(name),
             firmware_changed_at=self._executor.firmware_changed_at,
             values_here=parts.secret_values.here(name),

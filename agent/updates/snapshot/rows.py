@@ -36,7 +36,10 @@ _BEFORE_READY = (Preparing, StoppingOld, Releasing, Launching, Booting, Verifyin
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was seen, before any row is read. Same fields as in Situation."""
+    """What was seen, before any row is read. Same fields as in Situation, and one for readers.
+
+    `refused`: limit → how many connections or packets the data plane refused by it.
+    """
 
     now: Instant
     policy: Policy
@@ -44,6 +47,7 @@ class Observation:
     health: dict[EnclaveId, HealthView] = field(default_factory=dict)
     verdicts: dict[EnclaveId, Judged] = field(default_factory=dict)
     connections: dict[EnclaveId, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
     applied_generation: int | None = None
     firmware_changed_at: Instant | None = None
     outcomes: dict[Action, Outcome] = field(default_factory=dict)

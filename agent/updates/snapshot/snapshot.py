@@ -5,6 +5,7 @@ The engine replaces it whole; nobody mutates it. `version` grows with every repl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -70,6 +71,7 @@ class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     `update`: the running one, or the newest. `update_deadline`: of its step, if any. `boot_note`:
     why its boot seems to stand still, where that is known. `degraded`: why its status is that.
+    `refused`: limit → how many connections or packets the data plane refused by it.
     """
 
     row: Deployment
@@ -81,6 +83,7 @@ class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     boot_note: str | None = None
     expected: Estimate = Estimate()
     enclaves: tuple[EnclaveFacts, ...] = ()
+    refused: Mapping[str, int] = {}
     stale_secrets: tuple[str, ...] = ()
     rollback: tuple[RollbackOption, ...] = ()
     next_update: Decision

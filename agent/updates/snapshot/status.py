@@ -54,6 +54,7 @@ def deployment_facts(
         boot_note=_boot_note(s),
         expected=expected(rows, s),
         enclaves=tuple(enclave_facts(s, row) for row in rows.enclaves),
+        refused=seen.refused,
         stale_secrets=stale_secrets(rows),
         rollback=rollback,
         next_update=next_update,
