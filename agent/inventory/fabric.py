@@ -12,7 +12,6 @@ from typing import Any
 
 from agent.inventory.finding import Finding
 from agent.model.gpu import HealthAction, Severity
-from agent.model.gpu_models import Form, GpuPart
 
 _TRUE = 1
 _CONDITIONS = (
@@ -33,17 +32,16 @@ _MISCONFIGURED = {
 }
 _MANAGER_SHIFT, _DISCONNECTED = 14, 2
 _SEE = "see the fabric manager's log and the BMC"
-_JOINING_LOOKS = 12  # a fabric that starts with the host takes about a minute
 
 
 def fabric_findings(
     fabric: dict[str, Any] | None,
     nvlink: dict[str, Any] | None,
-    part: GpuPart,
     *,
+    on_board: bool,
     used: bool,
 ) -> Iterator[Finding]:
-    """`used`: the host itself drives the switches between its GPUs."""
+    """`on_board`: it sits on a baseboard. `used`: the host itself drives the switches of that."""
     told = fabric or {}
     joined = told.get("state") == "completed"
     faults = [f"error {told['status']}"] if joined and told.get("status") else []
@@ -56,15 +54,15 @@ def fabric_findings(
             f"its NVLink fabric reports: {', '.join(faults)}; {_SEE}",
             looks=3,
         )
-    if told.get("state") in ("not_started", "in_progress") and part.form is Form.HGX:
+    if told.get("state") in ("not_started", "in_progress"):
         yield Finding(
             "fabric_not_ready",
             Severity.WARNING if used else Severity.INFO,
             HealthAction.WATCH,
             "its NVLink fabric is not ready: start the fabric manager where groups are used",
-            looks=_JOINING_LOOKS,
+            looks=3,
         )
-    yield from _links_down(nvlink or {}, part, used=used or joined)
+    yield from _links_down(nvlink or {}, on_board=on_board, used=joined or (on_board and used))
 
 
 def _mask_faults(mask: object) -> list[str]:
@@ -80,17 +78,16 @@ def _mask_faults(mask: object) -> list[str]:
     return found
 
 
-def _links_down(nvlink: dict[str, Any], part: GpuPart, *, used: bool) -> Iterator[Finding]:
+def _links_down(nvlink: dict[str, Any], *, on_board: bool, used: bool) -> Iterator[Finding]:
     """A GPU on a board has all its links up; a card has some by a bridge, and may have none."""
     links, active = nvlink.get("links"), nvlink.get("active")
     if not isinstance(links, int) or not isinstance(active, int) or active >= links:
         return
-    on_board = part.form is Form.HGX
-    if not on_board and not active:
+    if not (on_board or used or active):
         return
     yield Finding(
         "nvlinks_down",
-        Severity.WARNING if on_board and used else Severity.INFO,
+        Severity.WARNING if used else Severity.INFO,
         HealthAction.WATCH,
         f"{links - active} of its {links} NVLinks are down: groups of GPUs would be slow or "
         f"fail; {_SEE}, then reset all GPUs and switches of the board",

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from agent.inventory.finding import Finding
 from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, NvmlLook, NvmlSilence
-from agent.inventory.nvml_findings import nvml_findings, silence_finding
+from agent.inventory.nvml_findings import nvml_findings, silence_finding, unseen_finding
 from agent.inventory.xids import Advice, weigh, xid_finding
 from agent.model.gpu import UNUSED, CcMode, GpuUse, HealthAction, Severity, Sight
-from agent.model.gpu_models import part_of
+from agent.model.gpu_boards import is_on_board
 from agent.model.ids import Bdf
 from agent.model.pci import Aer, PciFunction, PciKind
 from agent.model.pci_bars import SPACE_MEND, missing_space
@@ -42,7 +42,8 @@ class Sighting:
     """One look at one function. `nvml_works`: NVML answered, whether or not with this GPU.
 
     `silence`: it was asked about this one in vain. `hanging`: the driver that has it hangs as a
-    whole, by which code. `fabric_used`: the host drives NVSwitches itself.
+    whole, by which code. `on_board`: it sits on a baseboard; `fabric_used`: whose NVSwitches the
+    host drives itself.
     """
 
     function: PciFunction
@@ -51,6 +52,7 @@ class Sighting:
     use: GpuUse = UNUSED
     silence: NvmlSilence | None = None
     hanging: str | None = None
+    on_board: bool = False
     fabric_used: bool = False
 
 
@@ -74,6 +76,7 @@ def sightings(
             use=uses.get(bdf, UNUSED),
             silence=silent.get(bdf) if has_it else None,
             hanging=hanging if has_it else None,
+            on_board=is_on_board(function.device, beside_switches=bool(switches)),
             fabric_used=fabric_used,
         )
     return found
@@ -87,8 +90,7 @@ def find(evidence: Sighting) -> tuple[Finding, ...]:
 
 def _by_nvml(seen: Sighting) -> Iterator[Finding]:
     if seen.nvml is not None:
-        part = part_of(seen.function.device)
-        yield from nvml_findings(seen.nvml, part, fabric_used=seen.fabric_used)
+        yield from nvml_findings(seen.nvml, on_board=seen.on_board, fabric_used=seen.fabric_used)
 
 
 def _by_pci(seen: Sighting) -> Iterator[Finding]:
@@ -164,14 +166,7 @@ def _unseen(seen: Sighting) -> Iterator[Finding]:
     elif seen.silence is not None:
         yield silence_finding(seen.silence)
     elif seen.function.driver == NVIDIA and seen.nvml_works and seen.nvml is None:
-        yield Finding(
-            "nvml_unseen",
-            Severity.ERROR,
-            HealthAction.RESET,
-            "the nvidia driver has it and NVML does not show it: see the kernel log",
-            Sight.PCI,
-            looks=2,  # a driver that has just got it may need a moment
-        )
+        yield unseen_finding(HealthAction.WATCH)
 
 
 def corrected_errors(gpu: NvmlGpu | None) -> int | None:

@@ -14,6 +14,7 @@ from agent.inventory.kernel_said import ADDRESS, Address, Said, finding
 from agent.model.gpu import HealthAction, Severity
 
 _DEVICE = re.compile(rf"[^\s:]+ ({ADDRESS}): (.+)")
+_PROBE = re.compile(rf"[^\s:]+: probe of ({ADDRESS}) (failed with error .+)")
 _ERROR = 3  # the kernel's level of errors; less is worse
 _COUNTED = re.compile(
     r"\s*(AER:|PCIe Bus Error:|device \[[0-9a-f]{4}:[0-9a-f]{4}\] error|\[ ?\d+\])"
@@ -41,8 +42,14 @@ _KNOWN = (
     (r"DPC: containment event", "kernel_contained", Severity.ERROR, HealthAction.RESET),
     (r"device recovery failed", "kernel_recovery_failed", Severity.ERROR, HealthAction.RESET),
     (
-        r"Link Down|Card not present|Link Active not set|retraining failed",
+        r"Link Down|Card not present|Link Active not set|broken device, retrain|retraining failed",
         "kernel_link_down",
+        Severity.WARNING,
+        HealthAction.WATCH,
+    ),
+    (
+        r"^(probe with driver \S+ )?failed with error -\d+",
+        "kernel_probe_failed",
         Severity.WARNING,
         HealthAction.WATCH,
     ),
@@ -64,7 +71,7 @@ _FORMS = [(re.compile(form), code, severity, action) for form, code, severity, a
 
 def device_message(level: int, line: str) -> Said | None:
     """What a line says of the device that it begins with. None: of none, or in passing."""
-    told = _DEVICE.match(line)
+    told = _DEVICE.match(line) or _PROBE.match(line)
     address = Address.of(told[1]) if told else None
     if told is None or address is None:
         return None

@@ -7,9 +7,9 @@ from typing import Any
 
 from agent.inventory.fabric import fabric_findings
 from agent.inventory.finding import Finding
+from agent.inventory.nvml.resting import NOT_THERE
 from agent.inventory.nvml.values import NvmlGpu, NvmlSilence
 from agent.model.gpu import HealthAction, Severity, Sight
-from agent.model.gpu_models import GpuPart
 
 _HW_SLOWDOWN = 0x8 | 0x40 | 0x80  # slowdown, thermal slowdown, power brake
 
@@ -25,8 +25,8 @@ RECOVERY: dict[int, tuple[Severity, HealthAction, str]] = {
 }
 
 
-def nvml_findings(gpu: NvmlGpu, part: GpuPart, *, fabric_used: bool) -> Iterator[Finding]:
-    """`fabric_used`: the host itself drives the switches between its GPUs."""
+def nvml_findings(gpu: NvmlGpu, *, on_board: bool, fabric_used: bool) -> Iterator[Finding]:
+    """`on_board`: it sits on a baseboard. `fabric_used`: the host drives the switches of that."""
     if gpu.lost:
         yield Finding(
             "gpu_lost",
@@ -56,7 +56,7 @@ def nvml_findings(gpu: NvmlGpu, part: GpuPart, *, fabric_used: bool) -> Iterator
             HealthAction.RESET,
             "MIG is on, and it is given out whole only: turn it off (nvidia-smi -mig 0)",
         )
-    yield from fabric_findings(gpu.fabric, gpu.nvlink, part, used=fabric_used)
+    yield from fabric_findings(gpu.fabric, gpu.nvlink, on_board=on_board, used=fabric_used)
     if (gpu.clocks_event_reasons or 0) & _HW_SLOWDOWN:
         yield Finding(
             "clocks_slowed",
@@ -129,30 +129,29 @@ _REFUSALS: dict[int | None, tuple[str, Severity, HealthAction, str]] = {
         HealthAction.WATCH,
         "its power cables are not connected as they should be: see to them, then reboot the host",
     ),
-    15: (
-        "gpu_lost",
-        Severity.ERROR,
-        HealthAction.REBOOT,
-        "the driver lost it: reboot the host",
-    ),
-    16: (
-        "reset_required",
-        Severity.ERROR,
-        HealthAction.RESET,
-        "the driver asks for a reset",
-    ),
+    15: ("gpu_lost", Severity.ERROR, HealthAction.REBOOT, "the driver lost it: reboot the host"),
+    16: ("reset_required", Severity.ERROR, HealthAction.RESET, "the driver asks for a reset"),
 }
 
 
 def silence_finding(silence: NvmlSilence) -> Finding:
     """What it means that NVML tells nothing of a GPU. A look at the bus shows it is so still."""
+    if silence.error in NOT_THERE:
+        return unseen_finding(HealthAction.RESET)
+    unknown = f"the driver cannot use it (NVML error {silence.error}): see the kernel log"
     code, severity, action, detail = _REFUSALS.get(
-        silence.error,
-        (
-            "nvml_refused",
-            Severity.ERROR,
-            HealthAction.RESET,
-            f"the driver cannot use it (NVML error {silence.error}): see the kernel log",
-        ),
+        silence.error, ("nvml_refused", Severity.ERROR, HealthAction.RESET, unknown)
     )
     return Finding(code, severity, action, detail, Sight.PCI)
+
+
+def unseen_finding(action: HealthAction) -> Finding:
+    """The driver has it, and NVML does not know it: nobody can tell whether it works."""
+    return Finding(
+        "nvml_unseen",
+        Severity.ERROR,
+        action,
+        "the nvidia driver has it and NVML does not show it: see the kernel log",
+        Sight.PCI,
+        looks=2,  # a driver that has just got it may need a moment
+    )

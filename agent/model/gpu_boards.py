@@ -84,11 +84,18 @@ def gpu_boards(gpus: Iterable[Gpu]) -> tuple[GpuBoard, ...]:
     )
 
 
+def is_on_board(device: int | None, *, beside_switches: bool) -> bool:
+    """Whether a GPU of that id belongs to a baseboard; one that nobody knows does, beside one's
+    NVSwitches.
+    """
+    form = part_of(device).form
+    return form is Form.HGX or (form is None and beside_switches)
+
+
 def _kind(gpu: Gpu, switches: Sequence[Gpu]) -> tuple[bool, str, int]:
     """By the device id, which PCI always shows; NVML's word for the architecture may be absent."""
-    part = part_of(gpu.device)
-    is_hgx = part.form is Form.HGX or (part.form is None and bool(switches))
-    architecture = part.architecture
+    is_hgx = is_on_board(gpu.device, beside_switches=bool(switches))
+    architecture = part_of(gpu.device).architecture
     if architecture is None and is_hgx:
         told = (part_of(switch.device).architecture for switch in switches)
         architecture = next((one for one in told if one is not None), None)

@@ -16,7 +16,7 @@ from agent.inventory.health import HealthRecord, after_reset, health_of, look, n
 from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, NvmlLook, NvmlSilence, Trouble
 from agent.inventory.xids import XIDS, Advice, advice_on
 from agent.model.gpu import CcMode, CcModes, GpuHealth, GpuUse, HealthAction, Severity
-from agent.model.pci import Aer, Link
+from agent.model.pci import Aer, Link, PciKind
 from simulator.rows import instant
 from tests.fakes.gpus import BDF, FULL_LINK, OTHER, function, seen
 
@@ -113,7 +113,7 @@ def test_what_is_not_known_and_what_is_usual_are_nothing_wrong(changes: dict[str
             S.WARNING,
             A.RESET,
         ),
-        ({"driver": "nvidia"}, 2, "nvml_unseen", S.ERROR, A.RESET),
+        ({"driver": "nvidia"}, 2, "nvml_unseen", S.ERROR, A.WATCH),
     ],
 )
 def test_what_may_be_of_a_moment_is_believed_after_some_looks_and_let_go_after_three(
@@ -210,6 +210,15 @@ def test_a_driver_that_hangs_as_a_whole_gives_none_of_its_gpus_away(
     assert find(looks[OTHER]) == ()  # it is with vfio, whatever NVML thought of it before
 
 
+def test_a_gpu_that_nobody_knows_beside_nvswitches_is_judged_as_one_of_a_board():
+    switch = function(OTHER, kind=PciKind.SWITCH, device=0x22A3, driver="nvidia-nvswitch")
+    gpu = function(driver="nvidia", device=0x5A5A)
+    said = NvmlLook(gpus=(seen(nvlink={"links": 18, "active": 0}),), driver_version="580.95.05")
+    (one,) = find(sightings({BDF: gpu, OTHER: switch}, said, {})[BDF])
+    assert (one.code, one.severity) == ("nvlinks_down", S.WARNING)
+    assert find(sightings({BDF: gpu}, said, {})[BDF]) == ()
+
+
 @pytest.mark.parametrize("code", ["nvml_no_driver", "nvml_forbidden", "nvml_crashed"])
 def test_an_nvml_that_cannot_be_used_says_nothing_of_any_gpu(code: str):
     said = NvmlLook(trouble=Trouble(code=code, detail="x"))
@@ -235,6 +244,9 @@ def test_a_gpu_of_which_nvml_tells_nothing_is_told_with_the_reason(
     silent = Sighting(function(driver="nvidia"), silence=NvmlSilence(bdf=BDF, error=error))
     (one,) = find(silent)
     assert (one.code, one.severity, one.action, one.looks) == (code, severity, action, 1)
+    gone = Sighting(function(driver="nvidia"), silence=NvmlSilence(bdf=BDF, error=6))
+    (one,) = find(gone)
+    assert (one.code, one.action) == ("nvml_unseen", A.RESET)
     hidden = GpuUse(cc_mode=CcModes(active=CcMode.ON))  # then the driver cannot use it by design
     assert find(dataclasses.replace(silent, use=hidden)) == ()
 

@@ -61,6 +61,12 @@ def test_the_pci_core_is_understood_under_the_name_of_any_driver(
     assert heard(f"{driver} {OTHER}: {text}", level=4) == {OTHER: expected}
 
 
+def test_a_probe_that_failed_is_told_in_both_forms_of_it() -> None:
+    expected = {OTHER: ("kernel_probe_failed", S.WARNING, A.WATCH)}
+    assert heard("nvidia: probe of 0000:2a:00.0 failed with error -1", level=4) == expected
+    assert heard("nvidia 0000:2a:00.0: probe with driver nvidia failed with error -1") == expected
+
+
 def test_a_port_speaks_of_what_is_below_it_and_a_card_of_all_its_functions() -> None:
     down = heard(f"pcieport {PORT}: Data Link Layer Link Active not set in 100 msec", level=6)
     assert down == {BDF: ("kernel_link_down", S.WARNING, A.WATCH)}

@@ -311,6 +311,19 @@ async def test_a_gpu_that_is_refused_at_its_handle_is_told_with_the_error(world:
     assert len((await made.look(TWO)).gpus) == 2
 
 
+async def test_a_gpu_that_nvml_does_not_know_is_told_when_it_was_loaded_anew_for_it(world: Make):
+    made = world()
+    assert [(await made.look(TWO)).silent for _ in range(2)] == [(), ()]
+    pid = made.probe.pid
+    made.clock.advance(6)
+    assert (await made.look(TWO)).silent == (NvmlSilence(bdf=OTHER, error=6),)
+    assert made.probe.pid != pid  # what is loaded learns of no GPU that comes later
+    made.nvml.gpu(OTHER)
+    made.clock.advance(11)
+    look = await made.look(TWO)
+    assert (len(look.gpus), look.silent) == (2, ())
+
+
 async def test_a_gpu_of_which_nothing_can_be_read_says_with_which_error(world: Make):
     made = world()
     made.nvml.gpu(BDF, error=999)

@@ -49,7 +49,7 @@ def test_a_part_is_known_by_its_id(
     ("device", "architecture", "confidential"),
     [
         (0x235F, "hopper", C.UNKNOWN),  # of the chip's range, and in no table
-        (0x29F1, "blackwell", C.UNKNOWN),
+        (0x29C0, "blackwell", C.UNKNOWN),
         (0x2684, "ada", C.NEVER),
         (0x2204, "ampere", C.NEVER),
         (0x13C2, None, C.NEVER),  # older than all of them

@@ -115,6 +115,8 @@ class NvmlProbe:
         if not turn and self._resting.hangs:
             await self._drop()
             return self._nothing(_HUNG)
+        if any(map(self._resting.needs_new_process, turn)):
+            self._opened = None
         process, opened = await self._open()
         gpus: list[NvmlGpu] = []
         hangs = 0

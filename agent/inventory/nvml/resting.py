@@ -15,7 +15,7 @@ from agent.model.ids import Bdf
 
 _FIRST_S, _AT_MOST_S = 5.0, 300.0
 # NVML knows no such GPU (NVML_ERROR_INVALID_ARGUMENT, _NOT_FOUND, _GPU_NOT_FOUND).
-_NOT_THERE = frozenset({2, 6, 28})
+NOT_THERE = frozenset({2, 6, 28})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,14 @@ class Resting:
         ]
         return well + sorted(rested, key=lambda bdf: (self._rests[bdf].tries, bdf))[:1]
 
+    def needs_new_process(self, bdf: Bdf) -> bool:
+        """Whether NVML did not know it: it learns of a GPU that came later when it is loaded."""
+        return bdf in self._rests and self._rests[bdf].error in NOT_THERE
+
     def silent(self) -> tuple[NvmlSilence, ...]:
-        """All that NVML knows and tells nothing of."""
+        """All that NVML tells nothing of; of one that it does not know when two loads agree."""
         return tuple(
             NvmlSilence(bdf=bdf, error=rest.error)
             for bdf, rest in sorted(self._rests.items())
-            if rest.error not in _NOT_THERE
+            if rest.error not in NOT_THERE or rest.tries > 1
         )

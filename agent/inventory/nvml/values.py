@@ -67,7 +67,7 @@ class Trouble(_Value, frozen=True, kw_only=True):
 
 
 class NvmlSilence(_Value, frozen=True, kw_only=True):
-    """A GPU that NVML knows and tells nothing of. `error`: NVML's; None if the call hung."""
+    """A GPU that NVML tells nothing of. `error`: its refusal; None if a call about it hung."""
 
     bdf: Bdf
     error: int | None = None
