@@ -60,6 +60,11 @@ def test_a_host_that_has_everything_lacks_nothing(tee: Tee) -> None:
     assert lacks_of(dataclasses.replace(NEED, tee=tee), GROUND) == []
 
 
+@pytest.mark.parametrize("driver", ["nvgrace_gpu_vfio_pci", "nvgrace-gpu-vfio-pci"])
+def test_a_device_that_a_variant_of_vfio_has_is_prepared(driver: str) -> None:
+    assert lacks_of(NEED, with_card(driver=driver)) == []
+
+
 STRANGER = GroupMember(bdf=Bdf("0000:19:00.0"), kind=PciKind.OTHER, driver="ice")
 FULL = (TeeIds(kind="sev-snp", total=3, used=3),)
 CASES = {
