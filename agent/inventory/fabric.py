@@ -62,7 +62,7 @@ def fabric_findings(
             "its NVLink fabric is not ready: start the fabric manager where groups are used",
             looks=3,
         )
-    yield from _links_down(nvlink or {}, on_board=on_board, used=joined or (on_board and used))
+    yield from _links_down(nvlink or {}, on_board=on_board, used=on_board and (joined or used))
 
 
 def _mask_faults(mask: object) -> list[str]:
@@ -83,7 +83,7 @@ def _links_down(nvlink: dict[str, Any], *, on_board: bool, used: bool) -> Iterat
     links, active = nvlink.get("links"), nvlink.get("active")
     if not isinstance(links, int) or not isinstance(active, int) or active >= links:
         return
-    if not (on_board or used or active):
+    if not (on_board or active):
         return
     yield Finding(
         "nvlinks_down",

@@ -96,6 +96,7 @@ def test_a_gpu_of_a_board_has_all_its_links_up(active: int) -> None:
 def test_a_card_without_a_bridge_has_none_up_and_is_well() -> None:
     down = {"links": 12, "active": 0}
     assert found(CARD, nvlink=down, state="not_supported") == []
+    assert found(CARD, nvlink=down) == []
     (half,) = found(CARD, nvlink={"links": 12, "active": 8}, state="not_supported")
     assert half.severity is S.INFO
 
