@@ -33,7 +33,7 @@ H100: dict[str, object] = {
     "remapped_rows": "0 0 0 0",
     "clocks_event_reasons": 1,
     "nvlinks": "18 18",
-    "fabric": "3 0 0 0x5555",
+    "fabric": "3 0 0 0x1aa",  # completed; no condition of its health mask is true
     "event_types": 0xC008,
     "field_230": 0,
     "field_52": 0,

@@ -2,7 +2,9 @@
  *
  * Lines of the scenario (read again whenever the file changes):
  *   BDF KEY VALUE          a value of one GPU, in the order of the GPUs' first lines; what is not
- *                          said is not supported. `BDF error 15`: every call about it gives that.
+ *                          said is not supported. `BDF error 15`: every call about it gives that;
+ *                          `BDF handle 15`: it is refused already when its handle is asked for;
+ *                          `BDF hang KEY`: whoever asks for that value, or for its `handle`, hangs.
  *   * KEY VALUE            a value of the driver
  *   FUNCTION hang|crash|N  what a function does instead: never return, die, give the code N
  *   event BDF TYPE DATA    one event, delivered once, in order
@@ -15,11 +17,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, TIMEOUT = 10 };
+enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10 };
 #define MAX_LINES 2048
 #define MAX_GPUS 16
 
@@ -88,8 +91,19 @@ static int enter(const char *function)
     return atoi(told);
 }
 
+static void hang_if_told(int gpu, const char *key)
+{
+    pthread_mutex_lock(&lock);
+    const char *told = find(gpus[gpu], "hang");
+    int hangs = told && !strcmp(told, key);
+    pthread_mutex_unlock(&lock);
+    while (hangs)
+        pause();
+}
+
 static int text_of(int gpu, const char *key, char *out, u32 size)
 {
+    hang_if_told(gpu, key);
     pthread_mutex_lock(&lock);
     const char *error = find(gpus[gpu], "error"), *value = find(gpus[gpu], key);
     int code = error ? atoi(error) : value ? OK : NOT_SUPPORTED;
@@ -139,15 +153,26 @@ int nvmlInitWithFlags(u32 flags)
 }
 
 int nvmlShutdown(void) { ENTER(); return OK; }
-int nvmlDeviceGetCount_v2(u32 *count) { ENTER(); *count = gpu_count; return OK; }
 
-int nvmlDeviceGetHandleByIndex_v2(u32 index, void **handle)
+/* As nvml.h says of it: NOT_FOUND for an address that the driver has no GPU at, and the same
+   errors as of a handle by its index (GPU_IS_LOST, UNKNOWN, NO_PERMISSION, INSUFFICIENT_POWER). */
+int nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, void **handle)
 {
     ENTER();
-    if (index >= (u32)gpu_count)
-        return INVALID;
-    *handle = HANDLE(index);
-    return OK;
+    int told_ = enter("nvmlDeviceGetHandleByIndex_v2");
+    if (told_)
+        return told_;
+    for (int gpu = 0; gpu < gpu_count; gpu++)
+        if (!strcasecmp(gpus[gpu], bus_id)) {
+            const char *refused;
+            hang_if_told(gpu, "handle");
+            pthread_mutex_lock(&lock);
+            refused = find(gpus[gpu], "handle");
+            pthread_mutex_unlock(&lock);
+            *handle = HANDLE(gpu);
+            return refused ? atoi(refused) : OK;
+        }
+    return NOT_FOUND;
 }
 
 const char *nvmlErrorString(int code)
@@ -164,16 +189,6 @@ int nvmlSystemGetDriverVersion(char *out, u32 size)
     if (!value)
         return NOT_SUPPORTED;
     snprintf(out, size, "%s", value);
-    return OK;
-}
-
-struct pci { char legacy[16]; u32 domain, bus, device, id, subsystem; char bus_id[32]; };
-int nvmlDeviceGetPciInfo_v3(void *h, struct pci *out)
-{
-    ENTER();
-    memset(out, 0, sizeof *out);
-    sscanf(gpus[INDEX(h)], "%x:%x:%x", &out->domain, &out->bus, &out->device);
-    snprintf(out->bus_id, sizeof out->bus_id, "%08X:%02X:%02X.0", out->domain, out->bus, out->device);
     return OK;
 }
 

@@ -16,6 +16,7 @@ GPU, GPU_3D, SWITCH, BRIDGE, AUDIO = 0x030000, 0x030200, 0x068000, 0x060400, 0x0
 NVIDIA, AMD, INTEL = 0x10DE, 0x1002, 0x8086
 H100_SXM, H100_PCIE, B200, NVSWITCH = 0x2330, 0x2331, 0x2901, 0x22A3
 _MEM, _MEM64 = 0x40200, 0x14220C
+_BARS = {GPU: (16, 131072, 32), GPU_3D: (16, 131072, 32), SWITCH: (32,)}
 
 
 @dataclass
@@ -53,9 +54,13 @@ class SysfsTree:
         group: int | None = None,
         speed: str = "32.0 GT/s PCIe",
         width: int = 16,
-        bars_mib: tuple[int, ...] = (),
+        bars_mib: tuple[int, ...] | None = None,
     ) -> Path:
-        """One function below a bus or a port; returns its directory."""
+        """One function below a bus or a port; returns its directory.
+
+        `bars_mib`: None for those that such a device of NVIDIA's has.
+        """
+        bars = _BARS.get(class_code, ()) if bars_mib is None else bars_mib
         path = above / bdf
         path.mkdir(parents=True)
         for name, value in (
@@ -74,7 +79,7 @@ class SysfsTree:
             ("power_state", "D0"),
             ("reset_method", "flr bus"),
             ("reset", ""),
-            ("resource", _resource(bars_mib)),
+            ("resource", _resource(bars)),
         ):
             self.put(path, name, value)
         (path / "config").write_bytes(
@@ -142,7 +147,6 @@ class SysfsTree:
         settings: dict[str, object] = {
             "class_code": GPU_3D,
             "device": H100_SXM,
-            "bars_mib": (16, 131072, 32),
             "group": self.next_group(),
         } | more
         port = self.add(
@@ -192,7 +196,6 @@ def hgx_h100(root: Path, *, driver: str | None = None) -> SysfsTree:
             class_code=SWITCH,
             device=NVSWITCH,
             width=2,
-            bars_mib=(32,),
             group=tree.next_group(),
         )
     _bystanders(tree)

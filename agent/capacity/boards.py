@@ -2,8 +2,9 @@
 
 Pure values. Group sizes and modes are the board's: a Hopper HGX board gives single GPUs in mode
 `on`, or all eight with its NVSwitches in `ppcie`; a Blackwell HGX board one or eight in `on`, its
-switches outside; cards in slots are given singly. What a Hopper HGX board does with two or four
-confidential GPUs is undefined, so that no configuration makes them legal.
+switches outside; cards in slots, and boards of another size or architecture, are given singly.
+What a Hopper HGX board does with two or four confidential GPUs is undefined, so that no
+configuration makes them legal.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from enum import StrEnum
 import msgspec
 
 from agent.model.gpu import HOST, CcMode, Gpu, GpuState
-from agent.model.gpu_boards import HOPPER, GpuBoard, gpu_boards
+from agent.model.gpu_boards import GpuBoard, gpu_boards
+from agent.model.gpu_models import BLACKWELL, HOPPER
 from agent.model.ids import Bdf
-from agent.model.pci import PciKind
+from agent.model.iommu_group import judge_group
 
 _FULL = 8  # GPUs of an HGX board
-_GOES_ALONG = frozenset({PciKind.AUDIO, PciKind.BRIDGE})  # functions that hinder no group
-_OURS = frozenset({PciKind.GPU, PciKind.SWITCH})
+_WHOLE = frozenset({HOPPER, BLACKWELL})  # whose boards are given out as a whole
 
 
 class Condition(StrEnum):
@@ -31,6 +32,7 @@ class Condition(StrEnum):
     QUARANTINED = "quarantined"  # until a person lifts it
     BUSY = "busy"  # the host uses it
     BROKEN = "broken"  # absent, or not healthy
+    UNFIT = "unfit"  # of a kind that cannot be confidential, on a host whose guests are
 
     @property
     def in_use(self) -> bool:
@@ -63,12 +65,16 @@ class Grouping(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True):
-    """GPUs that can be given out together. `one_mode`: the mode is set for all of them at once."""
+    """GPUs that can be given out together. `one_mode`: the mode is set for all of them at once.
+
+    `part`: what people call its GPUs.
+    """
 
     seats: tuple[Seat, ...]
     switches: tuple[Seat, ...] = ()
     groupings: tuple[Grouping, ...] = ()
     one_mode: bool = False
+    part: str | None = None
 
 
 def boards_of(
@@ -85,12 +91,14 @@ def boards_of(
     for board in gpu_boards(gpus):
         groupings = _groupings(board, confidential, sizes or ())
         legal = [grouping for grouping in groupings if sizes is None or grouping.size in sizes]
+        unfit = confidential and board.never_confidential
         found.append(
             Board(
-                seats=tuple(_seat(gpu, confidential) for gpu in board.gpus),
+                seats=tuple(_seat(gpu, confidential, unfit=unfit) for gpu in board.gpus),
                 switches=tuple(_seat(gpu, confidential) for gpu in board.switches),
                 groupings=tuple(legal),
                 one_mode=board.is_hgx,
+                part=board.part.name,
             )
         )
     return tuple(found)
@@ -100,14 +108,22 @@ def _groupings(board: GpuBoard, confidential: bool, extra: Collection[int]) -> l
     hopper, present = board.architecture == HOPPER, len(board.gpus)
     single = CcMode.ON if confidential else CcMode.OFF
     found = [Grouping(size=1, mode=single)]
-    if board.is_hgx and present == _FULL:
+    if board.is_hgx and present == _FULL and board.architecture in _WHOLE:
         together = CcMode.PPCIE if confidential and hopper else single
         found.append(Grouping(size=_FULL, mode=together, with_switches=hopper))
     if board.is_hgx_hopper and confidential:
         return found
     known = {grouping.size for grouping in found}
     more = sorted({size for size in extra if 1 < size <= present} - known)
-    return found + [Grouping(size=size, mode=single) for size in more]
+    return found + [
+        Grouping(size=size, mode=single, with_switches=_takes_switches(board, size))
+        for size in more
+    ]
+
+
+def _takes_switches(board: GpuBoard, size: int) -> bool:
+    """Whether a group that is the whole board drives its NVSwitches from within the guest."""
+    return size == len(board.gpus) and bool(board.switches) and board.architecture != BLACKWELL
 
 
 _CONDITIONS = {
@@ -120,21 +136,21 @@ _CONDITIONS = {
 }
 
 
-def _seat(gpu: Gpu, confidential: bool) -> Seat:
+def _seat(gpu: Gpu, confidential: bool, *, unfit: bool = False) -> Seat:
     held = gpu.owner is not None and gpu.owner != HOST
     in_use = Condition.READY if held else Condition.BUSY
+    condition = _CONDITIONS.get(gpu.state, in_use)
     modes = gpu.cc_mode
     settled = modes.active if modes.active == modes.pending else None
     told_on = {modes.active, modes.pending} - {None, CcMode.OFF}
-    others = [member for member in gpu.group if member.bdf != gpu.bdf]
+    group = judge_group(gpu.bdf, gpu.iommu_group, gpu.group)
     return Seat(
         bdf=gpu.bdf,
-        condition=_CONDITIONS.get(gpu.state, in_use),
+        condition=Condition.UNFIT if unfit and not held else condition,
         mode=CcMode.OFF if not told_on and not confidential else settled,
         numa_node=gpu.numa_node,
-        viable=gpu.iommu_group is not None
-        and all(member.kind in _GOES_ALONG | _OURS for member in others),
-        bound_with=frozenset(member.bdf for member in others if member.kind in _OURS),
+        viable=group.is_viable,
+        bound_with=frozenset(group.devices),
     )
 
 

@@ -39,6 +39,7 @@ class Lift(Enum):
     MODE = auto()
     IOMMU = auto()
     QUARANTINE = auto()
+    UNFIT = auto()
 
 
 # Each is blamed if the group could be had without it and those before it.
@@ -47,6 +48,7 @@ _BLAME = (
     (Lift.MODE, ReasonCode.MODE_SWITCH_NEEDED),
     (Lift.IOMMU, ReasonCode.IOMMU_GROUP_NOT_VIABLE),
     (Lift.QUARANTINE, ReasonCode.GPUS_QUARANTINED),
+    (Lift.UNFIT, ReasonCode.GPUS_NOT_CONFIDENTIAL),
 )
 
 
@@ -96,6 +98,7 @@ def _candidates(
     usable = {Condition.READY}
     usable |= {Condition.CLEANING} if Lift.CLEANING in lifted else set()
     usable |= {Condition.QUARANTINED} if Lift.QUARANTINE in lifted else set()
+    usable |= {Condition.UNFIT} if Lift.UNFIT in lifted else set()
 
     def can_be_had(seat: Seat) -> bool:
         return seat.condition in usable and seat.bdf not in taken

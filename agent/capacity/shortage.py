@@ -23,6 +23,7 @@ _WORDS = {
     ReasonCode.GPUS_QUARANTINED: ", {} in quarantine",
     ReasonCode.MODE_SWITCH_NEEDED: " in another mode, on a board that is in use",
     ReasonCode.IOMMU_GROUP_NOT_VIABLE: " that share an IOMMU group with another device or GPU",
+    ReasonCode.GPUS_NOT_CONFIDENTIAL: "; {} cannot be confidential",
 }
 
 
@@ -52,6 +53,8 @@ def _gpu_shortage(demand: Demand, room: Room, supply: HostSupply) -> list[Reason
         more = more.format(_count(supply, room, Condition.CLEANING))
     elif code is ReasonCode.GPUS_QUARANTINED:
         more = more.format(_count(supply, room, Condition.QUARANTINED))
+    elif code is ReasonCode.GPUS_NOT_CONFIDENTIAL:
+        more = more.format(_unfit(supply))
     free = room.amounts.gpus
     detail = f"{wanted} GPUs needed, {free} free{more}"
     return [Reason(code=code, detail=detail, needed=wanted, available=free)]
@@ -59,3 +62,13 @@ def _gpu_shortage(demand: Demand, room: Room, supply: HostSupply) -> list[Reason
 
 def _count(supply: HostSupply, room: Room, condition: Condition) -> int:
     return len([gpu for gpu in supply.gpus(condition) if gpu not in room.taken])
+
+
+def _unfit(supply: HostSupply) -> str:
+    """The kinds of GPU that no confidential guest can have."""
+    kinds = {
+        board.part or "a GPU of its age"
+        for board in supply.boards
+        if any(seat.condition is Condition.UNFIT for seat in board.seats)
+    }
+    return ", ".join(sorted(kinds))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli.doctor_line import Line
+from agent.cli.doctor_platform import hugepage_lines, numa_lines, tee_id_lines
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
     from agent.model.inventory import HostInventory
     from agent.model.pci import PciFunction
 
-_HGX = 8
-_ITS_OWN = frozenset({"audio", "bridge"})  # what may share a GPU's IOMMU group
-_MANY_PAGES_MIB = 1024
+_CONFIDENTIAL = ("sev-snp", "tdx")
 
 
 def gpu_lines(config: Config, dev_root: Path = Path("/dev")) -> list[Line]:
@@ -42,7 +41,7 @@ def gpu_lines(config: Config, dev_root: Path = Path("/dev")) -> list[Line]:
         cgroup_root=host.cgroup_root,
         dev_root=dev_root,
     ).read()
-    lines = [*_tee_ids(platform), *_hugepages(platform)]
+    lines = [*tee_id_lines(platform), *hugepage_lines(platform)]
     gpus = [one for one in functions if one.kind == "gpu"]
     if not gpus:
         return [Line("gpus", "ok", "none; enclaves run without"), *lines]
@@ -57,24 +56,63 @@ def gpu_lines(config: Config, dev_root: Path = Path("/dev")) -> list[Line]:
         _tools(host.gpu_tools),
         _nvml(gpus, nvml),
         _aer(gpus),
-        *_numa(gpus, platform),
+        *_links(functions),
+        *_unfit(config, gpus, platform),
+        *numa_lines(gpus, platform),
         *_health(functions, nvml),
         *lines,
     ]
 
 
 def _board(functions: tuple[PciFunction, ...]) -> Line:
-    from agent.model.gpu_models import GPU_MODELS, Form
+    from agent.model.gpu import Gpu
+    from agent.model.gpu_boards import gpu_boards
+    from agent.model.gpu_models import part_of
 
     gpus = [one for one in functions if one.kind == "gpu"]
-    models = [GPU_MODELS.get(one.device or 0) for one in gpus]
-    names = sorted({model.name if model else "of an unknown kind" for model in models})
+    names = sorted({part_of(one.device).name or "of an unknown kind" for one in gpus})
     detail = f"{len(gpus)}: {', '.join(names)}; {len(functions) - len(gpus)} NVSwitches"
-    on_board = sum(1 for model in models if model and model.form is Form.HGX)
-    if on_board and on_board != _HGX:
+    boards = gpu_boards(
+        Gpu(bdf=one.bdf, device=one.device, is_switch=one.kind == "switch") for one in functions
+    )
+    missing = [board.incomplete for board in boards if board.incomplete]
+    if missing:
         mend = "see the kernel log and the BMC for the one that is missing; reboot the host"
-        return Line("gpus", "warn", f"{detail}: a whole board has {_HGX}", mend)
+        return Line("gpus", "warn", f"{detail}: {'; '.join(missing)}", mend)
     return Line("gpus", "ok", detail)
+
+
+def _links(functions: tuple[PciFunction, ...]) -> Iterator[Line]:
+    """What a link does not tell hides what would be wrong with it."""
+    from agent.model.pci_link import unknown_link
+
+    unknown = [one.bdf for one in functions if unknown_link(one.link)]
+    if unknown:
+        yield Line(
+            "pcie links",
+            "warn",
+            f"the lanes of {', '.join(unknown)} are not told: lost ones stay unseen",
+            "none, if it hangs on no PCIe port; else see the kernel log of its port",
+        )
+
+
+def _unfit(config: Config, gpus: list[PciFunction], platform: HostInventory) -> Iterator[Line]:
+    """What no confidential guest can have, where guests are confidential."""
+    from agent.model.gpu_models import Confidential, part_of
+
+    auto = config.tee == "auto" and bool(platform.sev_snp or platform.tdx)
+    if not auto and config.tee not in _CONFIDENTIAL:
+        return
+    for one in gpus:
+        part = part_of(one.device)
+        if part.confidential is Confidential.NEVER:
+            name = part.name or f"a part {one.device:#06x}" if one.device else "it"
+            yield Line(
+                f"gpu {one.bdf} confidential",
+                "warn",
+                f"{name} cannot be confidential: no guest of this host is given it",
+                "put it into a host with tee: none, or use a Hopper or Blackwell part",
+            )
 
 
 def _iommu(platform: HostInventory) -> Line:
@@ -89,19 +127,23 @@ def _iommu(platform: HostInventory) -> Line:
 
 
 def _groups(gpus: list[PciFunction]) -> Iterator[Line]:
-    shared = False
+    from agent.model.iommu_group import judge_group
+
+    told = set()
     for gpu in gpus:
-        others = [one.bdf for one in gpu.group if one.bdf != gpu.bdf and one.kind not in _ITS_OWN]
-        if others:
-            shared = True
-            yield Line(
-                f"iommu group {gpu.iommu_group}",
-                "error",
-                f"{gpu.bdf} shares it with {', '.join(others)}: they can only go together",
-                "turn ACS on in the firmware, or use another slot",
-            )
-    if not shared:
-        yield Line("iommu groups", "ok", "each GPU has its own")
+        group = judge_group(gpu.bdf, gpu.iommu_group, gpu.group)
+        if gpu.iommu_group in told or not (group.held or group.devices):
+            continue
+        told.add(gpu.iommu_group)
+        if group.held:
+            detail, mend = f"{gpu.bdf} {group.fault}", group.mend
+        else:
+            others = ", ".join(group.devices)
+            detail = f"{gpu.bdf} shares it with {others}: they can only go together"
+            mend = "turn ACS on in the firmware, or use another slot"
+        yield Line(f"iommu group {gpu.iommu_group}", "error", detail, mend)
+    if not told:
+        yield Line("iommu groups", "ok", "nothing of the host's is in the group of any")
 
 
 def _vfio(sysfs_root: Path) -> Line:
@@ -156,8 +198,9 @@ def _nvml(gpus: list[PciFunction], look: NvmlLook | None) -> Line:
 async def _ask_nvml(config: Config, gpus: list[PciFunction]) -> NvmlLook | None:
     from agent.host.clock import RealClock
     from agent.inventory.nvml.probe import NvmlProbe
+    from agent.model.pci_drivers import NVIDIA
 
-    driven = frozenset(one.bdf for one in gpus if one.driver == "nvidia")
+    driven = frozenset(one.bdf for one in gpus if one.driver == NVIDIA)
     if not driven:
         return None
     probe = NvmlProbe(config.host.nvml_library, RealClock(), on_event=lambda _: None)
@@ -179,72 +222,26 @@ def _aer(gpus: list[PciFunction]) -> Line:
     )
 
 
-def _numa(gpus: list[PciFunction], platform: HostInventory) -> Iterator[Line]:
-    if len(platform.numa_nodes) < 2:
-        return
-    lost = [one.bdf for one in gpus if one.numa_node is None]
-    if lost:
-        yield Line(
-            "numa",
-            "warn",
-            f"the node of {', '.join(lost)} is not known: groups may span both sockets",
-            "turn NUMA (SRAT, proximity of PCI) on in the firmware",
-        )
-    else:
-        yield Line(
-            "numa", "ok", f"{len(platform.numa_nodes)} nodes; the node of each GPU is known"
-        )
-
-
 def _health(functions: tuple[PciFunction, ...], look: NvmlLook | None) -> Iterator[Line]:
     """One look: what takes several to be believed is shown as well, here a person reads it."""
-    from agent.inventory.findings import Sighting, find
+    from agent.inventory.findings import find, sightings
+    from agent.inventory.nvml.values import NvmlLook
     from agent.inventory.problems import MENDS
-    from agent.model.gpu import Severity
+    from agent.model.gpu import HealthAction, Severity
 
-    seen = {gpu.bdf: gpu for gpu in look.gpus} if look else {}
-    works = look is not None and look.trouble is None
+    every = sightings({one.bdf: one for one in functions}, look or NvmlLook(), {})
     well = True
     for one in functions:
-        for finding in find(Sighting(one, seen.get(one.bdf), nvml_works=works)):
-            if finding.severity is Severity.INFO:
-                continue
-            well = False
-            state = "error" if finding.severity is Severity.ERROR else "warn"
-            yield Line(f"gpu {one.bdf}", state, finding.detail, MENDS[finding.action])
+        found = [each for each in find(every[one.bdf]) if each.severity is not Severity.INFO]
+        if not found:
+            continue
+        well = False
+        is_error = any(each.severity is Severity.ERROR for each in found)
+        yield Line(
+            f"gpu {one.bdf}",
+            "error" if is_error else "warn",
+            "; ".join(each.detail for each in found),
+            MENDS[max((each.action for each in found), key=list(HealthAction).index)],
+        )
     if well:
         yield Line("gpu health", "ok", "nothing is wrong with any")
-
-
-def _tee_ids(platform: HostInventory) -> Iterator[Line]:
-    on = [name for name, is_on in (("sev-snp", platform.sev_snp), ("tdx", platform.tdx)) if is_on]
-    told = {ids.kind: ids for ids in platform.tee_ids}
-    for kind in on:
-        ids = told.get(kind)
-        if ids is None:
-            yield Line(
-                "tee ids",
-                "warn",
-                f"the kernel does not tell how many {kind} guests there may be",
-                "mount the misc controller (cgroup v2); for SNP give SEV-ES ids in the firmware",
-            )
-        elif ids.used is not None and ids.total is not None and ids.used >= ids.total:
-            yield Line(
-                "tee ids",
-                "warn",
-                f"all {ids.total} ids for {kind} guests are in use",
-                "stop a guest, or give more ids to it in the firmware (minimum SEV ASID)",
-            )
-        else:
-            yield Line("tee ids", "ok", f"{kind}: {ids.used} of {ids.total} in use")
-
-
-def _hugepages(platform: HostInventory) -> Iterator[Line]:
-    kept_mib = sum((one.total or 0) * one.size_kib for one in platform.hugepages) >> 10
-    if kept_mib >= _MANY_PAGES_MIB:
-        yield Line(
-            "hugepages",
-            "warn",
-            f"{kept_mib} MiB are set aside as huge pages, which confidential guests cannot use",
-            "vm.nr_hugepages=0, and no hugepages= on the kernel's command line",
-        )

@@ -30,5 +30,7 @@ def window_mib(devices: Iterable[Sequence[Bar]]) -> int:
 
 def _in_window(bars: Sequence[Bar]) -> list[int]:
     """Their sizes; a bridge with none of them has the least part that there is."""
-    sizes = [bar.size_bytes for bar in bars if bar.is_64bit and bar.prefetchable]
+    sizes = [
+        bar.size_bytes for bar in bars if bar.is_64bit and bar.prefetchable and bar.size_bytes
+    ]
     return sizes or [_MIB]

@@ -14,10 +14,12 @@ from agent.errors import AgentError
 from agent.model.gpu import Gpu
 from agent.model.ids import Bdf
 from agent.model.inventory import HostInventory
+from agent.model.iommu_group import judge_group
 from agent.model.pci import PciKind
+from agent.model.pci_bars import SPACE_MEND, missing_space
+from agent.model.pci_drivers import is_vfio
 
 OVERHEAD_MIB = 512  # of QEMU itself beside its guest's memory
-_GOES_ALONG = frozenset({PciKind.GPU, PciKind.SWITCH, PciKind.AUDIO, PciKind.BRIDGE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +149,12 @@ def _device(bdf: Bdf, device: Gpu | None, *, prepared: bool) -> Iterator[Lack]:
     if device is None:
         yield Lack("gpu_unknown", f"{bdf} is not on the bus", "reseat it, or reboot the host")
         return
-    others = sorted(one.bdf for one in device.group if one.kind not in _GOES_ALONG)
-    if device.iommu_group is None or others:
-        with_whom = f" shares its IOMMU group with {', '.join(others)}" if others else " has none"
-        mend = "boot with intel_iommu=on or amd_iommu=on, ACS on"
-        yield Lack("iommu_group_not_viable", f"{bdf}{with_whom}", mend)
-    if prepared and (device.driver != "vfio-pci" or device.vfio_device is None):
+    group = judge_group(bdf, device.iommu_group, device.group)
+    if group.fault is not None:
+        yield Lack("iommu_group_not_viable", f"{bdf} {group.fault}", group.mend)
+    if space := missing_space(PciKind.SWITCH if device.is_switch else PciKind.GPU, device.bars):
+        yield Lack("gpu_without_address_space", f"{bdf}: {space}", SPACE_MEND)
+    if prepared and (not is_vfio(device.driver) or device.vfio_device is None):
         mend = f"see `enclave-agent gpus`; it is at {device.driver or 'no driver'}"
         yield Lack("gpus_dirty", f"{bdf} is not prepared", mend)
 

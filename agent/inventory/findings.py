@@ -6,57 +6,91 @@ rows could not be remapped is not well again because a guest has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from agent.inventory.nvml.values import NvmlEvent, NvmlGpu
-from agent.inventory.xids import Advice, advice_on, weigh
+from agent.inventory.finding import Finding
+from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, NvmlLook, NvmlSilence
+from agent.inventory.nvml_findings import nvml_findings, silence_finding, unseen_finding
+from agent.inventory.xids import Advice, weigh, xid_finding
 from agent.model.gpu import UNUSED, CcMode, GpuUse, HealthAction, Severity, Sight
-from agent.model.pci import Aer, Link, PciFunction
+from agent.model.gpu_boards import is_on_board
+from agent.model.ids import Bdf
+from agent.model.pci import Aer, PciFunction, PciKind
+from agent.model.pci_bars import SPACE_MEND, missing_space
+from agent.model.pci_drivers import NVIDIA, SWITCH
+from agent.model.pci_link import lost_lanes, lowered_speed, should_be_fast
 
-_HW_SLOWDOWN = 0x8 | 0x40 | 0x80  # slowdown, thermal slowdown, power brake
 _UNUSABLE_BY_HOST = frozenset({CcMode.ON, CcMode.PPCIE, CcMode.DEVTOOLS})
 _ECC_STORM = 1000  # corrected errors between two looks
-
-# NVML's field 230: (severity, action, name). A newer driver may answer others.
-RECOVERY: dict[int, tuple[Severity, HealthAction, str]] = {
-    1: (Severity.ERROR, HealthAction.RESET, "a reset of the GPU"),
-    2: (Severity.ERROR, HealthAction.REBOOT, "a reboot of the host"),
-    3: (Severity.WARNING, HealthAction.RESET, "an end of peer-to-peer work, then a reset"),
-    4: (Severity.ERROR, HealthAction.RESET, "an end of all work, then a reset"),
-    5: (Severity.WARNING, HealthAction.WATCH, "a recovery of the IMEX domain"),
-    6: (Severity.ERROR, HealthAction.RESET, "a reset of the bus"),
-    7: (Severity.ERROR, HealthAction.REBOOT, "a reboot of the host"),
+# Troubles of NVML as a whole: what the driver has can then neither be judged nor be taken from it.
+_HANGING = {
+    "nvml_hung": (
+        HealthAction.WATCH,
+        "every call of the NVIDIA driver that has it hangs: see the kernel log for XIDs and hung "
+        "tasks; reload the driver, or reboot the host",
+    ),
+    "nvml_stuck": (
+        HealthAction.REBOOT,
+        "it cannot be taken from the NVIDIA driver, in which a call is stuck: reboot the host",
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing. `looks`: how many looks in a row must show it before it is believed."""
-
-    code: str
-    severity: Severity
-    action: HealthAction
-    detail: str
-    source: Sight = Sight.NVML
-    looks: int = 1
-
-
-@dataclass(frozen=True, slots=True)
 class Sighting:
-    """One look at one function. `nvml_works`: NVML answered, whether or not with this GPU."""
+    """One look at one function. `nvml_works`: NVML answered, whether or not with this GPU.
+
+    `silence`: it was asked about this one in vain. `hanging`: the driver that has it hangs as a
+    whole, by which code. `on_board`: it sits on a baseboard; `fabric_used`: whose NVSwitches the
+    host drives itself.
+    """
 
     function: PciFunction
     nvml: NvmlGpu | None = None
     nvml_works: bool = False
     use: GpuUse = UNUSED
+    silence: NvmlSilence | None = None
+    hanging: str | None = None
+    on_board: bool = False
+    fabric_used: bool = False
+
+
+def sightings(
+    functions: Mapping[Bdf, PciFunction], nvml: NvmlLook, uses: Mapping[Bdf, GpuUse]
+) -> dict[Bdf, Sighting]:
+    """One look at each, from a look at all."""
+    seen = {one.bdf: one for one in nvml.gpus}
+    silent = {one.bdf: one for one in nvml.silent}
+    switches = [one for one in functions.values() if one.kind is PciKind.SWITCH]
+    fabric_used = any(one.driver == SWITCH for one in switches)
+    code = nvml.trouble.code if nvml.trouble else None
+    hanging = code if code in _HANGING else None
+    found = {}
+    for bdf, function in functions.items():
+        has_it = function.driver == NVIDIA and function.kind is PciKind.GPU
+        found[bdf] = Sighting(
+            function,
+            seen.get(bdf),
+            nvml_works=nvml.driver_version is not None,
+            use=uses.get(bdf, UNUSED),
+            silence=silent.get(bdf) if has_it else None,
+            hanging=hanging if has_it else None,
+            on_board=is_on_board(function.device, beside_switches=bool(switches)),
+            fabric_used=fabric_used,
+        )
+    return found
 
 
 def find(evidence: Sighting) -> tuple[Finding, ...]:
     """Everything that this look shows. The bus tells nothing of what is being prepared."""
     by_pci = () if evidence.use.preparing else _by_pci(evidence)
-    return (*by_pci, *(_by_nvml(evidence.nvml) if evidence.nvml else ()))
+    return (*by_pci, *_by_nvml(evidence))
+
+
+def _by_nvml(seen: Sighting) -> Iterator[Finding]:
+    if seen.nvml is not None:
+        yield from nvml_findings(seen.nvml, on_board=seen.on_board, fabric_used=seen.fabric_used)
 
 
 def _by_pci(seen: Sighting) -> Iterator[Finding]:
@@ -72,127 +106,67 @@ def _by_pci(seen: Sighting) -> Iterator[Finding]:
             looks=2,  # a bus that is being reset reads the same for a moment
         )
         return
-    managed = function.driver == "nvidia" or seen.use.owner is not None
-    yield from _by_link(function.link, managed=managed)
-    hidden = seen.use.cc_mode is not None and seen.use.cc_mode.active in _UNUSABLE_BY_HOST
-    if function.driver == "nvidia" and seen.nvml_works and seen.nvml is None and not hidden:
+    if space := missing_space(function.kind, function.bars):
         yield Finding(
-            "nvml_unseen",
-            Severity.WARNING,
-            HealthAction.WATCH,
-            "the nvidia driver has it and NVML does not show it: see the kernel log",
+            "bar_unassigned",
+            Severity.ERROR,
+            HealthAction.REBOOT,
+            f"{space}, so that no guest can use it: {SPACE_MEND}",
             Sight.PCI,
-            looks=3,
         )
+    yield from _by_link(seen)
+    yield from _unseen(seen)
 
 
-def _by_link(link: Link, *, managed: bool) -> Iterator[Finding]:
-    """A driver that manages the GPU lowers the speed of an idle link; its width never.
-
-    No reset trains the speed anew, so that none is asked for.
-    """
-    if link.width is not None and link.max_width is not None and link.width < link.max_width:
+def _by_link(seen: Sighting) -> Iterator[Finding]:
+    """No reset trains the speed anew, so that none is asked for."""
+    link = seen.function.link
+    if lanes := lost_lanes(link):
         yield Finding(
             "link_width_reduced",
             Severity.WARNING,
             HealthAction.RESET,
-            f"its link has {link.width} of {link.max_width} lanes",
+            lanes,
             Sight.PCI,
             looks=3,
         )
-    now, best = link.speed_gts, link.max_speed_gts
-    if now is not None and best is not None and now < best:
+    speed = lowered_speed(link, power_state=seen.function.power_state)
+    busy = _is_busy(seen)
+    if speed is not None and busy is not False:
         yield Finding(
             "link_speed_reduced",
-            Severity.INFO if managed else Severity.WARNING,
+            Severity.WARNING if busy else Severity.INFO,
             HealthAction.WATCH,
-            f"its link runs at {now:g} of {best:g} GT/s",
+            f"{speed}, at work" if busy else f"{speed}, which is usual while it idles",
             Sight.PCI,
             looks=3,
         )
 
 
-def _by_nvml(gpu: NvmlGpu) -> Iterator[Finding]:
-    if gpu.lost:
-        yield Finding(
-            "gpu_lost",
-            Severity.ERROR,
-            HealthAction.REBOOT,
-            "the driver lost it: reboot the host",
-        )
+def _is_busy(seen: Sighting) -> bool | None:
+    """Whether its link should run at full speed; None if nobody tells what it does."""
+    utilization = seen.nvml.utilization_percent if seen.nvml else None
+    if utilization is not None:
+        return should_be_fast(utilization)
+    used = seen.use.owner is not None or seen.function.driver == NVIDIA
+    return None if used else False
+
+
+def _unseen(seen: Sighting) -> Iterator[Finding]:
+    """What NVML does not show, of what the driver has: nobody knows whether it works.
+
+    A GPU in a confidential mode is not shown by design, and is prepared before anybody has it.
+    """
+    modes = seen.use.cc_mode
+    if modes is not None and modes.active in _UNUSABLE_BY_HOST:
         return
-    if gpu.reset_required:
-        yield Finding(
-            "reset_required", Severity.ERROR, HealthAction.RESET, "the driver asks for a reset"
-        )
-    if gpu.recovery:
-        yield _recovery(gpu.recovery)
-    yield from _by_memory(gpu.ecc or {}, gpu.remapped_rows or {})
-    if gpu.mig:
-        yield Finding(
-            "mig_on",
-            Severity.WARNING,
-            HealthAction.RESET,
-            "MIG is on, and it is given out whole only: turn it off (nvidia-smi -mig 0)",
-        )
-    if gpu.fabric is not None and gpu.fabric.get("status"):
-        yield Finding(
-            "fabric_unhealthy",
-            Severity.WARNING,
-            HealthAction.WATCH,
-            f"its NVLink fabric reports error {gpu.fabric['status']}: see the fabric manager",
-            looks=3,
-        )
-    if (gpu.clocks_event_reasons or 0) & _HW_SLOWDOWN:
-        yield Finding(
-            "clocks_slowed",
-            Severity.WARNING,
-            HealthAction.WATCH,
-            "the hardware slows its clocks: see to its cooling and power",
-            looks=3,
-        )
-
-
-def _recovery(number: int) -> Finding:
-    severity, action, name = RECOVERY.get(
-        number, (Severity.WARNING, HealthAction.WATCH, f"recovery action {number}, not known here")
-    )
-    return Finding("recovery_action", severity, action, f"the driver asks for {name}")
-
-
-def _by_memory(ecc: dict[str, Any], rows: dict[str, Any]) -> Iterator[Finding]:
-    if rows.get("failure"):
-        yield Finding(
-            "row_remap_failure",
-            Severity.ERROR,
-            HealthAction.RETURN,
-            "bad memory could not be remapped: return it",
-        )
-    if rows.get("pending") or ecc.get("retired_pages_pending"):
-        yield Finding(
-            "row_remap_pending",
-            Severity.WARNING,
-            HealthAction.RESET,
-            "bad memory is remapped at the next reset",
-        )
-    if ecc.get("sram_threshold_exceeded"):
-        yield Finding(
-            "sram_errors",
-            Severity.ERROR,
-            HealthAction.RETURN,
-            "its SRAM has had more uncorrectable errors than allowed: return it",
-        )
-    if ecc.get("enabled") is False:
-        yield Finding(
-            "ecc_off", Severity.WARNING, HealthAction.WATCH, "ECC is off: turn it on and reset"
-        )
-    if count := (ecc.get("volatile") or {}).get("uncorrected"):
-        yield Finding(
-            "ecc_uncorrected",
-            Severity.WARNING,
-            HealthAction.RESET,
-            f"{count} uncorrectable memory errors since its last reset",
-        )
+    if seen.hanging is not None:
+        action, detail = _HANGING[seen.hanging]
+        yield Finding(seen.hanging, Severity.ERROR, action, detail, Sight.PCI)
+    elif seen.silence is not None:
+        yield silence_finding(seen.silence)
+    elif seen.function.driver == NVIDIA and seen.nvml_works and seen.nvml is None:
+        yield unseen_finding(HealthAction.WATCH)
 
 
 def corrected_errors(gpu: NvmlGpu | None) -> int | None:
@@ -231,9 +205,7 @@ def _noted(code: str, severity: Severity, action: HealthAction, text: str) -> Fi
 def told(event: NvmlEvent) -> Finding:
     """What the driver told by itself."""
     if event.kind == "xid":
-        advice = advice_on(event.data)
-        severity, action = weigh(advice)
-        return Finding(f"xid_{event.data}", severity, action, f"XID {event.data}: {advice}")
+        return xid_finding(event.data, Sight.NVML)
     if event.kind == "recovery_action":
         severity, action = weigh(Advice.INVESTIGATE)
         return Finding(

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.inventory.findings import Finding, Sighting, corrected_errors, find, grown
+from agent.inventory.finding import Finding
+from agent.inventory.findings import Sighting, corrected_errors, find, grown
 from agent.model.clock import Instant
 from agent.model.gpu import GpuHealth, GpuReason, HealthAction, Severity, Sight
 from agent.model.pci import Aer
@@ -110,8 +111,10 @@ def _mark(record: HealthRecord, findings: Iterable[Finding], now: Instant) -> He
         known = marks.get(finding.code)
         if known is None:
             marks[finding.code] = FindingMark(finding, now, now)
-        else:
-            marks[finding.code] = FindingMark(finding, known.since, now, known.count + 1)
+        else:  # what NVML and the kernel's log both tell is one thing, counted by one of them
+            more = finding.source is known.finding.source
+            count = known.count + more
+            marks[finding.code] = FindingMark(known.finding, known.since, now, count)
     return replace(record, marks=marks)
 
 

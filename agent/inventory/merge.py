@@ -24,14 +24,10 @@ from agent.model.gpu import (
     Severity,
     Sight,
 )
-from agent.model.gpu_models import GPU_MODELS, SWITCH_MODELS
+from agent.model.gpu_models import Form, part_of
 from agent.model.ids import Bdf
 from agent.model.pci import PciFunction, PciKind
-
-NVIDIA_DRIVER = "nvidia"
-VFIO_DRIVERS = frozenset({"vfio-pci", "nvgrace_gpu_vfio_pci"})
-# Drivers that a GPU may be taken from; another one holds it for somebody.
-_YIELDING = VFIO_DRIVERS | {NVIDIA_DRIVER, "nvidia-nvswitch", "nouveau", None}
+from agent.model.pci_drivers import yields
 
 
 def merge(
@@ -74,15 +70,15 @@ def _present(
     live = seen or NvmlGpu(bdf=function.bdf)
     owner = use.owner or (HOST if _host_has(function, live) else None)
     modes = use.cc_mode or CcModes(active=None if seen is None else mode)
-    name, architecture = _model(function)
+    part = part_of(function.device)
     return Gpu(
         bdf=function.bdf,
         is_switch=function.kind is PciKind.SWITCH,
         uuid=row.uuid,
         serial=row.serial,
         module_id=row.module_id,
-        name=row.name or name,
-        architecture=row.architecture or architecture,
+        name=row.name or part.name,
+        architecture=row.architecture or (None if part.form is Form.SWITCH else part.architecture),
         memory_mib=row.memory_mib,
         device=function.device,
         numa_node=function.numa_node,
@@ -151,13 +147,4 @@ def state_of(row: KnownGpu, use: GpuUse, owner: str | None, health: GpuHealth) -
 
 
 def _host_has(function: PciFunction, live: NvmlGpu) -> bool:
-    return bool(live.processes) or function.driver not in _YIELDING
-
-
-def _model(function: PciFunction) -> tuple[str | None, str | None]:
-    if function.device is None:
-        return None, None
-    if function.kind is PciKind.SWITCH:
-        return SWITCH_MODELS.get(function.device), None
-    model = GPU_MODELS.get(function.device)
-    return (model.name, model.architecture) if model else (None, None)
+    return bool(live.processes) or not yields(function.driver)

@@ -8,27 +8,25 @@ inode of its entry tells whether it still is the same one.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from agent.inventory.host import InventoryError
-from agent.inventory.sysfs import list_names, read_bytes, read_int, read_link_name, read_text
+from agent.inventory.pci_attributes import (
+    BDF_FORM,
+    parse_bars,
+    place_of,
+    read_aer,
+    read_link,
+    read_presence,
+)
+from agent.inventory.sysfs import list_names, read_int, read_link_name, read_text
 from agent.model.ids import Bdf
-from agent.model.pci import Aer, Bar, GroupMember, Link, PciFunction, PciKind, classify
+from agent.model.pci import Bar, GroupMember, PciFunction, PciKind, classify
 
-N = TypeVar("N", int, float)
-
-_BDF = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_SPEED = re.compile(r"([0-9]+(?:\.[0-9]+)?) GT/s")
-_WIDTHS = frozenset({1, 2, 4, 8, 12, 16, 32})  # 0, 63 and 255 are what a lost link reads as
-_BARS = 6
-_MEM, _PREFETCH, _MEM_64 = 0x200, 0x2000, 0x100000
 _SHOWN = frozenset({PciKind.GPU, PciKind.SWITCH})
 
 
@@ -60,7 +58,7 @@ class PciReader:
         """Every GPU and NVSwitch, by BDF. Raises InventoryError if there is no sysfs to read."""
         try:
             with os.scandir(self._devices) as entries:
-                inodes = {e.name: e.inode() for e in entries if _BDF.fullmatch(e.name)}
+                inodes = {e.name: e.inode() for e in entries if BDF_FORM.fullmatch(e.name)}
         except FileNotFoundError:
             if os.path.isdir(f"{self._root}/bus"):  # noqa: PTH112 - a machine without PCI
                 return ()
@@ -90,7 +88,7 @@ class PciReader:
             vendor=vendor,
             virtual=os.path.lexists(f"{path}/physfn"),
         )
-        location, ports = _place(name, path)
+        location, ports = place_of(name, path)
         if kind not in _SHOWN:
             return _Fixed(inode, kind, location, ports, class_code, vendor)
         return _Fixed(
@@ -113,6 +111,7 @@ class PciReader:
         methods = read_text(f"{path}/reset_method")
         override = read_text(f"{path}/driver_override")
         allowed = read_int(f"{path}/d3cold_allowed")
+        power_state = read_text(f"{path}/power_state")
         function = PciFunction(
             bdf=Bdf(name),
             kind=fixed.kind,
@@ -133,9 +132,11 @@ class PciReader:
             can_reset=os.path.lexists(f"{path}/reset"),
             d3cold_allowed=None if allowed is None else bool(allowed),
             vfio_device=next(iter(list_names(f"{path}/vfio-dev")), None),
-            link=_link(path, self._above(fixed.ports)),
-            aer=_aer(path),
-            responds=_responds(path),
+            link=read_link(path, self._above(fixed.ports)),
+            aer=read_aer(path),
+            power_state=power_state,
+            # One that sleeps without power would be woken by being asked.
+            responds=None if power_state == "D3cold" else read_presence(path),
         )
         return function if os.path.lexists(path) else None
 
@@ -152,94 +153,3 @@ class PciReader:
             )
             for name in list_names(f"{path}/iommu_group/devices")
         )
-
-
-def _place(name: str, path: str) -> tuple[str, tuple[Bdf, ...]]:
-    """(location, the ports above it, the nearest last).
-
-    `pci0000:15/01.0/00.0`: the root bus, which the firmware gives, then device and function of
-    every bridge on the way, which the board gives; the bus numbers between are left out.
-    """
-    try:
-        real = os.readlink(path)  # noqa: PTH115 - called for every device of the host
-    except OSError:
-        return name, ()
-    parts = real.split("/")
-    root = next((i for i, part in enumerate(parts) if part.startswith("pci")), None)
-    if root is None:
-        return name, ()
-    way = [part.rpartition(":")[2] for part in parts[root + 1 :]]
-    ports = tuple(Bdf(part) for part in parts[root + 1 : -1] if _BDF.fullmatch(part))
-    return "/".join([parts[root], *way]), ports
-
-
-def parse_bars(text: str | None) -> tuple[Bar, ...] | None:
-    """From `resource`: `start end flags` in hex a line, the six BARs first; unused ones are 0."""
-    if text is None:
-        return None
-    bars = []
-    for index, line in enumerate(text.splitlines()[:_BARS]):
-        try:
-            start, end, flags = (int(word, 16) for word in line.split())
-        except ValueError:
-            return None
-        if end > start:
-            bars.append(
-                Bar(
-                    index=index,
-                    size_bytes=end - start + 1,
-                    is_64bit=bool(flags & _MEM and flags & _MEM_64),
-                    prefetchable=bool(flags & _PREFETCH),
-                )
-            )
-    return tuple(bars)
-
-
-def _link(path: str, above: str | None) -> Link:
-    """The best of a link is what both of its ends can do: a slot may be slower than its card."""
-    ends = [path, *([above] if above else [])]
-    return Link(
-        speed_gts=_speed(f"{path}/current_link_speed"),
-        width=_width(f"{path}/current_link_width"),
-        max_speed_gts=_least(_speed(f"{end}/max_link_speed") for end in ends),
-        max_width=_least(_width(f"{end}/max_link_width") for end in ends),
-    )
-
-
-def _speed(path: str) -> float | None:
-    found = _SPEED.match(read_text(path) or "")
-    return float(found[1]) if found else None
-
-
-def _width(path: str) -> int | None:
-    width = read_int(path)
-    return width if width in _WIDTHS else None
-
-
-def _least(values: Iterable[N | None]) -> N | None:
-    return min((value for value in values if value is not None), default=None)
-
-
-def _aer(path: str) -> Aer:
-    """The kernel prints a line a kind of error and the total last."""
-    return Aer(
-        correctable=_total(f"{path}/aer_dev_correctable", "TOTAL_ERR_COR"),
-        nonfatal=_total(f"{path}/aer_dev_nonfatal", "TOTAL_ERR_NONFATAL"),
-        fatal=_total(f"{path}/aer_dev_fatal", "TOTAL_ERR_FATAL"),
-    )
-
-
-def _total(path: str, name: str) -> int | None:
-    for line in reversed((read_text(path) or "").splitlines()):
-        word, _, count = line.rpartition(" ")
-        if word == name and count.isdigit():
-            return int(count)
-    return None
-
-
-def _responds(path: str) -> bool | None:
-    """Whether its configuration space answers; not asked of one in D3cold, which would wake it."""
-    if read_text(f"{path}/power_state") == "D3cold":
-        return None
-    head = read_bytes(f"{path}/config", 4)
-    return None if head is None or len(head) < 4 else head != b"\xff\xff\xff\xff"

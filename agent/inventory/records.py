@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.inventory.findings import Finding, Sighting
+from agent.inventory.finding import Finding
+from agent.inventory.findings import sightings
 from agent.inventory.health import HealthRecord, after_reset, health_of, look, note
 from agent.inventory.identity import Recall
 from agent.inventory.nvml.values import NvmlLook
 from agent.model.clock import Instant
-from agent.model.gpu import UNUSED, GpuHealth, GpuUse
+from agent.model.gpu import GpuHealth, GpuUse
 from agent.model.ids import Bdf
 from agent.model.pci import PciFunction
 
@@ -29,16 +30,12 @@ class HealthRecords:
         now: Instant,
     ) -> None:
         """Every record one look older; a card that took another's place begins anew."""
-        seen = {one.bdf: one for one in nvml.gpus}
-        works = nvml.driver_version is not None
         records = {}
-        for bdf, function in functions.items():
+        for bdf, evidence in sightings(functions, nvml, uses).items():
             key = found.present[bdf].key
             of, record = self._records.get(bdf, (key, HealthRecord()))
             if of != key and not of.startswith("at:"):
                 record = HealthRecord()
-            use = uses.get(bdf, UNUSED)
-            evidence = Sighting(function, seen.get(bdf), nvml_works=works, use=use)
             records[bdf] = (key, look(record, evidence, now))
         self._records = records
 

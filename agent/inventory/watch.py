@@ -28,7 +28,7 @@ from agent.inventory.findings import told
 from agent.inventory.guests import GuestMetrics, with_guests
 from agent.inventory.identity import recall
 from agent.inventory.kernel_messages import overheard
-from agent.inventory.merge import NVIDIA_DRIVER, merge
+from agent.inventory.merge import merge
 from agent.inventory.nvml.probe import NvmlProbe
 from agent.inventory.nvml.values import NvmlEvent, NvmlLook
 from agent.inventory.pci import PciReader
@@ -43,6 +43,7 @@ from agent.model.gpu import UNUSED, Gpu, GpuState, GpuUse, Quarantine
 from agent.model.ids import Bdf
 from agent.model.inventory import HostInventory, Inventory, InventoryProblem
 from agent.model.pci import PciFunction, PciKind
+from agent.model.pci_drivers import NVIDIA
 from agent.store.port import Reader, Store, StoreDamagedError, StoreError, Transaction
 
 log = logging.getLogger(__name__)
@@ -292,9 +293,7 @@ def _preparing(use: GpuUse) -> GpuUse:
 def _driven(functions: Mapping[Bdf, PciFunction]) -> frozenset[Bdf]:
     """The GPUs that NVML can see."""
     return frozenset(
-        bdf
-        for bdf, one in functions.items()
-        if one.driver == NVIDIA_DRIVER and one.kind is PciKind.GPU
+        bdf for bdf, one in functions.items() if one.driver == NVIDIA and one.kind is PciKind.GPU
     )
 
 

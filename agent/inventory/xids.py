@@ -1,15 +1,17 @@
 """NVIDIA's XIDs and what to do about each: its catalogue of October 2025. Pure.
 
 On the host an XID tells of a GPU that the host's driver has; those of a GPU that was given away
-are told inside its guest. A number that is not in the catalogue is to be looked into. Those that
-the catalogue says to ignore (108, 160) or to do nothing about (162) are tracked.
+are told inside its guest. The driver tells it twice, by NVML and in the kernel's log. A number
+that is not in the catalogue, or that it has no action for, is told and nothing is done. Those that
+it says to ignore (108, 160) or to do nothing about (162) are tracked.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from agent.model.gpu import HealthAction, Severity
+from agent.inventory.finding import Finding
+from agent.model.gpu import HealthAction, Severity, Sight
 
 
 class Advice(StrEnum):
@@ -66,3 +68,10 @@ def weigh(advice: Advice) -> tuple[Severity, HealthAction]:
             return Severity.WARNING, HealthAction.WATCH
         case Advice.RESTART_APPLICATION | Advice.TRACK | Advice.INFORM:
             return Severity.INFO, HealthAction.WATCH
+
+
+def xid_finding(xid: int, source: Sight) -> Finding:
+    """What an XID says of its GPU. `source`: through whom it was heard."""
+    advice = advice_on(xid)
+    severity, action = weigh(advice)
+    return Finding(f"xid_{xid}", severity, action, f"XID {xid}: {advice}", source)

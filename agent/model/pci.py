@@ -27,7 +27,10 @@ class PciKind(StrEnum):
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The PCIe link: as trained now, and at best. Speed in GT/s, width in lanes."""
+    """The PCIe link: as trained now, and at best. Speed in GT/s, width in lanes.
+
+    The best is what both of its ends can do: a card in a narrower slot has all its lanes.
+    """
 
     speed_gts: float | None = None
     width: int | None = None
@@ -44,16 +47,17 @@ class Aer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One memory or I/O region. `index` 0 to 5."""
+    """One memory or I/O region. `index` 0 to 5. Not `assigned`: the kernel found no address."""
 
     index: int
     size_bytes: int
     is_64bit: bool
     prefetchable: bool
+    assigned: bool = True
 
 
 class GroupMember(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One function of an IOMMU group. A `BRIDGE` keeps its driver, the others go together."""
+    """One function of an IOMMU group, and the driver that has it."""
 
     bdf: Bdf
     kind: PciKind
@@ -68,6 +72,7 @@ class PciFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     configuration space reads all ones: it fell off the bus. `group`: every function of its IOMMU
     group, itself included; empty without an IOMMU.
     `vfio_device`: the name of its character device under /dev/vfio/devices.
+    `power_state`: D0, D1, D2, D3hot or D3cold, as the kernel names them.
     """
 
     bdf: Bdf
@@ -91,6 +96,7 @@ class PciFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     vfio_device: str | None = None
     link: Link = Link()
     aer: Aer = Aer()
+    power_state: str | None = None
     responds: bool | None = None
 
     @property

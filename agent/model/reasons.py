@@ -62,6 +62,7 @@ class ReasonCode(StrEnum):
     DOMAIN_MISSING = "domain_missing"
     UNCLEAN_STOP = "unclean_stop"
     DEBUG_UNATTESTED = "debug_unattested"
+    GPUS_NOT_CONFIDENTIAL = "gpus_not_confidential"
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

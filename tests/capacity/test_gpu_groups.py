@@ -9,7 +9,7 @@ import pytest
 
 from agent.capacity.boards import Board, Condition, Grouping, Seat, as_recorded, boards_of
 from agent.capacity.decision import decide
-from agent.capacity.groups import Pick, pick
+from agent.capacity.groups import Pick, blame, pick
 from agent.capacity.supply import Admission, Holding, HostSupply, Question
 from agent.model.clock import Instant
 from agent.model.gpu import CcMode, CcModes, Gpu, GpuState
@@ -100,6 +100,71 @@ def test_a_hopper_board_gives_one_gpu_in_on_or_all_eight_with_the_switches_in_pp
     assert sizes(boards_of(hgx_h100(), sizes=(1,), confidential=True)) == wanted[:1]
 
 
+def test_boards_of_two_and_four_and_older_ones_give_single_gpus() -> None:
+    single = [(1, CcMode.ON, False)]
+    for count in (2, 4):
+        gpus = [gpu(n, 0x2339) for n in range(1, count + 1)]
+        (board,) = boards_of(gpus, sizes=None, confidential=True)
+        assert (sizes((board,)), board.one_mode) == (single, True)
+    pair = [gpu(n, 0x2321) for n in (1, 2)]  # two cards and the bridge between them
+    assert sizes(boards_of(pair, sizes=None, confidential=True)) == single
+    assert sizes(boards_of(pair, sizes=(1, 2), confidential=True)) == [
+        *single,
+        (2, CcMode.ON, False),
+    ]
+    ampere = [gpu(n, 0x20B2) for n in range(1, 9)]
+    switches = [gpu(0x80 + n, 0x1AF1, is_switch=True) for n in range(6)]
+    assert sizes(boards_of([*ampere, *switches], sizes=None, confidential=False)) == [
+        (1, CcMode.OFF, False)
+    ]
+    configured = boards_of([*ampere, *switches], sizes=(1, 4, 8), confidential=False)
+    assert sizes(configured) == [
+        (1, CcMode.OFF, False),
+        (4, CcMode.OFF, False),
+        (8, CcMode.OFF, True),
+    ]
+
+
+@pytest.mark.parametrize("device", [0x2324, 0x232C, 0x235F, 0x5A5A])
+def test_a_part_that_few_know_beside_nvswitches_keeps_one_mode_for_all(device: int) -> None:
+    switches = [gpu(0x80 + n, 0x22A3, is_switch=True) for n in range(4)]
+    off = CcModes(active=CcMode.OFF, pending=CcMode.OFF)
+    gpus = [gpu(n, device, cc_mode=off) for n in range(1, 9)]
+    boards = boards_of([*gpus, *switches], sizes=None, confidential=True)
+    assert sizes(boards) == [(1, CcMode.ON, False), (8, CcMode.PPCIE, True)]
+    # its mode is nobody's to change while one of it is somebody's
+    assert pick(boards, 1, {bdf(1)}) is None
+    assert blame(boards, 1, {bdf(1)}) is ReasonCode.MODE_SWITCH_NEEDED
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        (0x26B9, "NVIDIA L40S"),
+        (0x20B2, "NVIDIA A100 SXM 80 GB"),
+        (0x2342, "NVIDIA GH200"),
+        (0x2684, "a GPU of its age"),
+    ],
+)
+def test_a_part_that_cannot_be_confidential_is_refused_with_that_reason(
+    device: int, name: str
+) -> None:
+    one = gpu(1, device, cc_mode=CcModes(), state=GpuState.DIRTY)
+    answer = ask(1, boards_of([one], sizes=None, confidential=True))
+    (reason,) = answer.decision.reasons
+    assert reason.code is ReasonCode.GPUS_NOT_CONFIDENTIAL
+    assert reason.detail == f"1 GPUs needed, 0 free; {name} cannot be confidential"
+    assert answer.decision.retry_after_s is None  # waiting does not mend it
+    assert pick(boards_of([gpu(1, device)], sizes=None, confidential=False), 1, ()) is not None
+
+
+def test_beside_a_part_that_cannot_be_confidential_the_others_are_given() -> None:
+    mixed = boards_of([gpu(1, 0x26B9), gpu(2, 0x2331)], sizes=None, confidential=True)
+    assert ask(1, mixed).decision.gpus == (bdf(2),)
+    held_one = ask(1, mixed, held((bdf(2),)))
+    assert codes(held_one) == [ReasonCode.GPUS_NOT_CONFIDENTIAL]
+
+
 @pytest.mark.parametrize("count", [7, 9])
 def test_a_board_that_is_not_whole_gives_single_gpus_only(count: int) -> None:
     assert sizes(boards_of(hgx_h100(count), sizes=None, confidential=True)) == [
@@ -160,18 +225,26 @@ def test_what_may_be_done_with_a_gpu_follows_from_its_state(
 
 
 @pytest.mark.parametrize(
-    ("kind", "viable"),
+    ("kind", "driver", "viable"),
     [
-        (PciKind.AUDIO, True),
-        (PciKind.BRIDGE, True),
-        (PciKind.OTHER, False),
-        (PciKind.VIRTUAL, False),
-        (PciKind.FOREIGN_GPU, False),
+        (PciKind.OTHER, "ice", False),
+        (PciKind.OTHER, None, True),
+        (PciKind.OTHER, "vfio-pci", True),
+        (PciKind.OTHER, "pci-stub", True),
+        (PciKind.AUDIO, "snd_hda_intel", False),  # of another card than the GPU's
+        (PciKind.BRIDGE, "pcieport", True),
+        (PciKind.BRIDGE, "lpc_ich", False),
+        (PciKind.VIRTUAL, "nvidia", False),
+        (PciKind.VIRTUAL, None, True),
+        (PciKind.FOREIGN_GPU, "amdgpu", False),
+        (PciKind.FOREIGN_GPU, "vfio-pci", True),
     ],
 )
-def test_a_group_is_viable_if_nothing_in_it_is_anybody_elses(kind: PciKind, viable: bool) -> None:
+def test_a_group_is_judged_by_who_holds_its_members(
+    kind: PciKind, driver: str | None, viable: bool
+) -> None:
     group = tuple(GroupMember(bdf=bdf(n), kind=PciKind.GPU, driver=None) for n in (1, 2))
-    other = GroupMember(bdf=bdf(9), kind=kind, driver="snd")
+    other = GroupMember(bdf=bdf(9), kind=kind, driver=driver)
     (board,) = boards_of([gpu(1, 0x2331, group=(*group, other))], sizes=None, confidential=True)
     assert board.seats[0].viable is viable
     assert board.seats[0].bound_with == {bdf(2)}

@@ -93,6 +93,37 @@ def test_a_board_that_lacks_a_gpu_is_warned_of(patient: Patient) -> None:
     assert (line.state, "a whole board has 8" in line.detail) == ("warn", True)
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_board_without_switches_may_have_two_or_four(tmp_path: Path, count: int) -> None:
+    patient = Patient(tmp_path, Tree)
+    for bus in trees.HGX_BUSES[:count]:
+        patient.tree.gpu_behind_port(f"pci0000:{bus - 1:02x}", bus, device=0x2339)
+    assert patient.lines()["gpus"].state == "ok"
+
+
+def test_a_board_that_lacks_a_switch_is_warned_of(patient: Patient) -> None:
+    patient.tree.remove("0000:07:00.0")
+    assert "4 NVSwitches" in patient.lines()["gpus"].detail
+    assert patient.lines()["gpus"].state == "warn"
+
+
+def test_a_part_that_cannot_be_confidential_is_warned_of_where_guests_are(
+    patient: Patient,
+) -> None:
+    patient.tree.put(BDF, "device", "0x26b9")
+    what = f"gpu {BDF} confidential"
+    assert what not in patient.lines()
+    patient.put("sys/module/kvm_amd/parameters/sev_snp", "Y")
+    line = patient.lines()[what]
+    assert (line.state, "NVIDIA L40S cannot be confidential" in line.detail) == ("warn", True)
+
+
+def test_a_link_that_tells_nothing_of_its_lanes_is_warned_of(patient: Patient) -> None:
+    patient.tree.drop(BDF, "current_link_width")
+    line = patient.lines()["pcie links"]
+    assert (line.state, BDF in line.detail) == ("warn", True)
+
+
 def test_a_host_without_an_iommu_can_give_no_gpu_away(tmp_path: Path) -> None:
     patient = Patient(tmp_path, Tree)
     patient.tree.gpu_behind_port("pci0000:17", 0x18, group=None, device=trees.H100_PCIE)
@@ -111,6 +142,16 @@ def test_a_gpu_that_shares_its_group_is_told_with_whom(patient: Patient) -> None
 
 def test_a_gpus_own_audio_function_is_no_stranger(tmp_path: Path) -> None:
     assert Patient(tmp_path, trees.pcie_boards).lines()["iommu groups"].state == "ok"
+
+
+def test_usb_functions_of_the_card_itself_are_no_strangers(tmp_path: Path) -> None:
+    patient = Patient(tmp_path, trees.pcie_boards)
+    above = (patient.tree.devices / BDF).resolve().parent
+    for number, code in ((2, 0x0C0330), (3, 0x0C8000)):
+        patient.tree.add(
+            above, f"0000:18:00.{number}", class_code=code, driver="xhci_hcd", group=11
+        )
+    assert patient.lines()["iommu groups"].state == "ok"
 
 
 def test_vfio_that_is_not_loaded_is_told(patient: Patient) -> None:
@@ -145,6 +186,28 @@ def test_nvml_that_answers_is_told_with_its_driver(patient: Patient) -> None:
     nvml.gpu(BDF)
     patient.library = str(nvml.library)
     assert patient.lines()["nvml"].detail == "driver 580.95.05; 1 of 8"
+
+
+def test_what_nvml_tells_nothing_of_is_told(patient: Patient) -> None:
+    other = "0000:2a:00.0"
+    for bdf in (BDF, other):
+        patient.tree.bind(bdf, "nvidia")
+    nvml = Nvml(patient.root / "nvml")
+    nvml.gpu(BDF, fabric="3 0 0 0x1a6")
+    nvml.gpu(other, handle=15)
+    patient.library = str(nvml.library)
+    lines = patient.lines()
+    assert lines[f"gpu {other}"].state == "error"
+    assert "reboot the host" in lines[f"gpu {other}"].detail
+    assert "routes are being recovered" in lines[f"gpu {BDF}"].detail
+    assert lines["nvml"].state == "ok"
+
+
+def test_a_gpu_without_address_space_is_an_error_with_its_mend(patient: Patient) -> None:
+    first = (patient.tree.devices / BDF / "resource").read_text().splitlines()[0]
+    patient.tree.put(BDF, "resource", first)
+    line = patient.lines()[f"gpu {BDF}"]
+    assert (line.state, "above-4G decoding" in line.detail) == ("error", True)
 
 
 def test_errors_that_nobody_counts_are_warned_of(patient: Patient) -> None:

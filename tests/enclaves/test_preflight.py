@@ -17,7 +17,7 @@ from agent.host.units import LendError
 from agent.model.gpu import Gpu
 from agent.model.ids import Bdf
 from agent.model.inventory import HostInventory, TeeIds
-from agent.model.pci import GroupMember, PciKind
+from agent.model.pci import Bar, GroupMember, PciKind
 
 ONE = Bdf("0000:18:00.0")
 HOST = HostInventory(
@@ -60,7 +60,12 @@ def test_a_host_that_has_everything_lacks_nothing(tee: Tee) -> None:
     assert lacks_of(dataclasses.replace(NEED, tee=tee), GROUND) == []
 
 
-STRANGER = GroupMember(bdf=Bdf("0000:19:00.0"), kind=PciKind.OTHER, driver=None)
+@pytest.mark.parametrize("driver", ["nvgrace_gpu_vfio_pci", "nvgrace-gpu-vfio-pci"])
+def test_a_device_that_a_variant_of_vfio_has_is_prepared(driver: str) -> None:
+    assert lacks_of(NEED, with_card(driver=driver)) == []
+
+
+STRANGER = GroupMember(bdf=Bdf("0000:19:00.0"), kind=PciKind.OTHER, driver="ice")
 FULL = (TeeIds(kind="sev-snp", total=3, used=3),)
 CASES = {
     "tee off": (on(sev_snp=False), "tee_unavailable", "kvm_amd.sev_snp=1"),
@@ -92,7 +97,12 @@ CASES = {
     "shared group": (
         with_card(group=(*CARD.group, STRANGER)),
         "iommu_group_not_viable",
-        "iommu=on",
+        "from their drivers",
+    ),
+    "no room for its memory": (
+        with_card(bars=(Bar(index=0, size_bytes=16 << 20, is_64bit=True, prefetchable=True),)),
+        "gpu_without_address_space",
+        "above-4G decoding",
     ),
     "another driver": (with_card(driver="nvidia"), "gpus_dirty", "enclave-agent gpus"),
     "no vfio file": (with_card(vfio_device=None), "gpus_dirty", "enclave-agent gpus"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.inventory.findings import Sighting, told
+from agent.inventory.findings import Sighting, find, sightings, told
 from agent.inventory.health import HealthRecord, after_reset, health_of, look, note
-from agent.inventory.nvml.values import NvmlEvent, NvmlGpu
+from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, NvmlLook, NvmlSilence, Trouble
 from agent.inventory.xids import XIDS, Advice, advice_on
 from agent.model.gpu import CcMode, CcModes, GpuHealth, GpuUse, HealthAction, Severity
-from agent.model.pci import Aer, Link
+from agent.model.pci import Aer, Link, PciKind
 from simulator.rows import instant
-from tests.fakes.gpus import BDF, FULL_LINK, function, seen
+from tests.fakes.gpus import BDF, FULL_LINK, OTHER, function, seen
 
 A, S = HealthAction, Severity
 FACTS = Path(__file__).resolve().parents[2].parent / "shared/reference/gpu-hosts.md"
@@ -66,6 +67,7 @@ def test_a_well_gpu_has_nothing_to_say():
         ({"ecc": {"enabled": False}}, "ecc_off", S.WARNING, A.WATCH),
         ({"ecc": {"volatile": {"uncorrected": 2}}}, "ecc_uncorrected", S.WARNING, A.RESET),
         ({"mig": True}, "mig_on", S.WARNING, A.RESET),
+        ({"mute": 999}, "nvml_mute", S.ERROR, A.RESET),
         ({"recovery": 1}, "recovery_action", S.ERROR, A.RESET),
         ({"recovery": 2}, "recovery_action", S.ERROR, A.REBOOT),
         ({"recovery": 3}, "recovery_action", S.WARNING, A.RESET),
@@ -111,13 +113,7 @@ def test_what_is_not_known_and_what_is_usual_are_nothing_wrong(changes: dict[str
             S.WARNING,
             A.RESET,
         ),
-        (
-            {"link": Link(speed_gts=2.5, width=16, max_speed_gts=32.0, max_width=16)},
-            3,
-            "link_speed_reduced",
-            S.WARNING,
-            A.WATCH,
-        ),
+        ({"driver": "nvidia"}, 2, "nvml_unseen", S.ERROR, A.WATCH),
     ],
 )
 def test_what_may_be_of_a_moment_is_believed_after_some_looks_and_let_go_after_three(
@@ -140,12 +136,29 @@ def test_a_link_that_cannot_be_read_is_not_a_bad_link():
     assert Watched().look(9, function={"link": Link(max_speed_gts=32.0)}) == GpuHealth()
 
 
-def test_a_driver_that_saves_power_may_lower_the_speed():
-    slow = Link(speed_gts=2.5, width=16, max_speed_gts=32.0, max_width=16)
-    host = Watched().look(3, function={"link": slow, "driver": "nvidia"}, nvml=seen())
-    guest = Watched().look(3, function={"link": slow}, use=GpuUse(owner="abcdefgh"))
-    for health in (host, guest):
-        assert (health.severity, health.action) == (S.INFO, A.WATCH)
+SLOW = Link(speed_gts=2.5, width=16, max_speed_gts=32.0, max_width=16)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"driver": "vfio-pci", "power_state": "D0"},
+        {"driver": "vfio-pci", "power_state": "D3hot"},
+        {"driver": None},
+        {"driver": "pci-stub"},
+    ],
+)
+def test_a_gpu_that_nobody_uses_may_have_a_slow_link(changes: dict[str, Any]):
+    assert Watched().look(9, function={"link": SLOW, **changes}) == GpuHealth()
+
+
+def test_a_link_is_slow_for_a_reason_as_long_as_nobody_works_its_gpu():
+    nvidia = {"link": SLOW, "driver": "nvidia"}
+    assert Watched().look(9, function=nvidia, nvml=seen(utilization_percent=0)) == GpuHealth()
+    busy = Watched().look(3, function=nvidia, nvml=seen(utilization_percent=97))
+    assert (codes(busy), busy.severity) == (["link_speed_reduced"], S.WARNING)
+    guest = Watched().look(3, function={"link": SLOW}, use=GpuUse(owner="abcdefgh"))
+    assert (codes(guest), guest.severity) == (["link_speed_reduced"], S.INFO)  # it is not known
 
 
 def test_since_is_when_it_was_seen_first_and_stays():
@@ -172,11 +185,70 @@ def test_the_worst_and_the_weightiest_are_told_and_the_worst_is_first():
 
 def test_a_gpu_that_the_driver_has_and_nvml_does_not_show_is_told():
     nvidia = {"driver": "nvidia"}
-    assert codes(Watched().look(3, function=nvidia)) == ["nvml_unseen"]
+    health = Watched().look(2, function=nvidia)
+    assert (codes(health), health.severity) == (["nvml_unseen"], S.ERROR)
     assert Watched().look(3, function=nvidia, nvml_works=False) == GpuHealth()
     assert Watched().look(3, function={"driver": "vfio-pci"}) == GpuHealth()
     hidden = GpuUse(cc_mode=CcModes(active=CcMode.ON))
     assert Watched().look(3, function=nvidia, use=hidden) == GpuHealth()
+
+
+@pytest.mark.parametrize(("trouble", "action"), [("nvml_hung", A.WATCH), ("nvml_stuck", A.REBOOT)])
+def test_a_driver_that_hangs_as_a_whole_gives_none_of_its_gpus_away(
+    trouble: str, action: HealthAction
+):
+    functions = {
+        one.bdf: one for one in (function(driver="nvidia"), function(OTHER, driver="vfio-pci"))
+    }
+    said = NvmlLook(
+        trouble=Trouble(code=trouble, detail="x"),
+        silent=(NvmlSilence(bdf=BDF), NvmlSilence(bdf=OTHER)),
+    )
+    looks = sightings(functions, said, {})
+    (one,) = find(looks[BDF])
+    assert (one.code, one.severity, one.action) == (trouble, S.ERROR, action)
+    assert find(looks[OTHER]) == ()  # it is with vfio, whatever NVML thought of it before
+
+
+def test_a_gpu_that_nobody_knows_beside_nvswitches_is_judged_as_one_of_a_board():
+    switch = function(OTHER, kind=PciKind.SWITCH, device=0x22A3, driver="nvidia-nvswitch")
+    gpu = function(driver="nvidia", device=0x5A5A)
+    said = NvmlLook(gpus=(seen(nvlink={"links": 18, "active": 0}),), driver_version="580.95.05")
+    (one,) = find(sightings({BDF: gpu, OTHER: switch}, said, {})[BDF])
+    assert (one.code, one.severity) == ("nvlinks_down", S.WARNING)
+    assert find(sightings({BDF: gpu}, said, {})[BDF]) == ()
+
+
+@pytest.mark.parametrize("code", ["nvml_no_driver", "nvml_forbidden", "nvml_crashed"])
+def test_an_nvml_that_cannot_be_used_says_nothing_of_any_gpu(code: str):
+    said = NvmlLook(trouble=Trouble(code=code, detail="x"))
+    looks = sightings({BDF: function(driver="nvidia")}, said, {})
+    assert find(looks[BDF]) == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "severity", "action"),
+    [
+        (None, "nvml_hung", S.ERROR, A.RESET),
+        (4, "nvml_forbidden", S.WARNING, A.WATCH),
+        (8, "power_cables", S.ERROR, A.WATCH),
+        (15, "gpu_lost", S.ERROR, A.REBOOT),
+        (16, "reset_required", S.ERROR, A.RESET),
+        (11, "nvml_refused", S.ERROR, A.RESET),
+        (999, "nvml_refused", S.ERROR, A.RESET),
+    ],
+)
+def test_a_gpu_of_which_nvml_tells_nothing_is_told_with_the_reason(
+    error: int | None, code: str, severity: Severity, action: HealthAction
+):
+    silent = Sighting(function(driver="nvidia"), silence=NvmlSilence(bdf=BDF, error=error))
+    (one,) = find(silent)
+    assert (one.code, one.severity, one.action, one.looks) == (code, severity, action, 1)
+    gone = Sighting(function(driver="nvidia"), silence=NvmlSilence(bdf=BDF, error=6))
+    (one,) = find(gone)
+    assert (one.code, one.action) == ("nvml_unseen", A.RESET)
+    hidden = GpuUse(cc_mode=CcModes(active=CcMode.ON))  # then the driver cannot use it by design
+    assert find(dataclasses.replace(silent, use=hidden)) == ()
 
 
 def test_counters_tell_by_their_growth_alone():

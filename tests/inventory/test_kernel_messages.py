@@ -81,12 +81,13 @@ def test_an_error_that_is_not_known_is_told_as_it_is_and_less_is_not() -> None:
         b"\xff\xfe;",
         b"6,1,2,-;usb 1-1: new device",
         b"x,1,2,-;pci 0000:18:00.0: a",
-        record("nvme 0000:18:00.0: not ready 65535ms after FLR; giving up"),
+        b"12,1,2,-;pci 0000:18:00.0: DPC: containment event",  # written by a program
         record("guest says pci 0000:18:00.0: DPC: containment event"),
+        record("guest says NVRM: Xid (PCI:0000:18:00): 79, GPU has fallen off the bus."),
     ],
 )
 def test_what_is_not_said_of_a_pci_device_by_the_kernel_is_nothing(data: bytes) -> None:
-    assert parse(data) is None
+    assert overheard(data, [function(BDF)]) == ()
 
 
 def test_a_port_is_above_all_that_is_below_it() -> None:

@@ -91,7 +91,10 @@ def test_the_operators_tool_is_believed_over_nvml_about_the_mode():
         ("nvidia", None, GpuState.FREE),
         ("nouveau", None, GpuState.FREE),
         ("nvidia-nvswitch", None, GpuState.FREE),
-        ("pci-stub", "host", GpuState.IN_USE),
+        ("nvgrace-gpu-vfio-pci", None, GpuState.FREE),
+        ("nvgrace_gpu_vfio_pci", None, GpuState.FREE),
+        ("pci-stub", None, GpuState.FREE),  # set aside for guests
+        ("amdgpu", "host", GpuState.IN_USE),
     ],
 )
 def test_a_driver_that_does_not_yield_has_it_for_somebody(

@@ -16,26 +16,38 @@ import pytest
 from agent.inventory.nvml.frames import FrameError, Open, length_of, pack, request_of, told_of
 from agent.inventory.nvml.probe import NvmlProbe
 from agent.inventory.nvml.process import CHILD
-from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, NvmlLook
+from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, NvmlLook, NvmlSilence
 from agent.model.gpu import CcMode, GpuProcess
 from agent.model.ids import Bdf
 from simulator.manual_clock import ManualClock
 from simulator.nvml import Nvml, alive
 from tests.fakes.gpus import BDF, OTHER
 
-ONE = frozenset({BDF})
+ONE, TWO = frozenset({BDF}), frozenset({BDF, OTHER})
+EIGHT = TWO | {Bdf(f"0000:{bus:02x}:00.0") for bus in range(0x40, 0x46)}
 
 
 class World:
     """A probe over a library, with a clock that a test moves, and the events that came."""
 
-    def __init__(self, nvml: Nvml, *, look_s: float = 5.0, library: str | None = None) -> None:
+    def __init__(
+        self,
+        nvml: Nvml,
+        *,
+        look_s: float = 5.0,
+        open_s: float = 30.0,
+        library: str | None = None,
+    ) -> None:
         self.nvml = nvml
         self.clock = ManualClock()
         self.events: list[NvmlEvent] = []
         self._rang = asyncio.Event()
         self.probe = NvmlProbe(
-            library or str(nvml.library), self.clock, on_event=self._keep, look_s=look_s
+            library or str(nvml.library),
+            self.clock,
+            on_event=self._keep,
+            look_s=look_s,
+            open_s=open_s,
         )
 
     def _keep(self, event: NvmlEvent) -> None:
@@ -67,7 +79,7 @@ async def world(tmp_path: Path) -> AsyncIterator[Make]:
 
     def make(*, old: bool = False, gpus: int = 1, **more: object) -> World:
         nvml = Nvml(tmp_path / str(len(made)), old=old)
-        for bdf in [BDF, OTHER, *(f"0000:{bus:02x}:00.0" for bus in range(0x40, 0x46))][:gpus]:
+        for bdf in sorted(EIGHT)[:gpus]:
             nvml.gpu(bdf)
         made.append(World(nvml, **more))  # type: ignore[arg-type]
         return made[-1]
@@ -113,7 +125,7 @@ async def test_everything_that_the_driver_tells_comes_through(world: Make):
                 "active": 18,
                 "errors": {"crc_flit": None, "crc_data": None, "replay": 9, "recovery": 0},
             },
-            fabric={"state": "completed", "status": 0, "clique_id": 0, "health_mask": 0x5555},
+            fabric={"state": "completed", "status": 0, "clique_id": 0, "health_mask": 0x1AA},
             processes=(GpuProcess(pid=4711, memory_mib=512),),
             clocks_event_reasons=1,
             mig=False,
@@ -124,9 +136,9 @@ async def test_everything_that_the_driver_tells_comes_through(world: Make):
 
 @pytest.mark.parametrize("count", [0, 8])
 async def test_no_gpu_and_eight_gpus_are_seen(world: Make, count: int):
-    look = await world(gpus=count).look()
+    look = await world(gpus=count).look(EIGHT)
     assert len(look.gpus) == count
-    assert look.trouble is None
+    assert (look.trouble, look.silent) == (None, ())
 
 
 async def test_an_older_driver_leaves_unknown_what_it_does_not_have(world: Make):
@@ -179,9 +191,9 @@ async def test_mig_and_a_recovery_action_that_nobody_knows_yet_come_through(worl
 
 async def test_a_gpu_lost_mid_run_is_told_and_the_others_are_still_seen(world: Make):
     made = world(gpus=2)
-    assert not any(gpu.lost for gpu in (await made.look()).gpus)
+    assert not any(gpu.lost for gpu in (await made.look(TWO)).gpus)
     made.nvml.gpu(BDF, error=15)
-    first, second = (await made.look()).gpus
+    first, second = (await made.look(TWO)).gpus
     assert (first.bdf, first.lost, first.temperature_c) == (BDF, True, None)
     assert (second.lost, second.temperature_c) == (False, 33)
 
@@ -194,7 +206,7 @@ async def test_a_gpu_that_needs_a_reset_says_so(world: Make):
 
 async def test_events_are_pushed_with_whose_they_are(world: Make):
     made = world(gpus=2)
-    await made.look()
+    await made.look(TWO)
     made.nvml.event(OTHER, 0x8, 79)
     made.nvml.event(BDF, 0x4000, 1)
     made.nvml.event(BDF, 0x8000, 2)
@@ -203,7 +215,7 @@ async def test_events_are_pushed_with_whose_they_are(world: Make):
         NvmlEvent(kind="unavailable", bdf=BDF, data=1),
         NvmlEvent(kind="recovery_action", bdf=BDF, data=2),
     ]
-    assert len((await made.look()).gpus) == 2
+    assert len((await made.look(TWO)).gpus) == 2
 
 
 async def test_an_event_that_a_gpu_does_not_support_is_not_registered(world: Make):
@@ -233,6 +245,91 @@ async def test_a_call_that_hangs_is_killed_within_its_deadline_and_tried_again(w
     assert made.probe.pid is None
     made.clock.advance(6)
     assert (await made.look()).trouble is None
+
+
+async def test_a_call_that_hangs_takes_out_its_gpu_and_no_other(world: Make):
+    made = world(gpus=8, look_s=0.3)
+    assert len((await made.look(EIGHT)).gpus) == 8
+    made.nvml.gpu(OTHER, hang="temperature_c")
+    for _ in range(2):  # when it hangs, and while it rests: then nobody waits for it
+        look = await made.look(EIGHT)
+        assert {gpu.bdf for gpu in look.gpus} == EIGHT - {OTHER}
+        assert all(gpu.temperature_c == 33 for gpu in look.gpus)
+        assert look.silent == (NvmlSilence(bdf=OTHER),)
+        assert (look.trouble, look.driver_version) == (None, "580.95.05")
+    made.nvml.gpu(OTHER, hang=None)
+    made.clock.advance(6)
+    look = await made.look(EIGHT)
+    assert ({gpu.bdf for gpu in look.gpus}, look.silent) == (EIGHT, ())
+
+
+async def test_a_gpu_that_hangs_when_it_is_attached_is_known_from_the_first_look_on(world: Make):
+    made = world(gpus=3, open_s=0.5)
+    made.nvml.gpu(OTHER, hang="handle")
+    look = await made.look(frozenset(sorted(EIGHT)[:3]))
+    assert [silent.bdf for silent in look.silent] == [OTHER]
+    assert len(look.gpus) == 2
+
+
+async def test_a_gpu_that_hangs_is_tried_less_and_less_often(world: Make):
+    made = world(gpus=2, look_s=0.2)
+    await made.look(TWO)
+    made.nvml.gpu(OTHER, hang="temperature_c")
+    await made.look(TWO)
+    made.clock.advance(6)
+    await made.look(TWO)  # tried again, in vain: ten seconds by now
+    await made.look(TWO)
+    pid = made.probe.pid
+    assert pid is not None
+    made.clock.advance(6)
+    assert (await made.look(TWO)).silent == (NvmlSilence(bdf=OTHER),)
+    assert made.probe.pid == pid  # a call that hangs would have taken it along
+
+
+async def test_when_all_hang_not_all_are_waited_for(world: Make):
+    made = world(gpus=8, look_s=0.3)
+    await made.look(EIGHT)
+    made.nvml.function("nvmlDeviceGetTemperature", "hang")
+    began = time.monotonic()
+    look = await made.look(EIGHT)
+    assert time.monotonic() - began < 8 * 0.3 + 5
+    assert look.trouble is not None
+    assert (look.trouble.code, look.gpus) == ("nvml_hung", ())
+    assert {silent.bdf for silent in look.silent} == EIGHT
+
+
+@pytest.mark.parametrize("error", [4, 8, 15, 999])
+async def test_a_gpu_that_is_refused_at_its_handle_is_told_with_the_error(world: Make, error: int):
+    made = world(gpus=2)
+    made.nvml.gpu(OTHER, handle=error)
+    look = await made.look(TWO)
+    assert look.silent == (NvmlSilence(bdf=OTHER, error=error),)
+    assert ([gpu.bdf for gpu in look.gpus], look.trouble) == ([BDF], None)
+    made.nvml.gpu(OTHER, handle=None)
+    assert len((await made.look(TWO)).gpus) == 1  # to try it anew may take the driver seconds
+    made.clock.advance(6)
+    assert len((await made.look(TWO)).gpus) == 2
+
+
+async def test_a_gpu_that_nvml_does_not_know_is_told_when_it_was_loaded_anew_for_it(world: Make):
+    made = world()
+    assert [(await made.look(TWO)).silent for _ in range(2)] == [(), ()]
+    pid = made.probe.pid
+    made.clock.advance(6)
+    assert (await made.look(TWO)).silent == (NvmlSilence(bdf=OTHER, error=6),)
+    assert made.probe.pid != pid  # what is loaded learns of no GPU that comes later
+    made.nvml.gpu(OTHER)
+    made.clock.advance(11)
+    look = await made.look(TWO)
+    assert (len(look.gpus), look.silent) == (2, ())
+
+
+async def test_a_gpu_of_which_nothing_can_be_read_says_with_which_error(world: Make):
+    made = world()
+    made.nvml.gpu(BDF, error=999)
+    assert (await made.gpu()).mute == 999
+    made.nvml.gpu(BDF, error=None)
+    assert (await made.gpu()).mute is None
 
 
 async def test_a_driver_that_crashes_takes_only_its_own_process_along(world: Make):

@@ -203,3 +203,42 @@ def test_a_board_of_eight_and_four_is_read_within_ten_milliseconds(hgx: trees.Sy
         reader.read()
         spent.append(time.thread_time() - began)
     assert sorted(spent)[4] < 0.010
+
+
+UNSET = "0x0000000000000000 0x0000001fffffffff 0x000000002014220c"
+NONE = "0x0000000000000000 0x0000000000000000 0x0000000000000000"
+
+
+@pytest.mark.parametrize(
+    ("second", "bars"),
+    [
+        (UNSET, [(0, 16 << 20, True), (1, 128 << 30, False)]),
+        (NONE, [(0, 16 << 20, True)]),
+        ("0x0 0x0 0x20140208", [(0, 16 << 20, True), (1, 0, False)]),
+        # an address of 0 is none, whatever the flags say
+        ("0x0 0x1fffffffff 0x14220c", [(0, 16 << 20, True), (1, 128 << 30, False)]),
+    ],
+)
+def test_a_region_without_an_address_is_told_apart(
+    hgx: trees.SysfsTree, second: str, bars: list[tuple[int, int, bool]]
+):
+    first = "0x0000000092000000 0x0000000092ffffff 0x0000000000040200"
+    hgx.put(ODD, "resource", "\n".join([first, second, *[NONE] * 5]))
+    assert [(bar.index, bar.size_bytes, bar.assigned) for bar in one(hgx).bars or ()] == bars
+
+
+@pytest.mark.parametrize(
+    ("config", "responds"),
+    [
+        (b"\xde\x10\x30\x23" + bytes(60), True),
+        (b"\xff" * 64, False),
+        (b"\xde\x10\x30\x23" + b"\xff" * 60, False),  # the first word came from a cache
+        (b"\x01\x00\xff\xff" + bytes(60), None),  # it asks to be tried again
+        (b"\xde\x10", None),
+    ],
+)
+def test_a_configuration_space_tells_whether_the_device_is_there(
+    hgx: trees.SysfsTree, config: bytes, responds: bool | None
+):
+    (hgx.devices / ODD / "config").write_bytes(config)
+    assert one(hgx).responds is responds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
@@ -13,95 +12,22 @@ from typing import Any
 
 import pytest
 
-from agent.host.kernel_log import KernelLog
 from agent.inventory.nvml.probe import NvmlProbe
-from agent.inventory.pci import PciReader
-from agent.inventory.platform import PlatformProbe
 from agent.inventory.port import GpuConditionError, UnknownGpuError
-from agent.inventory.watch import InventoryWatch
-from agent.model.event import Event
-from agent.model.gpu import Gpu, GpuState, HealthAction, Severity, Sight
+from agent.model.gpu import GpuState, HealthAction, Severity, Sight
 from agent.model.ids import Bdf
-from agent.model.inventory import Inventory
-from agent.model.lease import Claim, ClaimKind
 from agent.model.preparation import GpuCondition
 from agent.store.port import Store, StoreFullError
 from agent.store.sqlite import SqliteStore
-from agent.updates.admission.gpus import gpu_uses
 from simulator import sysfs_tree as trees
 from simulator.manual_clock import ManualClock
 from simulator.memory_store import MemoryStore
-from simulator.nvml import Nvml
-from simulator.rows import deployment, enclave
 from tests.fakes.failing_store import FailingStore
 from tests.fakes.gpus import BDF, OTHER
 from tests.fakes.kmsg import writing
+from tests.fakes.watched_host import WatchedHost
 
 FULL = StoreFullError("no space left")
-
-
-class WatchedHost:
-    """A host, its agent's store, and a watch that can be begun again."""
-
-    def __init__(self, root: Path, tree: trees.SysfsTree, store: Store, clock: ManualClock):
-        self.root, self.tree, self.store, self.clock = root, tree, store, clock
-        self.nvml = Nvml(root / "nvml")
-        self.kmsg = root / "kmsg"
-        os.mkfifo(self.kmsg)
-        self.metrics: dict[str, Any] | None = None
-        self.watch = self._watch()
-
-    def _watch(self) -> InventoryWatch:
-        library = str(self.nvml.library)
-        return InventoryWatch(
-            self.store,
-            self.clock,
-            pci=PciReader(self.tree.root),
-            platform=PlatformProbe(
-                disk=self.root, sysfs_root=self.tree.root, cgroup_root=self.root / "cgroup"
-            ),
-            nvml=lambda hear: NvmlProbe(library, self.clock, on_event=hear, look_s=0.5),
-            interval_s=60,
-            guest_metrics=lambda _: self.metrics,
-            uses=gpu_uses,
-            kernel=lambda hear: KernelLog(hear, self.kmsg),
-        )
-
-    async def again(self) -> None:
-        """The agent is restarted."""
-        await self.watch.close()
-        self.watch = self._watch()
-
-    async def look(self, times: int = 1) -> Inventory:
-        for _ in range(times):
-            await self.watch.refresh()
-        inventory = self.watch.inventory
-        assert inventory is not None
-        return inventory
-
-    def gpu(self, bdf: str = BDF) -> Gpu:
-        inventory = self.watch.inventory
-        assert inventory is not None
-        gpu = inventory.gpu(Bdf(bdf))
-        assert gpu is not None
-        return gpu
-
-    async def events(self) -> list[Event]:
-        return await self.store.read(lambda tx: tx.events(0))
-
-    async def told(self) -> list[tuple[str | None, str | None, str | None]]:
-        return [(one.gpu, one.from_, one.to) for one in await self.events()]
-
-    async def own(self, *bdfs: str) -> None:
-        """An enclave holds them."""
-
-        def work(tx: Any) -> None:
-            tx.put_deployment(deployment())
-            tx.put_enclave(enclave("abcdefgh"))
-            for bdf in bdfs:
-                tx.claim(Claim(kind=ClaimKind.GPU, key=bdf, holder="abcdefgh"))
-
-        await self.store.transact(work)
 
 
 Build = Callable[..., WatchedHost]
@@ -183,12 +109,16 @@ async def test_a_hung_driver_degrades_to_pci_and_is_a_problem_until_it_answers(b
     host.nvml.function("nvmlDeviceGetMemoryInfo", "hang")
     inventory = await host.look()
     assert inventory.complete
-    assert [(one.code, one.severity) for one in inventory.problems] == [("nvml_hung", "warning")]
+    told = [(one.code, one.severity) for one in inventory.problems]
+    assert told == [("gpu_unhealthy", "error"), ("nvml_hung", "warning")]
     assert host.gpu().seen_by == (Sight.PCI,)
-    assert host.gpu().uuid == "GPU-0"
+    assert (host.gpu().uuid, host.gpu().state) == ("GPU-0", GpuState.UNHEALTHY)
+    assert host.gpu(OTHER).state is GpuState.FREE  # the driver does not have it
     host.nvml.function("nvmlDeviceGetMemoryInfo", None)
     host.clock.advance(10)
-    assert (await host.look()).problems == ()
+    for _ in range(3):
+        inventory = await host.look()
+    assert (inventory.problems, host.gpu().state) == ((), GpuState.FREE)
 
 
 async def test_hot_removal_and_return_are_events_and_survive_a_restart(build: Build):

@@ -85,6 +85,13 @@ def bound_together() -> tuple[Board, ...]:
     return tuple(msgspec.structs.replace(board, seats=tuple(seats)) for board in cards([bdf(1)]))
 
 
+def never_confidential() -> Board:
+    """Of a kind that no confidential guest can have."""
+    seat = Seat(bdf=bdf(1), condition=Condition.UNFIT)
+    (board,) = cards([bdf(1)])
+    return msgspec.structs.replace(board, seats=(seat,), part="NVIDIA L40S")
+
+
 def in_use_in_another_mode() -> Board:
     """One card of it is being used by the host, and none of the others is in the right mode."""
     board = hgx_hopper(CcMode.OFF)
@@ -137,6 +144,7 @@ CASES = {
         {"gpus": 1},
     ),
     "iommu": Case("iommu_group_not_viable", supply(boards=bound_together()), {"gpus": 1}),
+    "unfit": Case("gpus_not_confidential", supply(boards=(never_confidential(),)), {"gpus": 1}),
     "memory": Case("memory_insufficient", needs={"memory_mib": 100_000}),
     "vcpus": Case("vcpus_insufficient", needs={"vcpus": 1000}),
     "no tee": Case("tee_unavailable", supply(tee_ids_each=1)),

@@ -13,19 +13,24 @@ import sys
 import threading
 import time
 
-from agent.inventory.nvml.driver import DriverError, NvmlDriver
+from agent.inventory.nvml.driver import DriverError, NvmlDriver, RefusedError
 from agent.inventory.nvml.frames import (
     HEAD_BYTES,
     Answer,
     Failed,
+    Find,
+    Found,
     FrameError,
     Happened,
     Look,
     Looked,
     Open,
     Opened,
+    Refused,
     Request,
     Told,
+    Watch,
+    Watching,
     length_of,
     pack,
     request_of,
@@ -87,15 +92,19 @@ def _answer(driver: NvmlDriver, request: Request, out: _Out) -> Answer:
     try:
         match request:
             case Open():
-                gpus = driver.open()
-                answer = Opened(
-                    gpus=gpus, driver_version=driver.version(), cc_mode=driver.cc_mode()
-                )
-                if driver.watch():
-                    threading.Thread(target=_tell_events, args=(driver, out), daemon=True).start()
-                return answer
+                driver.open()
+                return Opened(driver_version=driver.version(), cc_mode=driver.cc_mode())
+            case Find(bdf=bdf):
+                driver.find(bdf)
+                return Found()
             case Look(bdf=bdf):
                 return Looked(gpu=driver.look(bdf))
+            case Watch():
+                if driver.tells_events:
+                    threading.Thread(target=_tell_events, args=(driver, out), daemon=True).start()
+                return Watching()
+    except RefusedError as error:
+        return Refused(error=error.error)
     except DriverError as error:
         return Failed(trouble=error.trouble)
 

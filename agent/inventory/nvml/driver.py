@@ -7,6 +7,7 @@ passed by reference; the settings of confidential computing answer with a bare c
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from typing import Any
 
@@ -36,16 +37,25 @@ class DriverError(Exception):
         self.trouble = trouble
 
 
+class RefusedError(Exception):
+    """NVML does not give a GPU away. `error`: its code."""
+
+    def __init__(self, error: int) -> None:
+        super().__init__(f"NVML error {error}")
+        self.error = error
+
+
 class NvmlDriver:
-    """The library, opened once. Attaching a GPU happens when it is first asked about."""
+    """The library, opened once. Attaching a GPU happens when its handle is first asked for."""
 
     def __init__(self, library: str) -> None:
         self._library = library
         self._handles: dict[Bdf, Any] = {}
         self._events: Any = None
+        self.tells_events = False  # whether any GPU found so far has events to tell
 
-    def open(self) -> tuple[Bdf, ...]:
-        """Load, initialise without attaching, find the GPUs. Raises DriverError."""
+    def open(self) -> None:
+        """Load, and initialise without attaching any GPU. Raises DriverError."""
         try:
             # By its path first: a second load by the well-known name finds the one that is loaded.
             ctypes.CDLL(self._library)
@@ -60,19 +70,34 @@ class NvmlDriver:
             pynvml.nvmlInitWithFlags(
                 pynvml.NVML_INIT_FLAG_NO_GPUS | pynvml.NVML_INIT_FLAG_NO_ATTACH
             )
-            count = pynvml.nvmlDeviceGetCount()
         except pynvml.NVMLError as error:
             raise DriverError(_trouble(error)) from error
-        for index in range(count):
-            self._find(index)
-        return tuple(self._handles)
+        self._events = call("nvmlEventSetCreate")
 
-    def _find(self, index: int) -> None:
-        """One that the driver lists and does not let be asked has no handle: PCI shows it."""
-        handle = call("nvmlDeviceGetHandleByIndex", index)
-        info = None if handle is None else call("nvmlDeviceGetPciInfo", handle)
-        if info is not None:
-            self._handles[_bdf(info)] = handle
+    def find(self, bdf: Bdf) -> None:
+        """Have its handle, and its events where it has any to tell. Raises RefusedError.
+
+        By its address: what refuses, or hangs, is that GPU then, and no index of NVML's.
+        """
+        if bdf in self._handles:
+            return
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByPciBusId(bdf)
+        except pynvml.NVMLError as error:
+            raise RefusedError(error.value) from error
+        self._register(handle)
+        self._handles[bdf] = handle
+
+    def _register(self, handle: Any) -> None:
+        if self._events is None:
+            return
+        supported = call("nvmlDeviceGetSupportedEventTypes", handle)
+        mask = _XID | _UNAVAILABLE | _RECOVERY
+        mask = mask if supported is None else mask & supported
+        if mask:
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlDeviceRegisterEvents(handle, mask, self._events)
+                self.tells_events = True
 
     def version(self) -> str | None:
         """The driver's."""
@@ -89,29 +114,8 @@ class NvmlDriver:
         return _cc_mode(settings.ccFeature, settings.devToolsMode, settings.multiGpuMode)
 
     def look(self, bdf: Bdf) -> NvmlGpu:
-        """Everything about one GPU. Raises DriverError for one that was not found at opening."""
-        handle = self._handles.get(bdf)
-        if handle is None:
-            raise DriverError(Trouble(code="unknown_gpu", detail=f"NVML shows no GPU {bdf}"))
-        return look_at(bdf, handle)
-
-    def watch(self) -> bool:
-        """Register for events; False if no GPU has any to tell."""
-        self._events = call("nvmlEventSetCreate")
-        if self._events is None:
-            return False
-        wanted = _XID | _UNAVAILABLE | _RECOVERY
-        registered = False
-        for handle in self._handles.values():
-            supported = call("nvmlDeviceGetSupportedEventTypes", handle)
-            mask = wanted if supported is None else wanted & supported
-            if mask:
-                try:
-                    pynvml.nvmlDeviceRegisterEvents(handle, mask, self._events)
-                except pynvml.NVMLError:
-                    continue
-                registered = True
-        return registered
+        """Everything about one GPU that was found."""
+        return look_at(bdf, self._handles[bdf])
 
     def next_event(self, timeout_ms: int) -> NvmlEvent | None:
         """Wait for one; None when none came in time. Raises DriverError when none ever will."""
@@ -130,11 +134,6 @@ class NvmlDriver:
         address = _address(device)
         found = (bdf for bdf, handle in self._handles.items() if _address(handle) == address)
         return next(found, None)
-
-
-def _bdf(info: Any) -> Bdf:
-    """`00000000:18:00.0` there is `0000:18:00.0` in sysfs; a GPU is function 0."""
-    return Bdf(f"{info.domain:04x}:{info.bus:02x}:{info.device:02x}.0")
 
 
 def _address(handle: Any) -> int | None:

@@ -29,21 +29,44 @@ class _Frame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Open(_Frame, frozen=True, kw_only=True):
-    """Load the library and find the GPUs. Answered by Opened or Failed."""
+    """Load the library, touching no GPU. Answered by Opened or Failed."""
 
 
-class Look(_Frame, frozen=True, kw_only=True):
-    """Tell everything about one GPU. Answered by Looked or Failed."""
+class Find(_Frame, frozen=True, kw_only=True):
+    """Attach one GPU, which may take long, and hear its events. Answered by Found or Refused."""
 
     bdf: Bdf
 
 
-class Opened(_Frame, frozen=True, kw_only=True):
-    """It is loaded, and these are the GPUs that it lets be asked."""
+class Look(_Frame, frozen=True, kw_only=True):
+    """Tell everything about one GPU that was found. Answered by Looked."""
 
-    gpus: tuple[Bdf, ...]
+    bdf: Bdf
+
+
+class Watch(_Frame, frozen=True, kw_only=True):
+    """Tell events from now on. Answered by Watching."""
+
+
+class Opened(_Frame, frozen=True, kw_only=True):
+    """It is loaded."""
+
     driver_version: str | None
     cc_mode: CcMode | None
+
+
+class Found(_Frame, frozen=True, kw_only=True):
+    """It may be asked about."""
+
+
+class Refused(_Frame, frozen=True, kw_only=True):
+    """NVML does not let it be asked about; `error` is its code."""
+
+    error: int
+
+
+class Watching(_Frame, frozen=True, kw_only=True):
+    """Events come from now on."""
 
 
 class Looked(_Frame, frozen=True, kw_only=True):
@@ -64,8 +87,8 @@ class Happened(_Frame, frozen=True, kw_only=True):
     event: NvmlEvent
 
 
-Request = Open | Look
-Answer = Opened | Looked | Failed
+Request = Open | Find | Look | Watch
+Answer = Opened | Found | Refused | Looked | Watching | Failed
 Told = Answer | Happened
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+import msgspec
 import pynvml
 
 from agent.inventory.nvml.calls import call, text
@@ -25,6 +26,16 @@ _RECOVERY_FIELD = 230
 _NVLINK_FIELDS = {38: "crc_flit", 45: "crc_data", 52: "replay", 59: "recovery"}
 _NVLINKS = 18
 _FABRIC_STATES = {0: "not_supported", 1: "not_started", 2: "in_progress", 3: "completed"}
+# Errors that say that a GPU does not answer, and not that it has no such value.
+_HARD = frozenset(
+    {
+        pynvml.NVML_ERROR_TIMEOUT,
+        pynvml.NVML_ERROR_IRQ_ISSUE,
+        pynvml.NVML_ERROR_OPERATING_SYSTEM,
+        pynvml.NVML_ERROR_MEMORY,
+        pynvml.NVML_ERROR_UNKNOWN,
+    }
+)
 _NUMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 
 
@@ -39,13 +50,16 @@ class _Gpu:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._codes: set[int] = set()
+        self._answered = False
 
     def look(self, bdf: Bdf) -> NvmlGpu:
         """All of it."""
         memory, power = self._ask("nvmlDeviceGetMemoryInfo"), self._ask("nvmlDeviceGetPowerUsage")
         rates, mig = self._ask("nvmlDeviceGetUtilizationRates"), self._ask("nvmlDeviceGetMigMode")
+        temperature_c = self._ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU)
+        reads = any(one is not None for one in (memory, power, rates, temperature_c))
         fields = self._fields()
-        return NvmlGpu(
+        gpu = NvmlGpu(
             bdf=bdf,
             uuid=text(self._ask("nvmlDeviceGetUUID")),
             serial=text(self._ask("nvmlDeviceGetSerial")),
@@ -53,7 +67,7 @@ class _Gpu:
             name=text(self._ask("nvmlDeviceGetName")),
             architecture=_ARCHITECTURES.get(self._ask("nvmlDeviceGetArchitecture")),
             memory_mib=None if memory is None else memory.total >> 20,
-            temperature_c=self._ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
+            temperature_c=temperature_c,
             power_w=None if power is None else power / 1000,
             utilization_percent=None if rates is None else rates.gpu,
             ecc=self._ecc(),
@@ -67,9 +81,19 @@ class _Gpu:
             lost=pynvml.NVML_ERROR_GPU_IS_LOST in self._codes,
             reset_required=pynvml.NVML_ERROR_RESET_REQUIRED in self._codes,
         )
+        return msgspec.structs.replace(gpu, mute=None if reads else self._mute())
 
     def _ask(self, name: str, *arguments: Any) -> Any:
-        return call(name, self._handle, *arguments, codes=self._codes)
+        answer = call(name, self._handle, *arguments, codes=self._codes)
+        self._answered = self._answered or answer is not None
+        return answer
+
+    def _mute(self) -> int | None:
+        """The error of a GPU whose state cannot be read; its name may come from the driver."""
+        hard = self._codes & _HARD
+        if hard or not self._answered:
+            return max(hard or self._codes, default=None)
+        return None
 
     def _ecc(self) -> dict[str, Any] | None:
         mode = self._ask("nvmlDeviceGetEccMode")

@@ -2,7 +2,8 @@
 
 Invariants: a look returns within its deadlines, whatever the driver does; at most one NVML process
 lives; inside `released` there is none, so that nothing of ours holds a GPU while it is unbound.
-The process lives only while the nvidia driver has a GPU: it sees no others.
+The process lives only while the nvidia driver has a GPU: it sees no others. A GPU about which a
+call hangs, or that is refused, rests (`resting.py`) while the others are asked as ever.
 """
 
 from __future__ import annotations
@@ -12,18 +13,31 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from agent.host.clock import Clock
-from agent.inventory.nvml.frames import Failed, Look, Looked, Open, Opened
+from agent.inventory.nvml.frames import (
+    Answer,
+    Failed,
+    Find,
+    Look,
+    Looked,
+    Open,
+    Opened,
+    Refused,
+    Watch,
+)
 from agent.inventory.nvml.process import CHILD, NvmlEndedError, NvmlProcess, NvmlStuckError
+from agent.inventory.nvml.resting import Resting
 from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, NvmlLook, Trouble
 from agent.model.clock import Instant
 from agent.model.ids import Bdf
 
-_OPEN_S = 30.0  # the first use after boot may load firmware into every GPU
+_OPEN_S = 30.0  # the first use of a GPU after boot may load firmware into it
 _LOOK_S = 5.0
 _BACKOFF_S, _BACKOFF_AT_MOST_S = 5.0, 300.0
 
 NOTHING = NvmlLook()
 _SENT_AWAY = Trouble(code="nvml_released", detail="a GPU is being bound", expected=True)
+_HUNG = Trouble(code="nvml_hung", detail="a call of the NVIDIA driver hangs")
+_HANGS_AT_MOST = 2  # in a row; then it is the driver that hangs, and the rest need not be asked
 
 
 class NvmlProbe:
@@ -48,6 +62,9 @@ class NvmlProbe:
         self._holds = 0
         self._process: NvmlProcess | None = None
         self._opened: Opened | None = None
+        self._found: set[Bdf] = set()  # by the process
+        self._watching = False
+        self._resting = Resting()
         self._asked_for: frozenset[Bdf] = frozenset()
         self._failures = 0
         self._not_before: Instant | None = None
@@ -66,20 +83,20 @@ class NvmlProbe:
         """
         async with self._lock:
             if self._holds:
-                return NvmlLook(trouble=_SENT_AWAY)
+                return self._nothing(_SENT_AWAY)
             try:
                 if not gpus:
                     await self._drop()
                     self._well()
                     return NOTHING
                 if self._waits(gpus):
-                    return NvmlLook(trouble=self._trouble)
+                    return self._nothing(self._trouble)
                 self._asked_for = gpus
                 return await self._ask_all()
             except (NvmlEndedError, NvmlStuckError) as error:
                 trouble = Trouble(code=error.code, detail=str(error))
             except TimeoutError:
-                trouble = Trouble(code="nvml_hung", detail="a call of the NVIDIA driver hangs")
+                trouble = _HUNG
             except asyncio.CancelledError:
                 self._opened = None  # its answer would be taken for that of the next question
                 raise
@@ -90,21 +107,71 @@ class NvmlProbe:
         if gpus != self._asked_for:
             self._well()
             self._opened = None
+            self._resting.keep_only(gpus)
         return self._not_before is not None and not self._clock.now().reached(self._not_before)
 
     async def _ask_all(self) -> NvmlLook:
+        turn = self._resting.turn(self._asked_for, self._clock.now())
+        if not turn and self._resting.hangs:
+            await self._drop()
+            return self._nothing(_HUNG)
+        if any(map(self._resting.needs_new_process, turn)):
+            self._opened = None
         process, opened = await self._open()
+        gpus: list[NvmlGpu] = []
+        hangs = 0
+        for bdf in turn:
+            if hangs >= _HANGS_AT_MOST:
+                self._resting.add(bdf, self._clock.now())
+                continue
+            if process.ended:
+                process, opened = await self._open()
+            if isinstance(opened, Failed):
+                break
+            try:
+                gpu = await self._ask_about(process, bdf)
+            except TimeoutError:
+                hangs += 1
+                self._resting.add(bdf, self._clock.now())
+                await self._drop()
+                continue
+            hangs = 0
+            gpus += [gpu] if gpu is not None else []
         if isinstance(opened, Failed):
             return await self._failed(opened.trouble)
-        found: list[NvmlGpu] = []
-        for bdf in opened.gpus:
-            answer = await process.ask(Look(bdf=bdf), self._look_s)
-            if isinstance(answer, Looked):
-                found.append(answer.gpu)
+        if hangs and not gpus:
+            return self._nothing(_HUNG)
         self._well()
+        await self._watch()
         return NvmlLook(
-            gpus=tuple(found), driver_version=opened.driver_version, cc_mode=opened.cc_mode
+            gpus=tuple(sorted(gpus, key=lambda gpu: gpu.bdf)),
+            silent=self._resting.silent(),
+            driver_version=opened.driver_version,
+            cc_mode=opened.cc_mode,
         )
+
+    async def _ask_about(self, process: NvmlProcess, bdf: Bdf) -> NvmlGpu | None:
+        """None for one that is refused, which then rests. Raises TimeoutError if a call hangs."""
+        if bdf not in self._found:
+            answer: Answer = await process.ask(Find(bdf=bdf), self._open_s)
+            if isinstance(answer, Refused):
+                self._resting.add(bdf, self._clock.now(), error=answer.error)
+                return None
+            self._found.add(bdf)
+        answer = await process.ask(Look(bdf=bdf), self._look_s)
+        if not isinstance(answer, Looked):
+            raise NvmlEndedError("the NVML process answered another question")
+        self._resting.remove(bdf)
+        return answer.gpu
+
+    async def _watch(self) -> None:
+        """Have the process tell events, once it has found something to tell of."""
+        if self._process is not None and self._found and not self._watching:
+            self._watching = True
+            await self._process.ask(Watch(), self._look_s)
+
+    def _nothing(self, trouble: Trouble | None) -> NvmlLook:
+        return NvmlLook(trouble=trouble, silent=self._resting.silent())
 
     async def _open(self) -> tuple[NvmlProcess, Opened | Failed]:
         """The process that is there, or a new one: NVML never sees a GPU that came later."""
@@ -128,7 +195,7 @@ class NvmlProbe:
 
     async def _failed(self, trouble: Trouble) -> NvmlLook:
         if self._holds:
-            return NvmlLook(trouble=_SENT_AWAY)
+            return self._nothing(_SENT_AWAY)
         try:
             await self._drop()
         except NvmlStuckError as error:
@@ -137,7 +204,7 @@ class NvmlProbe:
         self._failures = min(self._failures + 1, 10)
         self._not_before = self._clock.now().plus(wait_s)
         self._trouble = trouble
-        return NvmlLook(trouble=trouble)
+        return self._nothing(trouble)
 
     async def _drop(self) -> None:
         """No process any more. Raises NvmlStuckError, and then keeps it to be waited for again."""
@@ -145,6 +212,8 @@ class NvmlProbe:
             return
         await self._process.close()
         self._process, self._opened = None, None
+        self._found.clear()
+        self._watching = False
 
     @contextlib.asynccontextmanager
     async def released(self) -> AsyncIterator[None]:

@@ -17,7 +17,8 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class NvmlGpu(_Value, frozen=True, kw_only=True):
     """One GPU, at one look.
 
-    `lost`: the driver says that it fell off the bus. `reset_required`: it says so. `recovery`:
+    `lost`: the driver says that it fell off the bus. `reset_required`: it says so. `mute`: the
+    error of the calls, where none of those that read the GPU itself is answered. `recovery`:
     field 230, a number that newer drivers may add to. `ecc`: {enabled, volatile: {corrected,
     uncorrected}, aggregate: {…}, sram_threshold_exceeded, retired_pages_pending}.
     `remapped_rows`: {correctable, uncorrectable, pending, failure}. `mig`: on or off.
@@ -43,6 +44,7 @@ class NvmlGpu(_Value, frozen=True, kw_only=True):
     recovery: int | None = None
     lost: bool = False
     reset_required: bool = False
+    mute: int | None = None
 
 
 class NvmlEvent(_Value, frozen=True, kw_only=True):
@@ -64,10 +66,21 @@ class Trouble(_Value, frozen=True, kw_only=True):
     expected: bool = False
 
 
+class NvmlSilence(_Value, frozen=True, kw_only=True):
+    """A GPU that NVML tells nothing of. `error`: its refusal; None if a call about it hung."""
+
+    bdf: Bdf
+    error: int | None = None
+
+
 class NvmlLook(_Value, frozen=True, kw_only=True):
-    """All of it. With `trouble` there are no GPUs. `cc_mode` is one for all that NVML sees."""
+    """All of it. With `trouble` there are no GPUs. `cc_mode` is one for all that NVML sees.
+
+    `silent`: those that it was asked about in vain, now or a moment ago.
+    """
 
     gpus: tuple[NvmlGpu, ...] = ()
+    silent: tuple[NvmlSilence, ...] = ()
     driver_version: str | None = None
     cc_mode: CcMode | None = None
     trouble: Trouble | None = None

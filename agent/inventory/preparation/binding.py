@@ -13,10 +13,10 @@ from pathlib import Path
 from agent.host.attributes import AttributeStuckError, AttributeWriteError, write_attribute
 from agent.host.commands import RunCommand, run_command
 from agent.inventory.preparation.errors import BindingError, StuckError
-from agent.inventory.preparation.functions import VFIO, Function, look
+from agent.inventory.preparation.functions import Function, look
 from agent.model.ids import Bdf
+from agent.model.pci_drivers import VFIO_PCI as VFIO
 
-NO_GROUP = "has no IOMMU group; enable the IOMMU in firmware and kernel"
 _SEEN_WITHIN_S = 1.0
 _LOOK_EVERY_S = 0.02
 
@@ -37,11 +37,9 @@ class Binder:
 
     async def to_vfio(self, function: Function) -> None:
         """Have every function of its group with vfio. Raises BindingError."""
-        if function.iommu_group is None:
-            raise BindingError(function.bdf, NO_GROUP)
-        if function.foreign:  # to take a group means to take everything in it from the host
-            others = ", ".join(function.foreign)
-            raise BindingError(function.bdf, f"shares its IOMMU group with {others}, no GPU")
+        if function.group.fault is not None:  # to take a group is to take it from the host whole
+            detail = f"{function.group.fault}; {function.group.mend}"
+            raise BindingError(function.bdf, detail)
         for bdf in function.mates:
             one = self._find(bdf)
             if one.is_ours:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent.host.attributes import AttributeWriteError, write_attribute
 from agent.host.commands import RunCommand, run_command
-from agent.inventory.preparation.binding import NO_GROUP, Binder
+from agent.inventory.preparation.binding import Binder
 from agent.inventory.preparation.errors import BindingError, GpuHeldError, UnqualifiedError
 from agent.inventory.preparation.functions import Function, Vitals, look, vitals
 from agent.inventory.preparation.holders import find_holders
@@ -77,10 +77,11 @@ class DeviceOps:
     async def prove_usable(self, bdf: Bdf) -> None:
         """That it is there, answers, and has an IOMMU group. Safe while a guest has it."""
         one = await self._find(bdf)
-        if one.iommu_group is None:
-            raise BindingError(bdf, NO_GROUP)
-        if not (await asyncio.to_thread(vitals, one)).responds:
-            raise UnqualifiedError(bdf, "its configuration space reads all ones")
+        if one.group.fault is not None:
+            raise BindingError(bdf, f"{one.group.fault}; {one.group.mend}")
+        seen = await asyncio.to_thread(vitals, one)
+        if not seen.responds:
+            raise UnqualifiedError(bdf, seen.fault or "it does not answer")
 
     async def give_to_vfio(self, bdf: Bdf) -> None:
         """With its whole group. Raises BindingError."""
@@ -145,11 +146,11 @@ class DeviceOps:
             async with asyncio.timeout(self._budget_s):
                 while True:
                     seen = await asyncio.to_thread(vitals, one)
-                    if _why_unsound(seen) is None:
+                    if seen.fault is None:
                         return
                     await asyncio.sleep(self._look_every_s)
         except TimeoutError as error:
-            why = _why_unsound(seen) if seen else "it cannot be read"
+            why = seen.fault if seen else "it cannot be read"
             detail = f"{why}, {self._budget_s:g} s after its reset"
             raise UnqualifiedError(bdf, detail) from error
 
@@ -158,11 +159,3 @@ class DeviceOps:
         if found is None:
             raise BindingError(bdf, "is not on the bus")
         return found
-
-
-def _why_unsound(seen: Vitals) -> str | None:
-    if not seen.responds:
-        return "its configuration space reads all ones"
-    if seen.width is None or seen.max_width is None or seen.width < seen.max_width:
-        return f"its link has {seen.width} of {seen.max_width} lanes"
-    return None

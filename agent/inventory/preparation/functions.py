@@ -1,6 +1,7 @@
 """One PCI function as preparation needs it, read anew each time: who drives it, with whom it goes.
 
-All functions of an IOMMU group go together, but for bridges, which vfio leaves to their driver.
+What goes together, and whether it can, is judged by `agent.model.iommu_group`; how well it is, by
+the same functions that the inventory asks.
 """
 
 from __future__ import annotations
@@ -8,34 +9,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.inventory.sysfs import list_names, read_bytes, read_int, read_link_name
+from agent.inventory.pci_attributes import place_of, read_link, read_presence
+from agent.inventory.sysfs import list_names, read_int, read_link_name
 from agent.model.ids import Bdf
-from agent.model.pci import PciKind, classify
-
-VFIO = "vfio-pci"
-_GOES_ALONG = frozenset({PciKind.GPU, PciKind.SWITCH, PciKind.AUDIO})
-_TAKEN_BY_VFIO = frozenset({VFIO, "nvgrace_gpu_vfio_pci"})
+from agent.model.iommu_group import GroupVerdict, judge_group
+from agent.model.pci import GroupMember, Link, classify
+from agent.model.pci_drivers import is_vfio
+from agent.model.pci_link import lost_lanes
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`mates`: the functions of its IOMMU group that go with it, itself included.
-
-    `foreign`: others of the group, which are somebody else's: it can go nowhere.
-    """
+    """`group`: what may be done with its IOMMU group."""
 
     bdf: Bdf
     path: Path
     driver: str | None
     iommu_group: int | None
     vfio_device: str | None
-    mates: tuple[Bdf, ...]
-    foreign: tuple[Bdf, ...] = ()
+    group: GroupVerdict
+
+    @property
+    def mates(self) -> tuple[Bdf, ...]:
+        """The functions that go with it, itself included."""
+        return self.group.mates
 
     @property
     def is_ours(self) -> bool:
         """Whether a vfio driver has it."""
-        return self.driver in _TAKEN_BY_VFIO
+        return is_vfio(self.driver)
 
 
 def look(sysfs_root: Path, bdf: Bdf) -> Function | None:
@@ -43,45 +45,52 @@ def look(sysfs_root: Path, bdf: Bdf) -> Function | None:
     path = sysfs_root / "bus/pci/devices" / bdf
     if not path.exists():
         return None
-    group = read_link_name(path / "iommu_group")
-    names = list_names(path / "iommu_group/devices")
-    kinds = {Bdf(name): _kind(path.parent / name) for name in names}
-    mates = tuple(name for name, kind in kinds.items() if kind in _GOES_ALONG)
+    name = read_link_name(path / "iommu_group")
+    group = int(name) if name and name.isdigit() else None
+    members = [_member(path.parent / one) for one in list_names(path / "iommu_group/devices")]
     return Function(
         bdf=bdf,
         path=path,
         driver=read_link_name(path / "driver"),
-        iommu_group=int(group) if group and group.isdigit() else None,
+        iommu_group=group,
         vfio_device=next(iter(list_names(path / "vfio-dev")), None),
-        mates=mates or (bdf,),
-        foreign=tuple(
-            name for name, kind in kinds.items() if kind not in _GOES_ALONG | {PciKind.BRIDGE}
-        ),
+        group=judge_group(bdf, group, members),
     )
 
 
-def _kind(path: Path) -> PciKind:
-    return classify(
+def _member(path: Path) -> GroupMember:
+    kind = classify(
         class_code=read_int(path / "class"),
         vendor=read_int(path / "vendor"),
         virtual=(path / "physfn").is_symlink(),
     )
+    return GroupMember(bdf=Bdf(path.name), kind=kind, driver=read_link_name(path / "driver"))
 
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """Whether a device came back: its configuration space, and the lanes of its link."""
+    """Whether a device came back: its configuration space, and its link. None: not known."""
 
-    responds: bool
-    width: int | None
-    max_width: int | None
+    responds: bool | None
+    link: Link
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong; None if it is sound.
+
+        A device must show that it answers. Of a link that tells nothing of its lanes, that it
+        answers is all that can be asked.
+        """
+        if self.responds is None:
+            return "its configuration space cannot be read, or it asks to be tried again"
+        if not self.responds:
+            return "its configuration space reads all ones"
+        return lost_lanes(self.link)
 
 
 def vitals(function: Function) -> Vitals:
-    """Read now. A device that fell off the bus reads all ones, also as its width (63)."""
-    head = read_bytes(function.path / "config", 4)
-    return Vitals(
-        responds=head is not None and len(head) == 4 and head[:2] != b"\xff\xff",
-        width=read_int(function.path / "current_link_width"),
-        max_width=read_int(function.path / "max_link_width"),
-    )
+    """Read now; wakes a device that sleeps."""
+    path = str(function.path)
+    ports = place_of(function.bdf, path)[1]
+    above = str(function.path.parent / ports[-1]) if ports else None
+    return Vitals(responds=read_presence(path), link=read_link(path, above))

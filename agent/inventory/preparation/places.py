@@ -8,10 +8,9 @@ from agent.inventory.preparation.records import DevicePlace
 from agent.model.gpu import HOST, Gpu, GpuState, HealthAction
 from agent.model.gpu_boards import GpuBoard, gpu_boards
 from agent.model.ids import Bdf
-from agent.model.pci import PciKind
+from agent.model.iommu_group import judge_group
 
 _BOTH = ("cc", "ppcie")
-_HARMLESS = frozenset({PciKind.GPU, PciKind.SWITCH, PciKind.AUDIO, PciKind.BRIDGE})
 
 
 def places_of(gpus: Iterable[Gpu]) -> dict[Bdf, DevicePlace]:
@@ -33,5 +32,5 @@ def _place(gpu: Gpu, board: GpuBoard) -> DevicePlace:
         mode_kinds=kinds,
         quarantined=gpu.quarantine is not None,
         asks_for_reset=gpu.health.action is HealthAction.RESET and gpu.owner != HOST,
-        viable=gpu.iommu_group is not None and all(one.kind in _HARMLESS for one in gpu.group),
+        viable=judge_group(gpu.bdf, gpu.iommu_group, gpu.group).is_viable,
     )
