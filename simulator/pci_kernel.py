@@ -30,6 +30,8 @@ class PciKernel:
     """`dead`: devices that never come back from a reset. `reset_s`: how long a reset takes.
 
     `modes`: what the GPU tool would say of each device, active and pending, `cc` and `ppcie`.
+    `lacking`: kinds of mode that a device or its firmware does not know. `stubborn`: devices whose
+    resets apply no mode. `unknown_to_tool`: devices that the tool refuses to work on.
     """
 
     tree: SysfsTree
@@ -37,6 +39,9 @@ class PciKernel:
     dead: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)  # vfio-pci does not take these
     modes: dict[str, dict[str, str]] = field(default_factory=dict)
+    lacking: dict[str, set[str]] = field(default_factory=dict)
+    stubborn: set[str] = field(default_factory=set)
+    unknown_to_tool: set[str] = field(default_factory=set)
     log: list[str] = field(default_factory=list)
     before: Callable[[], None] = lambda: None  # told before each write or call
     moved: Callable[[str], None] = lambda _: None  # told after a device got or lost a driver
@@ -122,7 +127,7 @@ class PciKernel:
         if folder.name not in self.dead:
             (folder / "config").write_bytes(config)
         told = self.modes.get(folder.name)
-        if told:
+        if told and folder.name not in self.stubborn:
             told |= {"cc": told["cc_next"], "ppcie": told["ppcie_next"]}
 
     def in_mode(self, bdf: str, cc: str = "off", ppcie: str = "off", **later: str) -> None:
@@ -134,19 +139,37 @@ class PciKernel:
         self.at_work.add(bdf)
         self.most_at_work = max(self.most_at_work, len(self.at_work))
         await asyncio.sleep(0)
-        text = self.tool(bdf, options)
+        status, text = self.tool(bdf, options)
         self.at_work.discard(bdf)
-        return CompletedCommand(0, text.encode(), b"")
+        return CompletedCommand(status, text.encode(), b"")
 
-    def tool(self, bdf: str, options: list[str]) -> str:
-        """What nvidia_gpu_tools.py does and prints."""
+    def tool(self, bdf: str, options: list[str]) -> tuple[int, str]:
+        """What nvidia_gpu_tools.py does, and its exit status with what it prints: cli/per_gpu.py
+        and cli/per_gpu_nvswitch.py of NVIDIA's gpu-admin-tools.
+        """
         self.log.append(f"tool {bdf} {' '.join(options)}")
+        if bdf in self.unknown_to_tool:
+            return 1, f"ERROR    GPU {bdf} is not known to this version\n"
+        for kind, name in (("cc", "CC"), ("ppcie", "PPCIe")):
+            if kind not in self.lacking.get(bdf, ()):
+                continue
+            if f"--set-{kind}-mode" in options and kind == "ppcie":
+                fault = f"GPU {bdf} does not support PPCIe on current FW. A FW update is required."
+                return 1, f"ERROR    {fault}\n"
+            if f"--set-{kind}-mode" in options:
+                return 1, f"ERROR    Configuring {name} not supported on GPU {bdf}\n"
+            if f"--query-{kind}-mode" in options:
+                return 1, f"ERROR    Querying {name} mode is not supported on GPU {bdf}\n"
         told, lines = self.modes[bdf], ["NVIDIA GPU Tools version v2025.03.26o"]
         for kind, name in (("cc", "CC"), ("ppcie", "PPCIe")):
             if f"--set-{kind}-mode" in options:
                 told[f"{kind}_next"] = options[options.index(f"--set-{kind}-mode") + 1]
             if f"--reset-after-{kind}-mode-switch" in options:
                 self._reset(self.tree.devices / bdf)
+                if told[kind] != told[f"{kind}_next"]:
+                    now = f"current mode is {told[kind]}."
+                    want = f"{name} mode {told[f'{kind}_next']}"
+                    return 1, f"gpu.error.GpuError: GPU {bdf} failed to switch to {want}, {now}\n"
             if f"--query-{kind}-mode" in options:
                 lines.append(f"GPU {bdf} H100 {name} mode is {told[kind]}")
             if f"--query-{kind}-settings" in options:
@@ -154,7 +177,7 @@ class PciKernel:
                 lines.append(f"  enable = {int(told[f'{kind}_next'] != 'off')}")
                 if kind == "cc":
                     lines.append(f"  enable-devtools = {int(told['cc_next'] == 'devtools')}")
-        return "\n".join(lines) + "\n"
+        return 0, "\n".join(lines) + "\n"
 
     def drivers(self) -> dict[str, str | None]:
         """Who has each device."""

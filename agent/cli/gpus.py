@@ -112,6 +112,29 @@ def _faults(one: GpuView) -> list[RenderableType]:
         f"{one.bdf}: {safe(reason.detail)} (since {safe(reason.since)})"
         for reason in one.health.reasons
     ]
+    if one.left_alone is not None:
+        lines.append(f"{one.bdf}: left alone: {safe(one.left_alone)}")
+    lines += _upkeep(one)
     if one.health.action not in ("none", "watch"):
         lines.append(f"{one.bdf}: needs a {safe(one.health.action)}")
+    return lines
+
+
+def _upkeep(one: GpuView) -> list[RenderableType]:
+    """How the agent's work on it goes, where that is not as it should be."""
+    from agent.cli.text import safe
+
+    told = one.upkeep
+    lines: list[RenderableType] = []
+    if told.fault is not None and one.quarantine is None:
+        lines.append(f"{one.bdf}: not made ready: {safe(told.fault)}")
+        lines += [f"{one.bdf}: mend: {safe(told.mend)}"] if told.mend else []
+    if told.mode_told is not None:
+        lines.append(f"{one.bdf}: in no mode: {safe(told.mode_told)}")
+    lines += [
+        f"{one.bdf}: not in mode {safe(limit.mode)}: {safe(limit.detail)}; {safe(limit.mend)}"
+        for limit in told.limits
+    ]
+    if told.resets * 2 >= told.resets_allowed:
+        lines.append(f"{one.bdf}: {told.resets} of {told.resets_allowed} resets of this hour")
     return lines

@@ -110,6 +110,7 @@ def _present(
         state=state_of(row, use, owner, health),
         health=health,
         quarantine=row.quarantine,
+        upkeep=use.upkeep,
         seen_by=(Sight.PCI,) if seen is None else (Sight.PCI, Sight.NVML),
     )
 

@@ -71,12 +71,13 @@ class GpuHost:
 
     def preparer(self, **more: object) -> Preparer:
         """A new one, as a restarted agent has."""
-        tool = ModeTool("nvidia_gpu_tools.py", run=self.kernel.run)
+        ours = ModeTool("nvidia_gpu_tools.py", run=self.kernel.run, find=str)
+        tool = more.pop("tool", ours)
         return Preparer(
             self.store,
             self.clock,
             self.device_ops(),
-            tool if self.confidential else None,
+            tool if self.confidential else None,  # type: ignore[arg-type]
             present=lambda: self.all,
             place_of=self.place,
             quarantine=self.quarantine,
@@ -123,6 +124,10 @@ class GpuHost:
             tx.release_claims(holder)
 
         await self.store.inner.transact(work)
+
+    async def abandon(self, holder: str = ENCLAVE) -> None:
+        """The claims go, and no VM ever ran."""
+        await self.store.inner.transact(lambda tx: tx.release_claims(holder))
 
     async def launch_failed(self, *devices: Bdf) -> None:
         """A VM of the enclave that has them did not come up."""

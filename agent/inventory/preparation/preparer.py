@@ -1,7 +1,7 @@
 r"""The preparer: the only one to work on GPUs, and the owner of what is recorded of them.
 
     clean --(an enclave has run on it)--> dirty --> busy --> clean
-      \--(bound, or brought to a mode)--> busy --/    \--(fails)--> dirty, perhaps quarantined
+      \--(bound, or brought to a mode)--> busy --/    \--(fails)--> dirty; a few times: `retries`
 
 Invariants: nothing is touched before `busy` is durable, in a transaction that has seen that nobody
 else owns the device (nor its board, where a mode is to change); it is `clean` only after
@@ -13,7 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+import logging
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 
 from agent.errors import AgentError, describe
@@ -22,24 +30,31 @@ from agent.host.wake import Wake
 from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.errors import (
     GpuQuarantinedError,
+    ResetsSpentError,
     StuckError,
     UnqualifiedError,
 )
-from agent.inventory.preparation.modes import DeviceModes, ModeTool
+from agent.inventory.preparation.modes import DeviceModes, ModeTool, ToolReport
 from agent.inventory.preparation.records import (
     DevicePlace,
     begin,
     count_launch,
+    count_reset,
     finish,
     give_up,
+    keep_limits,
+    ppcie_in_use,
     prove_owner,
     recover,
 )
 from agent.inventory.preparation.requalifier import Requalifier
+from agent.inventory.preparation.retries import resets_spent
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.preparation import GpuCondition
-from agent.store.port import Store
+from agent.store.port import Store, Transaction
+
+log = logging.getLogger(__name__)
 
 _FAILED_LAUNCHES = 3  # in a row, before a GPU is suspected
 
@@ -102,8 +117,11 @@ class Preparer:
 
     async def examine(self, devices: Sequence[Bdf]) -> None:
         """See that these could be made ready, without touching them: another may run on them."""
+        rows, now = await self._rows(devices), self._clock.now()
         for bdf in devices:
             self._refuse_quarantined(bdf)
+            if bdf in rows and (why := resets_spent(rows[bdf], now)):
+                raise ResetsSpentError(bdf, why)
             await self._device_ops.prove_usable(bdf)
 
     async def make_ready(
@@ -133,6 +151,8 @@ class Preparer:
             row = (await self._rows([bdf])).get(bdf)
             if row is not None and not row.clean:  # nobody did it while this waited
                 await self._refuse_suspects([bdf])
+                if why := resets_spent(row, self._clock.now()):
+                    raise ResetsSpentError(bdf, why)
                 await self._work([bdf], None, owner=None, board=())
 
     async def _refuse_suspects(self, devices: Sequence[Bdf]) -> None:
@@ -195,24 +215,56 @@ class Preparer:
         owner: EnclaveId | None,
         board: Sequence[Bdf],
     ) -> None:
-        now = self._clock.now()
-        dirty = await self._store.transact(lambda tx: begin(tx, devices, owner, now))
-        dirty |= {bdf for bdf in devices if self._asks_for_reset(bdf)}
-        try:
-            async with self._released():
+        if self._modes is not None:
+            self._modes.prove_there(devices[0])
+        async with self._released():
+            if owner is None:  # what is only waited for is no news, and leaves no trace
                 await self._device_ops.prove_unheld(devices)
-                await self._restore(devices, dirty)
-                modes = await self._settle_modes(devices, mode, board)
-        except AgentError as error:
-            await self._fail(devices, error)
-            raise
-        now = self._clock.now()
-        await self._store.transact(lambda tx: finish(tx, devices, modes, now))
+            now = self._clock.now()
+            dirty = await self._store.transact(lambda tx: begin(tx, devices, owner, now))
+            dirty |= {bdf for bdf in devices if self._asks_for_reset(bdf)}
+            try:
+                if owner is not None:
+                    await self._device_ops.prove_unheld(devices)
+                await self._restore(devices, dirty, owner)
+                reports = await self._settle_modes(devices, mode, board)
+            except AgentError as error:
+                await self._fail(devices, error)
+                raise
+            await self._finish(reports)
         self.changed.notify()
 
-    async def _restore(self, devices: Sequence[Bdf], dirty: Collection[Bdf]) -> None:
+    async def _finish(self, reports: Mapping[Bdf, ToolReport | None]) -> None:
+        """Clean; in quarantine even so, if no mode that anybody wants is left to it."""
+        now = self._clock.now()
+        asked = {bdf: report for bdf, report in reports.items() if report is not None}
+        modes = {bdf: report.settled for bdf, report in asked.items()}
+        told = {bdf: report.told for bdf, report in asked.items()}
+
+        def work(tx: Transaction) -> dict[Bdf, str]:
+            finish(tx, list(reports), modes, now, told)
+            return keep_limits(tx, asked, self._kinds)
+
+        await self._condemn(await self._store.transact(work))
+
+    async def _condemn(self, devices: Mapping[Bdf, str]) -> None:
+        for bdf, why in devices.items():
+            log.error("gpu given up", extra={"gpu": bdf, "why": why})
+            await self._quarantine(bdf, why)
+
+    async def _restore(
+        self, devices: Sequence[Bdf], dirty: Collection[Bdf], owner: EnclaveId | None
+    ) -> None:
         """All of them with vfio and sound, or the first error; each that is unsound is told."""
-        errors = await self._device_ops.restore(devices, dirty, self._was_reset)
+
+        async def may_reset_bus(bdf: Bdf) -> bool:
+            place = self._place_of(bdf)
+            board = place.board if place else (bdf,)
+            return not await self._store.read(lambda tx: ppcie_in_use(tx, board, owner))
+
+        errors = await self._device_ops.restore(
+            devices, dirty, self._was_reset, self._spend, may_reset_bus
+        )
         for error in errors[1:]:  # of the first the caller takes care
             if isinstance(error, UnqualifiedError | StuckError):
                 await self._quarantine(error.bdf, describe(error))
@@ -224,14 +276,18 @@ class Preparer:
         devices: Sequence[Bdf],
         mode: CcMode | None,
         board: Sequence[Bdf],
-    ) -> dict[Bdf, CcMode | None]:
+    ) -> dict[Bdf, ToolReport | None]:
         """The mode of each, in force and pending; set for the whole board if one is another."""
         if self._modes is None:
             return dict.fromkeys(devices)
-        found = {bdf: await self._modes.settled(bdf) for bdf in devices}
-        if mode is None or all(one is self._modes.own(bdf, mode) for bdf, one in found.items()):
+        found: dict[Bdf, ToolReport | None] = {}
+        wrong = False
+        for bdf in devices:
+            found[bdf] = report = await self._modes.report(bdf)
+            wrong |= mode is not None and report.settled is not self._modes.own(bdf, mode)
+        if mode is None or not wrong:
             return found
-        others = [bdf for bdf in board if bdf not in devices and not self._is_suspect(bdf)]
+        others = [bdf for bdf in board if bdf not in devices and not self._is_left(bdf)]
         # Before the locks: of two that each want the other's device, both are turned away here.
         await self._store.read(lambda tx: prove_owner(tx, others, None))
         async with self._at(others):
@@ -242,22 +298,34 @@ class Preparer:
         self, modes: DeviceModes, devices: Sequence[Bdf], others: Sequence[Bdf], mode: CcMode
     ) -> None:
         """Every device of the board, one after another; the others are free again after it."""
+        await self._device_ops.prove_unheld([*devices, *others])
         now = self._clock.now()
         await self._store.transact(lambda tx: begin(tx, others, None, now))
         try:
-            await self._device_ops.prove_unheld([*devices, *others])
             for bdf in others:
                 await self._device_ops.give_to_vfio(bdf)
             # The enclave's own come last: if this is interrupted, their mode shows that the
             # board is not done, and all of it is done again.
             for bdf in (*others, *devices):
+                await self._spend(bdf, modes.resets(bdf))
                 await modes.bring_to(bdf, mode)
                 await self._device_ops.prove_sound(bdf)
-            found = {bdf: await modes.proven(bdf, mode) for bdf in others}
+            found: dict[Bdf, ToolReport | None] = {
+                bdf: await modes.proven(bdf, mode) for bdf in others
+            }
         except AgentError as error:
             await self._fail(others, error)
             raise
-        await self._store.transact(lambda tx: finish(tx, others, found, self._clock.now()))
+        await self._finish(found)
+
+    async def _spend(self, bdf: Bdf, times: int = 1) -> None:
+        """Before a reset, durably. Raises ResetsSpentError."""
+        now = self._clock.now()
+        await self._store.transact(lambda tx: count_reset(tx, bdf, now, times))
+
+    def _is_left(self, bdf: Bdf) -> bool:
+        """Whether it is not touched for a board's sake: in quarantine."""
+        return self._is_suspect(bdf)
 
     def _is_suspect(self, bdf: Bdf) -> bool:
         place = self._place_of(bdf)
@@ -272,8 +340,9 @@ class Preparer:
         return place.mode_kinds if place else ("cc",)
 
     async def _fail(self, devices: Sequence[Bdf], error: AgentError) -> None:
-        now, fault = self._clock.now(), describe(error)
-        await self._store.transact(lambda tx: give_up(tx, devices, fault, now))
-        if isinstance(error, UnqualifiedError | StuckError):
-            await self._quarantine(error.bdf, fault)
+        now = self._clock.now()
+        condemned = await self._store.transact(
+            lambda tx: give_up(tx, devices, error, now, self._kinds)
+        )
+        await self._condemn(condemned)
         self.changed.notify()

@@ -11,8 +11,9 @@ import msgspec
 from agent.capacity.boards import as_recorded
 from agent.capacity.supply import HostSupply
 from agent.inventory.preparation.records import owners
-from agent.model.gpu import CcMode, CcModes, GpuUse
+from agent.model.gpu import CcMode, CcModes, GpuUpkeep, GpuUse
 from agent.model.ids import Bdf, EnclaveId
+from agent.model.preparation import GpuCondition
 from agent.store.port import Reader
 
 
@@ -88,7 +89,9 @@ def recorded(tx: Reader, supply: HostSupply) -> HostSupply:
     held = {gpu for row in tx.enclaves() for gpu in (*row.gpus, *row.switches)}
     unclean = {row.bdf for row in rows if not row.clean} - held
     modes = {row.bdf: row.mode for row in rows if row.mode is not None}
-    return msgspec.structs.replace(supply, boards=as_recorded(supply.boards, unclean, modes))
+    lacking = {row.bdf: frozenset(one.mode for one in row.limits) for row in rows if row.limits}
+    boards = as_recorded(supply.boards, unclean, modes, lacking)
+    return msgspec.structs.replace(supply, boards=boards)
 
 
 def gpu_uses(tx: Reader) -> dict[Bdf, GpuUse]:
@@ -105,5 +108,16 @@ def gpu_uses(tx: Reader) -> dict[Bdf, GpuUse]:
             preparing=row is not None and row.busy,
             clean=row is None or row.clean,
             cc_mode=CcModes(active=mode, pending=mode) if mode else None,
+            upkeep=_upkeep(row) if row else GpuUpkeep(),
         )
     return found
+
+
+def _upkeep(row: GpuCondition) -> GpuUpkeep:
+    return GpuUpkeep(
+        fault=row.fault,
+        mend=row.mend,
+        mode_told=row.mode_told,
+        limits=row.limits,
+        resets=row.resets,
+    )
