@@ -44,8 +44,8 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
 
     `mode`: in force now and after a reset; None if they differ or are not known. `bound_with`:
     the GPUs and switches that share its IOMMU group, which can only go to the same enclave.
-    `viable`: it has an IOMMU group, and nothing in it is anybody else's. `lacks`: modes that it was
-    found unable to be brought to.
+    `viable`: it has an IOMMU group, and nothing in it is anybody else's. `lacks`: modes that it
+    was found unable to be brought to.
     """
 
     bdf: Bdf

@@ -18,6 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from agent.inventory.host import InventoryError
+from agent.inventory.pci_use import display_of, slot_of
 from agent.inventory.sysfs import list_names, read_bytes, read_int, read_link_name, read_text
 from agent.model.ids import Bdf
 from agent.model.pci import Aer, Bar, GroupMember, Link, PciFunction, PciKind, classify
@@ -46,6 +47,7 @@ class _Fixed:
     subsystem_vendor: int | None = None
     subsystem_device: int | None = None
     bars: tuple[Bar, ...] | None = None
+    slot: str | None = None
 
 
 class PciReader:
@@ -104,10 +106,12 @@ class PciReader:
             subsystem_vendor=read_int(f"{path}/subsystem_vendor"),
             subsystem_device=read_int(f"{path}/subsystem_device"),
             bars=parse_bars(read_text(f"{path}/resource")),
+            slot=slot_of(self._root, name),
         )
 
     def _function(self, name: str) -> PciFunction | None:
         fixed, path = self._fixed[name], f"{self._devices}/{name}"
+        driver = read_link_name(f"{path}/driver")
         numa = read_int(f"{path}/numa_node")
         group = read_link_name(f"{path}/iommu_group")
         methods = read_text(f"{path}/reset_method")
@@ -123,7 +127,7 @@ class PciReader:
             device=fixed.device,
             subsystem_vendor=fixed.subsystem_vendor,
             subsystem_device=fixed.subsystem_device,
-            driver=read_link_name(f"{path}/driver"),
+            driver=driver,
             driver_override=None if override == "(null)" else override,
             numa_node=numa if numa is not None and numa >= 0 else None,
             iommu_group=int(group) if group and group.isdigit() else None,
@@ -135,6 +139,8 @@ class PciReader:
             vfio_device=next(iter(list_names(f"{path}/vfio-dev")), None),
             link=_link(path, self._above(fixed.ports)),
             aer=_aer(path),
+            slot=fixed.slot,
+            display=display_of(path, fixed.class_code, driver),
             responds=_responds(path),
         )
         return function if os.path.lexists(path) else None

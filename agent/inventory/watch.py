@@ -37,9 +37,11 @@ from agent.inventory.port import Chain, GpuConditionError, UnknownGpuError, unsi
 from agent.inventory.problems import problems_of, unkept, unseen
 from agent.inventory.quarantine import forget, lift_quarantine, set_quarantine
 from agent.inventory.records import HealthRecords
+from agent.inventory.selection import facts_of, selection_problems
 from agent.inventory.settle import HostLook, beyond_repair, settle, turns
 from agent.model.event import EventDraft
 from agent.model.gpu import UNUSED, Gpu, GpuState, GpuUse, Quarantine
+from agent.model.gpu_selection import EVERY_GPU, GpuSelection, left_alone
 from agent.model.ids import Bdf
 from agent.model.inventory import HostInventory, Inventory, InventoryProblem
 from agent.model.pci import PciFunction, PciKind
@@ -78,8 +80,11 @@ class InventoryWatch:
         guest_metrics: GuestMetrics,
         uses: Uses,
         kernel: Callable[[Callable[[bytes], None]], KernelLog],
+        selection: GpuSelection = EVERY_GPU,
     ) -> None:
         """`nvml` makes the probe, `kernel` the reader of its log, given where to tell."""
+        self._selection = selection
+        self._odd_names: tuple[InventoryProblem, ...] = ()
         self._store = store
         self._clock = clock
         self._pci = pci
@@ -198,7 +203,10 @@ class InventoryWatch:
                 self._records.look(seen.functions, seen.nvml, found, {**uses, **then}, now)
             look = HostLook(seen.functions, seen.nvml, self._records.health(), now)
             found, arrived = settle(known, look)
-            gpus = merge(seen.functions, seen.nvml, found, uses, look.health)
+            facts = facts_of(seen.functions.values(), found.present)
+            left = left_alone(self._selection, facts)
+            self._odd_names = selection_problems(self._selection, facts)
+            gpus = merge(seen.functions, seen.nvml, found, uses, look.health, left=left)
             events = [*arrived, *turns(self._told, gpus)]
             written = True
             unwritten: tuple[InventoryProblem, ...] = ()
@@ -226,7 +234,12 @@ class InventoryWatch:
             switches=tuple(gpu for gpu in gpus if gpu.is_switch),
             host=seen.host,
             nvml_driver=seen.nvml.driver_version,
-            problems=(*problems_of(gpus, seen.nvml.trouble), *problems, *self._blind),
+            problems=(
+                *problems_of(gpus, seen.nvml.trouble),
+                *self._odd_names,
+                *problems,
+                *self._blind,
+            ),
             observed_at=self._clock.now(),
             complete=seen.complete and not self._blind,
         )

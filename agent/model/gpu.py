@@ -58,9 +58,9 @@ class ModeLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class GpuUpkeep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the agent's work on a device goes.
 
-    `fault`, `mend`: why it is not made ready, and what helps. `mode_told`: what the operator's tool
-    says where that is no mode. `limits`: modes that it cannot be brought to. `resets`: when it was
-    reset of late.
+    `fault`, `mend`: why it is not made ready, and what helps. `mode_told`: what the operator's
+    tool says where that is no mode. `limits`: modes that it cannot be brought to. `resets`: when
+    it was reset of late.
     """
 
     fault: str | None = None

@@ -68,6 +68,7 @@ class PciFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     configuration space reads all ones: it fell off the bus. `group`: every function of its IOMMU
     group, itself included; empty without an IOMMU.
     `vfio_device`: the name of its character device under /dev/vfio/devices.
+    `slot`: the label of the slot that it is in. `display`: how it drives a display of the host's.
     """
 
     bdf: Bdf
@@ -91,6 +92,8 @@ class PciFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     vfio_device: str | None = None
     link: Link = Link()
     aer: Aer = Aer()
+    slot: str | None = None
+    display: str | None = None
     responds: bool | None = None
 
     @property

@@ -72,16 +72,16 @@ class GpuHost:
     def preparer(self, **more: object) -> Preparer:
         """A new one, as a restarted agent has."""
         ours = ModeTool("nvidia_gpu_tools.py", run=self.kernel.run, find=str)
-        tool = more.pop("tool", ours)
+        standing = {"tool": ours, "present": lambda: self.all, "place_of": self.place}
+        parts = {**standing, **more}
+        tool = parts.pop("tool")
         return Preparer(
             self.store,
             self.clock,
             self.device_ops(),
             tool if self.confidential else None,  # type: ignore[arg-type]
-            present=lambda: self.all,
-            place_of=self.place,
             quarantine=self.quarantine,
-            **more,  # type: ignore[arg-type]
+            **parts,  # type: ignore[arg-type]
         )
 
     def device_ops(self) -> DeviceOps:

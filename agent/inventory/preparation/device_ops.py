@@ -13,7 +13,12 @@ from pathlib import Path
 from agent.host.attributes import AttributeStuckError, AttributeWriteError, write_attribute
 from agent.host.commands import RunCommand, run_command
 from agent.inventory.preparation.binding import NO_GROUP, Binder
-from agent.inventory.preparation.errors import BindingError, GpuHeldError, UnqualifiedError
+from agent.inventory.preparation.errors import (
+    BindingError,
+    GpuHeldError,
+    Holder,
+    UnqualifiedError,
+)
 from agent.inventory.preparation.functions import Function, Vitals, look, vitals
 from agent.inventory.preparation.holders import find_holders
 from agent.inventory.preparation.ports import BusReset, bus_reset_of
@@ -37,6 +42,7 @@ class DeviceOps:
     """`budget_s`: from a device's reset until it must be sound again.
 
     `released_within_s`: how long a process that has ended may still show as a holder.
+    `gives_display`: whether a GPU may be taken though it drives a display of the host's.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class DeviceOps:
         released_within_s: float = 5.0,
         look_every_s: float = _LOOK_EVERY_S,
         run: RunCommand = run_command,
+        gives_display: Callable[[Bdf], bool] = lambda _: False,
     ) -> None:
         self._root = sysfs_root
         self._proc = proc_root
@@ -56,6 +63,7 @@ class DeviceOps:
         self._look_every_s = look_every_s
         self._released_within_s = released_within_s
         self._run = run
+        self._gives_display = gives_display
         self._binder = Binder(sysfs_root, deadline_s=write_deadline_s, run=run)
 
     async def is_with_vfio(self, bdf: Bdf) -> bool:
@@ -72,19 +80,35 @@ class DeviceOps:
         found = await asyncio.to_thread(look, self._root, bdf)
         return found.mates if found else (bdf,)
 
-    async def prove_unheld(self, bdfs: Collection[Bdf]) -> None:
-        """That no process has them, or a mate of theirs, open. Raises GpuHeldError.
+    async def prove_unheld(
+        self, bdfs: Collection[Bdf], may_hold: Callable[[Holder], bool] = lambda _: False
+    ) -> tuple[Holder, ...]:
+        """That nobody uses them, or a mate of theirs. Raises GpuHeldError.
 
-        A QEMU that has just ended lets its descriptors go a moment later: that long it waits.
+        Returns those who `may_hold` it. A QEMU that has just ended lets its descriptors go a
+        moment later: that long it waits.
         """
         functions = [await self._find(bdf) for bdf in bdfs]
         mates = {mate for one in functions for mate in one.mates}
         several = [await self._find(bdf) for bdf in sorted(mates)]
         until = asyncio.get_running_loop().time() + self._released_within_s
-        while holders := await asyncio.to_thread(find_holders, several, self._proc):
+        while True:
+            holders = await asyncio.to_thread(
+                find_holders, several, self._proc, gives_display=self._gives_display
+            )
+            hindering = [one for one in holders if not may_hold(one)]
+            if not hindering:
+                return holders
             if asyncio.get_running_loop().time() >= until:
-                raise GpuHeldError(functions[0].bdf, holders)
+                raise GpuHeldError(functions[0].bdf, hindering)
             await asyncio.sleep(self._look_every_s)
+
+    async def prove_free_to_take(
+        self, bdf: Bdf, may_hold: Callable[[Holder], bool] = lambda _: False
+    ) -> None:
+        """That it could be taken now, if no guest has it: of what vfio has, one may."""
+        if not await self.is_with_vfio(bdf):
+            await self.prove_unheld([bdf], may_hold)
 
     async def prove_usable(self, bdf: Bdf) -> None:
         """That it is there, answers, and has an IOMMU group. Safe while a guest has it."""

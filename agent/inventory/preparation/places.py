@@ -33,5 +33,6 @@ def _place(gpu: Gpu, board: GpuBoard) -> DevicePlace:
         mode_kinds=kinds,
         quarantined=gpu.quarantine is not None,
         asks_for_reset=gpu.health.action is HealthAction.RESET and gpu.owner != HOST,
+        left_alone=gpu.left_alone,
         viable=gpu.iommu_group is not None and all(one.kind in _HARMLESS for one in gpu.group),
     )

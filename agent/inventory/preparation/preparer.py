@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
     Collection,
-    Mapping,
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager
@@ -27,6 +25,7 @@ from contextlib import AbstractAsyncContextManager
 from agent.errors import AgentError, describe
 from agent.host.clock import Clock
 from agent.host.wake import Wake
+from agent.inventory.preparation.condition_book import ConditionBook
 from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.errors import (
     GpuQuarantinedError,
@@ -35,28 +34,13 @@ from agent.inventory.preparation.errors import (
     UnqualifiedError,
 )
 from agent.inventory.preparation.modes import DeviceModes, ModeTool, ToolReport
-from agent.inventory.preparation.records import (
-    DevicePlace,
-    begin,
-    count_launch,
-    count_reset,
-    finish,
-    give_up,
-    keep_limits,
-    ppcie_in_use,
-    prove_owner,
-    recover,
-)
+from agent.inventory.preparation.observers import Observers
+from agent.inventory.preparation.records import DevicePlace, recover
 from agent.inventory.preparation.requalifier import Requalifier
 from agent.inventory.preparation.retries import resets_spent
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
-from agent.model.preparation import GpuCondition
-from agent.store.port import Store, Transaction
-
-log = logging.getLogger(__name__)
-
-_FAILED_LAUNCHES = 3  # in a row, before a GPU is suspected
+from agent.store.port import Store
 
 
 class Preparer:
@@ -79,14 +63,20 @@ class Preparer:
         quarantine: Callable[[Bdf, str], Awaitable[None]],
         released: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
         was_reset: Callable[[Bdf], None] = lambda _: None,
+        observers: Observers | None = None,
     ) -> None:
-        """`tool` None: modes are of no concern here (no confidential computing)."""
+        """`tool` None: modes are of no concern here (no confidential computing).
+
+        `observers`: services that may be stopped meanwhile; None: none.
+        """
         self._store = store
         self._clock = clock
         self._device_ops = device_ops
         self._modes = None if tool is None else DeviceModes(tool, self._kinds)
         self._place_of = place_of
         self._quarantine = quarantine
+        self._book = ConditionBook(store, clock, quarantine=quarantine, kinds_of=self._kinds)
+        self._observers = observers or Observers(store)
         self._released = released
         self._was_reset = was_reset
         self._locks: dict[Bdf, asyncio.Lock] = {}
@@ -102,9 +92,10 @@ class Preparer:
         )
 
     async def start(self) -> None:
-        """What was under way when the agent died is dirty."""
+        """What was under way when the agent died is dirty; what it had stopped runs again."""
         now = self._clock.now()
         await self._store.transact(lambda tx: recover(tx, now))
+        await self._observers.start_again()
         await self._requalifier.learn()
 
     async def keep(self) -> None:
@@ -117,12 +108,13 @@ class Preparer:
 
     async def examine(self, devices: Sequence[Bdf]) -> None:
         """See that these could be made ready, without touching them: another may run on them."""
-        rows, now = await self._rows(devices), self._clock.now()
+        rows, now = await self._book.rows(devices), self._clock.now()
         for bdf in devices:
             self._refuse_quarantined(bdf)
             if bdf in rows and (why := resets_spent(rows[bdf], now)):
                 raise ResetsSpentError(bdf, why)
             await self._device_ops.prove_usable(bdf)
+            await self._device_ops.prove_free_to_take(bdf, self._observers.may_stop)
 
     async def make_ready(
         self, enclave: EnclaveId, devices: Sequence[Bdf], mode: CcMode | None
@@ -148,7 +140,7 @@ class Preparer:
     async def requalify(self, bdf: Bdf) -> None:
         """Make a device that nobody owns free again. Raises PreparationError."""
         async with self._at([bdf]):
-            row = (await self._rows([bdf])).get(bdf)
+            row = (await self._book.rows([bdf])).get(bdf)
             if row is not None and not row.clean:  # nobody did it while this waited
                 await self._refuse_suspects([bdf])
                 if why := resets_spent(row, self._clock.now()):
@@ -157,15 +149,7 @@ class Preparer:
 
     async def _refuse_suspects(self, devices: Sequence[Bdf]) -> None:
         """Those that several launches in a row failed on go into quarantine, and stay there."""
-        rows = await self._rows(devices)
-        suspects = [row for row in rows.values() if row.failed_launches >= _FAILED_LAUNCHES]
-        for row in suspects:
-            await self._quarantine(
-                row.bdf, f"{row.failed_launches} launches in a row failed with it"
-            )
-        if suspects:
-            names = [row.bdf for row in suspects]
-            await self._store.transact(lambda tx: count_launch(tx, names, failed=False))
+        await self._book.condemn_suspects(devices)
         for bdf in devices:
             self._refuse_quarantined(bdf)
 
@@ -183,7 +167,7 @@ class Preparer:
             yield
 
     async def _is_ready(self, devices: Collection[Bdf], mode: CcMode | None) -> bool:
-        rows = await self._rows(devices)
+        rows = await self._book.rows(devices)
         done = [rows[bdf].clean for bdf in devices if bdf in rows]
         right = (
             self._modes is None
@@ -195,10 +179,6 @@ class Preparer:
         if any(self._asks_for_reset(bdf) for bdf in devices):
             return False
         return all([await self._device_ops.is_with_vfio(bdf) for bdf in devices])
-
-    async def _rows(self, devices: Collection[Bdf]) -> dict[Bdf, GpuCondition]:
-        rows = await self._store.read(lambda tx: tx.gpu_conditions())
-        return {row.bdf: row for row in rows if row.bdf in devices}
 
     def _board_to_switch(self, devices: Sequence[Bdf], mode: CcMode | None) -> tuple[Bdf, ...]:
         """Whatever is brought to another mode together with these."""
@@ -218,39 +198,41 @@ class Preparer:
         if self._modes is not None:
             self._modes.prove_there(devices[0])
         async with self._released():
-            if owner is None:  # what is only waited for is no news, and leaves no trace
-                await self._device_ops.prove_unheld(devices)
-            now = self._clock.now()
-            dirty = await self._store.transact(lambda tx: begin(tx, devices, owner, now))
-            dirty |= {bdf for bdf in devices if self._asks_for_reset(bdf)}
-            try:
-                if owner is not None:
-                    await self._device_ops.prove_unheld(devices)
-                await self._restore(devices, dirty, owner)
-                reports = await self._settle_modes(devices, mode, board)
-            except AgentError as error:
-                await self._fail(devices, error)
-                raise
-            await self._finish(reports)
+            if owner is not None:
+                await self._do(devices, mode, owner, board, self._unheld(devices))
+            else:  # what is only waited for is no news, and leaves no trace
+                async with self._unheld(devices):
+                    await self._do(devices, mode, owner, board, contextlib.nullcontext())
         self.changed.notify()
 
-    async def _finish(self, reports: Mapping[Bdf, ToolReport | None]) -> None:
-        """Clean; in quarantine even so, if no mode that anybody wants is left to it."""
-        now = self._clock.now()
-        asked = {bdf: report for bdf, report in reports.items() if report is not None}
-        modes = {bdf: report.settled for bdf, report in asked.items()}
-        told = {bdf: report.told for bdf, report in asked.items()}
+    async def _do(
+        self,
+        devices: Sequence[Bdf],
+        mode: CcMode | None,
+        owner: EnclaveId | None,
+        board: Sequence[Bdf],
+        unheld: AbstractAsyncContextManager[None],
+    ) -> None:
+        dirty = await self._book.begin(devices, owner)
+        dirty |= {bdf for bdf in devices if self._asks_for_reset(bdf)}
+        try:
+            async with unheld:
+                await self._restore(devices, dirty, owner)
+                reports = await self._settle_modes(devices, mode, board)
+        except AgentError as error:
+            await self._book.fail(devices, error)
+            self.changed.notify()
+            raise
+        await self._book.finish(reports)
 
-        def work(tx: Transaction) -> dict[Bdf, str]:
-            finish(tx, list(reports), modes, now, told)
-            return keep_limits(tx, asked, self._kinds)
-
-        await self._condemn(await self._store.transact(work))
-
-    async def _condemn(self, devices: Mapping[Bdf, str]) -> None:
-        for bdf, why in devices.items():
-            log.error("gpu given up", extra={"gpu": bdf, "why": why})
-            await self._quarantine(bdf, why)
+    @contextlib.asynccontextmanager
+    async def _unheld(self, devices: Sequence[Bdf]) -> AsyncIterator[None]:
+        """Inside, nobody uses these; who only observes them is stopped for it, if it may be."""
+        holders = await self._device_ops.prove_unheld(devices, self._observers.may_stop)
+        async with self._observers.stopped(holders):
+            if holders:
+                await self._device_ops.prove_unheld(devices)
+            yield
 
     async def _restore(
         self, devices: Sequence[Bdf], dirty: Collection[Bdf], owner: EnclaveId | None
@@ -260,10 +242,10 @@ class Preparer:
         async def may_reset_bus(bdf: Bdf) -> bool:
             place = self._place_of(bdf)
             board = place.board if place else (bdf,)
-            return not await self._store.read(lambda tx: ppcie_in_use(tx, board, owner))
+            return not await self._book.ppcie_in_use(board, owner)
 
         errors = await self._device_ops.restore(
-            devices, dirty, self._was_reset, self._spend, may_reset_bus
+            devices, dirty, self._was_reset, self._book.spend, may_reset_bus
         )
         for error in errors[1:]:  # of the first the caller takes care
             if isinstance(error, UnqualifiedError | StuckError):
@@ -287,10 +269,10 @@ class Preparer:
             wrong |= mode is not None and report.settled is not self._modes.own(bdf, mode)
         if mode is None or not wrong:
             return found
-        others = [bdf for bdf in board if bdf not in devices and not self._is_left(bdf)]
+        others = [bdf for bdf in board if bdf not in devices and not self._is_suspect(bdf)]
         # Before the locks: of two that each want the other's device, both are turned away here.
-        await self._store.read(lambda tx: prove_owner(tx, others, None))
-        async with self._at(others):
+        await self._book.prove_owner(others, None)
+        async with self._at(others), self._unheld([*devices, *others]):
             await self._switch(self._modes, devices, others, mode)
         return {bdf: await self._modes.proven(bdf, mode) for bdf in devices}
 
@@ -298,34 +280,24 @@ class Preparer:
         self, modes: DeviceModes, devices: Sequence[Bdf], others: Sequence[Bdf], mode: CcMode
     ) -> None:
         """Every device of the board, one after another; the others are free again after it."""
-        await self._device_ops.prove_unheld([*devices, *others])
-        now = self._clock.now()
-        await self._store.transact(lambda tx: begin(tx, others, None, now))
+        await self._book.begin(others, None)
         try:
             for bdf in others:
                 await self._device_ops.give_to_vfio(bdf)
             # The enclave's own come last: if this is interrupted, their mode shows that the
             # board is not done, and all of it is done again.
             for bdf in (*others, *devices):
-                await self._spend(bdf, modes.resets(bdf))
+                await self._book.spend(bdf, modes.resets(bdf))
                 await modes.bring_to(bdf, mode)
                 await self._device_ops.prove_sound(bdf)
             found: dict[Bdf, ToolReport | None] = {
                 bdf: await modes.proven(bdf, mode) for bdf in others
             }
         except AgentError as error:
-            await self._fail(others, error)
+            await self._book.fail(others, error)
+            self.changed.notify()
             raise
-        await self._finish(found)
-
-    async def _spend(self, bdf: Bdf, times: int = 1) -> None:
-        """Before a reset, durably. Raises ResetsSpentError."""
-        now = self._clock.now()
-        await self._store.transact(lambda tx: count_reset(tx, bdf, now, times))
-
-    def _is_left(self, bdf: Bdf) -> bool:
-        """Whether it is not touched for a board's sake: in quarantine."""
-        return self._is_suspect(bdf)
+        await self._book.finish(found)
 
     def _is_suspect(self, bdf: Bdf) -> bool:
         place = self._place_of(bdf)
@@ -338,11 +310,3 @@ class Preparer:
     def _kinds(self, bdf: Bdf) -> tuple[str, ...]:
         place = self._place_of(bdf)
         return place.mode_kinds if place else ("cc",)
-
-    async def _fail(self, devices: Sequence[Bdf], error: AgentError) -> None:
-        now = self._clock.now()
-        condemned = await self._store.transact(
-            lambda tx: give_up(tx, devices, error, now, self._kinds)
-        )
-        await self._condemn(condemned)
-        self.changed.notify()
