@@ -38,14 +38,36 @@ async def inventory(call: Call) -> Reply:
 
 async def release(call: Call) -> Reply:
     """Lift a quarantine."""
+    caller = call.caller
+    gpu = await call.surface.engine.gpus.release(
+        _named(call), caller.name, lambda tx, draft: sign(tx, draft, caller)
+    )
+    return json_reply(gpu_view(gpu, _looked_at(call)))
+
+
+async def recover(call: Call) -> Reply:
+    """Take a broken one off the bus and find it again. Answers when that is over."""
+    bdf, caller, engine = _named(call), call.caller, call.surface.engine
+    _known(call, bdf)
+    await engine.preparation.recover(bdf, lambda tx, draft: sign(tx, draft, caller))
+    await engine.gpus.refresh()
+    gpu = _known(call, bdf)
+    return json_reply(gpu_view(gpu, _looked_at(call)))
+
+
+def _named(call: Call) -> Bdf:
     text = call.names["bdf"].lower()
     if not _BDF.fullmatch(text):
         raise UnknownGpuError(shown(text))
-    caller = call.caller
-    gpu = await call.surface.engine.gpus.release(
-        Bdf(text), caller.name, lambda tx, draft: sign(tx, draft, caller)
-    )
-    return json_reply(gpu_view(gpu, _looked_at(call)))
+    return Bdf(text)
+
+
+def _known(call: Call, bdf: Bdf) -> Gpu:
+    found = call.surface.engine.gpus.inventory
+    gpu = found.gpu(bdf) if found else None
+    if gpu is None:
+        raise UnknownGpuError(bdf)
+    return gpu
 
 
 def _looked_at(call: Call) -> Instant | None:

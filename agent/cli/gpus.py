@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agent.wire.gpu_views import GpuView, InventoryView
 
 _DASH = "-"
+_RECOVERY_S = 300.0
 
 
 @click.group(invoke_without_command=True)
@@ -45,6 +46,24 @@ def release(bdf: str) -> None:
     one = session().client().send("POST", path, None, GpuView)
     forgotten = one.state == "absent"
     click.echo(f"{one.bdf} is {'forgotten' if forgotten else one.state}")
+
+
+@gpus.command()
+@click.argument("bdf")
+def recover(bdf: str) -> None:
+    """Take a broken GPU off the bus and have its port look for it anew.
+
+    Only while nobody has it and nothing else is behind its port. It is requalified afterwards; a
+    quarantine stays until it is released.
+    """
+    from agent.cli.client import segment
+    from agent.wire.gpu_views import GpuView
+
+    client = session().client(timeout_s=_RECOVERY_S)
+    one = client.send("POST", f"/v1/gpus/{segment(bdf)}/recover", None, GpuView)
+    click.echo(f"{one.bdf} is back and {one.state}")
+    if one.quarantine is not None:
+        click.echo(f"put it into use: enclave-agent gpus release {one.bdf}")
 
 
 def inventory_page(view: InventoryView) -> RenderableType:

@@ -18,6 +18,7 @@ from agent.inventory.preparation.modes import ModeTool
 from agent.inventory.preparation.observers import Observers
 from agent.inventory.preparation.places import places_of
 from agent.inventory.preparation.preparer import Preparer
+from agent.inventory.preparation.recovery import Recovery
 from agent.inventory.watch import InventoryWatch
 from agent.model.gpu import Gpu
 from agent.model.gpu_selection import GpuSelection
@@ -83,5 +84,6 @@ def preparer_of(
         quarantine=quarantine,
         released=gpus.released,
         was_reset=gpus.was_reset,
+        recovery=Recovery(store, clock, config.host.sysfs_root, expecting=gpus.expecting),
         observers=Observers(store, config.gpus.stop_units),
     )

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ from agent.store.port import Reader, Store, StoreDamagedError, StoreError, Trans
 log = logging.getLogger(__name__)
 
 _AT_MOST_EVERY_S = 1.0  # a storm of XIDs is one look
+_HEARD_WITHIN_S = 5.0  # what the kernel said, its log has been read
 
 Uses = Callable[[Reader], Mapping[Bdf, GpuUse]]
 
@@ -99,6 +101,7 @@ class InventoryWatch:
         self._blind: tuple[InventoryProblem, ...] = ()  # why the newest look saw nothing
         self._records = HealthRecords()
         self._told: dict[Bdf, GpuState] = {}
+        self._expected = Counter[Bdf]()  # of whom the kernel will speak, for what we do
         self._wanted = Wake()
         self._task: asyncio.Task[None] | None = None
         self.changed = Wake()
@@ -161,6 +164,9 @@ class InventoryWatch:
         """A record of the kernel's log, of whatever it may be."""
         functions = self._seen.functions.values() if self._seen else ()
         for bdf, finding in overheard(record, functions):
+            if self._expected[bdf] > 0:
+                log.info("kernel message, expected", extra={"gpu": bdf, "what": finding.detail})
+                continue
             log.warning("kernel message", extra={"gpu": bdf, "what": finding.detail})
             if self._records.note(bdf, finding, self._clock.now()):
                 self._wanted.notify()
@@ -255,6 +261,16 @@ class InventoryWatch:
             last, complete=False, problems=(*others, *problems)
         )
         self.changed.notify()
+
+    @contextlib.contextmanager
+    def expecting(self, bdfs: Collection[Bdf]) -> Iterator[None]:
+        """Inside, and a moment after, what the kernel says of these is no news."""
+        self._expected.update(bdfs)
+        try:
+            yield
+        finally:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_HEARD_WITHIN_S, self._expected.subtract, tuple(bdfs))
 
     def was_reset(self, bdf: Bdf) -> None:
         """What a reset mends is mended; nobody is to reset it again for what it was before."""

@@ -17,6 +17,7 @@ from agent.inventory.preparation.records import (
     keep_limits,
     ppcie_in_use,
     prove_owner,
+    set_back,
 )
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.preparation import GpuCondition
@@ -60,6 +61,11 @@ class ConditionBook:
         """Record that work begins; returns those to be reset. Raises GpuOwnedError."""
         now = self._clock.now()
         return await self._store.transact(lambda tx: begin(tx, devices, owner, now))
+
+    async def set_back(self, devices: Collection[Bdf]) -> None:
+        """Nobody works on them any more, and they are dirty."""
+        now = self._clock.now()
+        await self._store.transact(lambda tx: set_back(tx, devices, now))
 
     async def spend(self, bdf: Bdf, times: int = 1) -> None:
         """Before a reset. Raises ResetsSpentError."""

@@ -126,6 +126,10 @@ class DeviceOps:
         """With its whole group. Raises BindingError."""
         await self._binder.to_host(await self._find(bdf))
 
+    async def take_from_driver(self, bdf: Bdf) -> None:
+        """This function alone. Raises BindingError."""
+        await self._binder.without_driver(bdf)
+
     async def restore(
         self,
         devices: Sequence[Bdf],

@@ -25,10 +25,14 @@ from contextlib import AbstractAsyncContextManager
 from agent.errors import AgentError, describe
 from agent.host.clock import Clock
 from agent.host.wake import Wake
+from agent.inventory.port import Chain, UnknownGpuError
 from agent.inventory.preparation.condition_book import ConditionBook
 from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.errors import (
+    GpuLeftAloneError,
+    GpuOwnedError,
     GpuQuarantinedError,
+    RecoveryError,
     ResetsSpentError,
     StuckError,
     UnqualifiedError,
@@ -36,6 +40,7 @@ from agent.inventory.preparation.errors import (
 from agent.inventory.preparation.modes import DeviceModes, ModeTool, ToolReport
 from agent.inventory.preparation.observers import Observers
 from agent.inventory.preparation.records import DevicePlace, recover
+from agent.inventory.preparation.recovery import Recovery
 from agent.inventory.preparation.requalifier import Requalifier
 from agent.inventory.preparation.retries import resets_spent
 from agent.model.gpu import CcMode
@@ -64,10 +69,12 @@ class Preparer:
         released: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
         was_reset: Callable[[Bdf], None] = lambda _: None,
         observers: Observers | None = None,
+        recovery: Recovery | None = None,
     ) -> None:
         """`tool` None: modes are of no concern here (no confidential computing).
 
-        `observers`: services that may be stopped meanwhile; None: none.
+        `observers`: services that may be stopped meanwhile; None: none. `recovery`: takes broken
+        ones off the bus and finds them again; None: nobody does.
         """
         self._store = store
         self._clock = clock
@@ -78,6 +85,7 @@ class Preparer:
         self._book = ConditionBook(store, clock, quarantine=quarantine, kinds_of=self._kinds)
         self._observers = observers or Observers(store)
         self._released = released
+        self._recovery = recovery
         self._was_reset = was_reset
         self._locks: dict[Bdf, asyncio.Lock] = {}
         self.changed = Wake()
@@ -93,6 +101,9 @@ class Preparer:
 
     async def start(self) -> None:
         """What was under way when the agent died is dirty; what it had stopped runs again."""
+        if self._recovery is not None and (unlike := await self._recovery.resume()):
+            with contextlib.suppress(UnknownGpuError):  # nobody can be given what nobody knows
+                await self._quarantine(*unlike)
         now = self._clock.now()
         await self._store.transact(lambda tx: recover(tx, now))
         await self._observers.start_again()
@@ -130,6 +141,40 @@ class Preparer:
                 return
             await self._refuse_suspects(devices)
             await self._work(devices, mode, owner=enclave, board=board)
+
+    async def recover(self, bdf: Bdf, tell: Chain) -> None:
+        """Take a broken device off the bus and find it again, whoever asks for it by hand.
+
+        Whatever has it in quarantine stays. Raises PreparationError: it is in quarantine then, or
+        was not touched. Goes on if the caller is cancelled.
+        """
+        work = asyncio.create_task(self._recover(bdf, tell), name=f"recover:{bdf}")
+        await asyncio.shield(work)
+
+    async def _recover(self, bdf: Bdf, tell: Chain) -> None:
+        place = self._place_of(bdf)
+        if self._recovery is None or place is None:
+            raise RecoveryError(bdf, "is not on the bus any more", "reboot the host")
+        if place.left_alone is not None:
+            raise GpuLeftAloneError(bdf, f"is left alone: {place.left_alone}")
+        async with self._at([bdf]), self._released():
+            plan = await self._recovery.plan(bdf)
+            if await self._book.ppcie_in_use(place.board, None):
+                raise GpuOwnedError(bdf, "an enclave runs on its board in ppcie; stop it first")
+            await self._book.prove_owner([bdf], None)
+            async with self._unheld([bdf]):
+                await self._book.begin([bdf], None)
+                try:
+                    for function in plan.functions:
+                        await self._device_ops.take_from_driver(function)
+                    if faults := await self._recovery.carry_out(plan, tell):
+                        raise RecoveryError(bdf, "; ".join(faults))
+                except AgentError as error:
+                    await self._book.fail([bdf], error)
+                    raise
+                await self._book.set_back([bdf])
+        self._was_reset(bdf)
+        self.changed.notify()
 
     async def set_aside(self, devices: Sequence[Bdf], reason: str) -> None:
         """Quarantine these, once: something that cannot be ended may still reach them."""

@@ -208,6 +208,17 @@ def forgive(tx: Transaction, bdf: Bdf) -> bool:
     return True
 
 
+def set_back(tx: Transaction, devices: Collection[Bdf], now: Instant) -> None:
+    """What was to be done with them is done, and they are to be requalified."""
+    known = rows_of(tx)
+    for bdf in devices:
+        before = known[bdf]
+        after = msgspec.structs.replace(
+            before, clean=False, busy=False, fault=None, mend=None, failures=0, since=now
+        )
+        _put(tx, before, after, None, "found again")
+
+
 def mark_used(tx: Transaction, devices: Collection[Bdf], enclave: EnclaveId, now: Instant) -> None:
     """An enclave has run on them: they are to be requalified before anybody else does."""
     known = rows_of(tx)

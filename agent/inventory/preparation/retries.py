@@ -19,6 +19,7 @@ from agent.inventory.preparation.errors import (
     ModeNotAppliedError,
     ModeUnsupportedError,
     PreparationError,
+    RecoveryError,
     StuckError,
     UnqualifiedError,
 )
@@ -63,7 +64,7 @@ def resets_spent(row: GpuCondition, now: Instant) -> str | None:
 
 def after_failure(row: GpuCondition, error: AgentError, kinds: Sequence[str]) -> Ending:
     """What `error` makes of the row of the device that it is about. `kinds`: its kinds of mode."""
-    if isinstance(error, UnqualifiedError | StuckError):
+    if isinstance(error, UnqualifiedError | StuckError | RecoveryError):
         return Ending(row, describe(error))
     if isinstance(error, ModeNotAppliedError):
         row = msgspec.structs.replace(row, mode_failures=row.mode_failures + 1)

@@ -10,6 +10,7 @@ import msgspec
 
 from agent.capacity.boards import as_recorded
 from agent.capacity.supply import HostSupply
+from agent.inventory.port import Chain, UnknownGpuError
 from agent.inventory.preparation.records import owners
 from agent.model.gpu import CcMode, CcModes, GpuUpkeep, GpuUse
 from agent.model.ids import Bdf, EnclaveId
@@ -42,6 +43,10 @@ class Preparation(Protocol):
         """Have these clean, in that mode and with vfio; finds it done, or does it. AgentError."""
         ...
 
+    async def recover(self, bdf: Bdf, tell: Chain) -> None:
+        """Take a broken one off the bus and find it again, by hand. Raises AgentError."""
+        ...
+
     async def set_aside(self, devices: Sequence[Bdf], reason: str) -> None:
         """Quarantine these: something that cannot be ended may still reach them."""
         ...
@@ -70,6 +75,11 @@ class NoPreparation:
         """Nothing was ever admitted that has any."""
         del mode
         assert not devices, f"enclave {enclave} has GPUs, which nobody prepares here"
+
+    async def recover(self, bdf: Bdf, tell: Chain) -> None:
+        """There is none."""
+        del tell
+        raise UnknownGpuError(bdf)
 
     async def set_aside(self, devices: Sequence[Bdf], reason: str) -> None:
         """As `make_ready`."""
