@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.cli.doctor_gpu_use import use_lines
 from agent.cli.doctor_line import Line
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ _ITS_OWN = frozenset({"audio", "bridge"})  # what may share a GPU's IOMMU group
 _MANY_PAGES_MIB = 1024
 
 
-def gpu_lines(config: Config, dev_root: Path = Path("/dev")) -> list[Line]:
+def gpu_lines(
+    config: Config, dev_root: Path = Path("/dev"), proc_root: Path = Path("/proc")
+) -> list[Line]:
     """All of them. Raises nothing for what is wrong with the host."""
     from agent.inventory.host import InventoryError
     from agent.inventory.pci import PciReader
@@ -59,6 +62,7 @@ def gpu_lines(config: Config, dev_root: Path = Path("/dev")) -> list[Line]:
         _aer(gpus),
         *_numa(gpus, platform),
         *_health(functions, nvml),
+        *use_lines(config, gpus, nvml, proc_root),
         *lines,
     ]
 

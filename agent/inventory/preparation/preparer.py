@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -26,6 +25,7 @@ from agent.errors import AgentError, describe
 from agent.host.clock import Clock
 from agent.host.wake import Wake
 from agent.inventory.port import Chain, UnknownGpuError
+from agent.inventory.preparation.board_modes import BoardModes
 from agent.inventory.preparation.condition_book import ConditionBook
 from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.errors import (
@@ -37,12 +37,14 @@ from agent.inventory.preparation.errors import (
     StuckError,
     UnqualifiedError,
 )
-from agent.inventory.preparation.modes import DeviceModes, ModeTool, ToolReport
+from agent.inventory.preparation.known_devices import recover
+from agent.inventory.preparation.modes import ModeTool
 from agent.inventory.preparation.observers import Observers
-from agent.inventory.preparation.records import DevicePlace, recover
+from agent.inventory.preparation.records import DevicePlace, mode_kinds
 from agent.inventory.preparation.recovery import Recovery
 from agent.inventory.preparation.requalifier import Requalifier
 from agent.inventory.preparation.retries import resets_spent
+from agent.inventory.preparation.turns import Turns
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
 from agent.store.port import Store
@@ -79,15 +81,23 @@ class Preparer:
         self._store = store
         self._clock = clock
         self._device_ops = device_ops
-        self._modes = None if tool is None else DeviceModes(tool, self._kinds)
         self._place_of = place_of
         self._quarantine = quarantine
-        self._book = ConditionBook(store, clock, quarantine=quarantine, kinds_of=self._kinds)
+        self._book = ConditionBook(
+            store, clock, quarantine=quarantine, kinds_of=lambda bdf: mode_kinds(place_of(bdf))
+        )
         self._observers = observers or Observers(store)
+        self._turns = Turns(device_ops, self._observers)
+        self._modes = BoardModes(
+            tool,
+            book=self._book,
+            device_ops=device_ops,
+            turns=self._turns,
+            place_of=place_of,
+        )
         self._released = released
         self._recovery = recovery
         self._was_reset = was_reset
-        self._locks: dict[Bdf, asyncio.Lock] = {}
         self.changed = Wake()
         self._requalifier = Requalifier(
             store,
@@ -135,8 +145,8 @@ class Preparer:
         Finds it done, or does it. Raises PreparationError, and then none of them is free to
         others: they are dirty, and the enclave's for as long as it holds them.
         """
-        board = self._board_to_switch(devices, mode)
-        async with self._at(devices):
+        board = self._modes.to_switch(devices, mode)
+        async with self._turns.at(devices):
             if await self._is_ready(devices, mode):
                 return
             await self._refuse_suspects(devices)
@@ -157,12 +167,12 @@ class Preparer:
             raise RecoveryError(bdf, "is not on the bus any more", "reboot the host")
         if place.left_alone is not None:
             raise GpuLeftAloneError(bdf, f"is left alone: {place.left_alone}")
-        async with self._at([bdf]), self._released():
+        async with self._turns.at([bdf]), self._released():
             plan = await self._recovery.plan(bdf)
             if await self._book.ppcie_in_use(place.board, None):
                 raise GpuOwnedError(bdf, "an enclave runs on its board in ppcie; stop it first")
             await self._book.prove_owner([bdf], None)
-            async with self._unheld([bdf]):
+            async with self._turns.unheld([bdf]):
                 await self._book.begin([bdf], None)
                 try:
                     for function in plan.functions:
@@ -184,7 +194,7 @@ class Preparer:
 
     async def requalify(self, bdf: Bdf) -> None:
         """Make a device that nobody owns free again. Raises PreparationError."""
-        async with self._at([bdf]):
+        async with self._turns.at([bdf]):
             row = (await self._book.rows([bdf])).get(bdf)
             if row is not None and not row.clean:  # nobody did it while this waited
                 await self._refuse_suspects([bdf])
@@ -202,35 +212,17 @@ class Preparer:
         if self._is_suspect(bdf):
             raise GpuQuarantinedError(bdf, "is in quarantine; release it once it is mended")
 
-    @contextlib.asynccontextmanager
-    async def _at(self, devices: Collection[Bdf]) -> AsyncIterator[None]:
-        """One worker a group; several are taken in one order, so that none wait in a ring."""
-        mates = {mate for bdf in devices for mate in await self._device_ops.mates(bdf)}
-        async with contextlib.AsyncExitStack() as stack:
-            for bdf in sorted(mates):
-                await stack.enter_async_context(self._locks.setdefault(bdf, asyncio.Lock()))
-            yield
-
     async def _is_ready(self, devices: Collection[Bdf], mode: CcMode | None) -> bool:
         rows = await self._book.rows(devices)
         done = [rows[bdf].clean for bdf in devices if bdf in rows]
-        right = (
-            self._modes is None
-            or mode is None
-            or all(bdf in rows and rows[bdf].mode is self._modes.own(bdf, mode) for bdf in devices)
+        right = all(
+            bdf in rows and self._modes.is_in(bdf, rows[bdf].mode, mode) for bdf in devices
         )
         if len(done) < len(devices) or not all(done) or not right:
             return False
         if any(self._asks_for_reset(bdf) for bdf in devices):
             return False
         return all([await self._device_ops.is_with_vfio(bdf) for bdf in devices])
-
-    def _board_to_switch(self, devices: Sequence[Bdf], mode: CcMode | None) -> tuple[Bdf, ...]:
-        """Whatever is brought to another mode together with these."""
-        if self._modes is None or mode is None:
-            return ()
-        boards = [place.board for bdf in devices if (place := self._place_of(bdf))]
-        return tuple(sorted({bdf for board in boards for bdf in board} | set(devices)))
 
     async def _work(
         self,
@@ -240,13 +232,12 @@ class Preparer:
         owner: EnclaveId | None,
         board: Sequence[Bdf],
     ) -> None:
-        if self._modes is not None:
-            self._modes.prove_there(devices[0])
+        self._modes.prove_there(devices[0])
         async with self._released():
             if owner is not None:
-                await self._do(devices, mode, owner, board, self._unheld(devices))
+                await self._do(devices, mode, owner, board, self._turns.unheld(devices))
             else:  # what is only waited for is no news, and leaves no trace
-                async with self._unheld(devices):
+                async with self._turns.unheld(devices):
                     await self._do(devices, mode, owner, board, contextlib.nullcontext())
         self.changed.notify()
 
@@ -263,21 +254,12 @@ class Preparer:
         try:
             async with unheld:
                 await self._restore(devices, dirty, owner)
-                reports = await self._settle_modes(devices, mode, board)
+                reports = await self._modes.settle(devices, mode, board)
         except AgentError as error:
             await self._book.fail(devices, error)
             self.changed.notify()
             raise
         await self._book.finish(reports)
-
-    @contextlib.asynccontextmanager
-    async def _unheld(self, devices: Sequence[Bdf]) -> AsyncIterator[None]:
-        """Inside, nobody uses these; who only observes them is stopped for it, if it may be."""
-        holders = await self._device_ops.prove_unheld(devices, self._observers.may_stop)
-        async with self._observers.stopped(holders):
-            if holders:
-                await self._device_ops.prove_unheld(devices)
-            yield
 
     async def _restore(
         self, devices: Sequence[Bdf], dirty: Collection[Bdf], owner: EnclaveId | None
@@ -298,52 +280,6 @@ class Preparer:
         if errors:
             raise errors[0]
 
-    async def _settle_modes(
-        self,
-        devices: Sequence[Bdf],
-        mode: CcMode | None,
-        board: Sequence[Bdf],
-    ) -> dict[Bdf, ToolReport | None]:
-        """The mode of each, in force and pending; set for the whole board if one is another."""
-        if self._modes is None:
-            return dict.fromkeys(devices)
-        found: dict[Bdf, ToolReport | None] = {}
-        wrong = False
-        for bdf in devices:
-            found[bdf] = report = await self._modes.report(bdf)
-            wrong |= mode is not None and report.settled is not self._modes.own(bdf, mode)
-        if mode is None or not wrong:
-            return found
-        others = [bdf for bdf in board if bdf not in devices and not self._is_suspect(bdf)]
-        # Before the locks: of two that each want the other's device, both are turned away here.
-        await self._book.prove_owner(others, None)
-        async with self._at(others), self._unheld([*devices, *others]):
-            await self._switch(self._modes, devices, others, mode)
-        return {bdf: await self._modes.proven(bdf, mode) for bdf in devices}
-
-    async def _switch(
-        self, modes: DeviceModes, devices: Sequence[Bdf], others: Sequence[Bdf], mode: CcMode
-    ) -> None:
-        """Every device of the board, one after another; the others are free again after it."""
-        await self._book.begin(others, None)
-        try:
-            for bdf in others:
-                await self._device_ops.give_to_vfio(bdf)
-            # The enclave's own come last: if this is interrupted, their mode shows that the
-            # board is not done, and all of it is done again.
-            for bdf in (*others, *devices):
-                await self._book.spend(bdf, modes.resets(bdf))
-                await modes.bring_to(bdf, mode)
-                await self._device_ops.prove_sound(bdf)
-            found: dict[Bdf, ToolReport | None] = {
-                bdf: await modes.proven(bdf, mode) for bdf in others
-            }
-        except AgentError as error:
-            await self._book.fail(others, error)
-            self.changed.notify()
-            raise
-        await self._book.finish(found)
-
     def _is_suspect(self, bdf: Bdf) -> bool:
         place = self._place_of(bdf)
         return place is not None and place.quarantined
@@ -351,7 +287,3 @@ class Preparer:
     def _asks_for_reset(self, bdf: Bdf) -> bool:
         place = self._place_of(bdf)
         return place is not None and place.asks_for_reset
-
-    def _kinds(self, bdf: Bdf) -> tuple[str, ...]:
-        place = self._place_of(bdf)
-        return place.mode_kinds if place else ("cc",)

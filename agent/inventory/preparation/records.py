@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from agent.errors import AgentError, describe
-from agent.inventory.preparation.cards import addresses, asked_for
+from agent.inventory.preparation.cards import asked_for
 from agent.inventory.preparation.errors import (
     GpuOwnedError,
     PreparationError,
@@ -44,6 +44,11 @@ class DevicePlace(NamedTuple):
     viable: bool = True
     asks_for_reset: bool = False
     left_alone: str | None = None
+
+
+def mode_kinds(place: DevicePlace | None) -> tuple[str, ...]:
+    """The kinds of mode of what sits there."""
+    return place.mode_kinds if place else ("cc",)
 
 
 def rows_of(tx: Reader) -> dict[Bdf, GpuCondition]:
@@ -97,7 +102,7 @@ def begin(
     for bdf in devices:
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
         after = msgspec.structs.replace(asked_for(tx, before), clean=False, busy=True, since=now)
-        _put(tx, before, after, owner)
+        put(tx, before, after, owner)
     return frozenset(dirty)
 
 
@@ -124,7 +129,7 @@ def finish(
             mode_failures=before.mode_failures if mode is None else 0,
             since=now,
         )
-        _put(tx, before, after, None)
+        put(tx, before, after, None)
 
 
 def keep_limits(
@@ -171,7 +176,7 @@ def give_up(
         if bdf == culprit:
             after, why = after_failure(after, error, kinds_of(bdf))
             condemned |= {bdf: why} if why else {}
-        _put(tx, before, after, None, fault)
+        put(tx, before, after, None, fault)
     return condemned
 
 
@@ -216,7 +221,7 @@ def set_back(tx: Transaction, devices: Collection[Bdf], now: Instant) -> None:
         after = msgspec.structs.replace(
             before, clean=False, busy=False, fault=None, mend=None, failures=0, since=now
         )
-        _put(tx, before, after, None, "found again")
+        put(tx, before, after, None, "found again")
 
 
 def mark_used(tx: Transaction, devices: Collection[Bdf], enclave: EnclaveId, now: Instant) -> None:
@@ -226,7 +231,7 @@ def mark_used(tx: Transaction, devices: Collection[Bdf], enclave: EnclaveId, now
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
         if before.clean:
             after = msgspec.structs.replace(asked_for(tx, before), clean=False, since=now)
-            _put(tx, before, after, enclave)
+            put(tx, before, after, enclave)
 
 
 def count_launch(tx: Transaction, devices: Collection[Bdf], *, failed: bool) -> None:
@@ -238,53 +243,13 @@ def count_launch(tx: Transaction, devices: Collection[Bdf], *, failed: bool) -> 
             tx.put_gpu_condition(msgspec.structs.replace(known[bdf], failed_launches=count))
 
 
-def recover(tx: Transaction, now: Instant) -> None:
-    """After a start of the agent: nobody is at work on anything.
-
-    After a reboot a BDF may be another device, so that of all only that they were used is kept,
-    where each is now; if anything was unclean, everything that was known is dirty.
-    """
-    rows = tx.gpu_conditions()
-    if any(now.since(row.since) is None for row in rows):
-        clean, moved = all(row.clean for row in rows), addresses(tx)
-        for row in rows:
-            tx.delete_gpu_condition(row.bdf)
-        for row in rows:
-            bdf = moved.get(row.card or "", row.bdf)
-            after = GpuCondition(bdf=bdf, clean=clean, used=row.used, card=row.card, since=now)
-            tx.put_gpu_condition(after)
-        return
-    for row in rows:
-        if row.busy:
-            after = msgspec.structs.replace(row, busy=False, since=now)
-            _put(tx, row, after, None, "the agent ended in the middle")
-
-
-def to_learn(tx: Reader, places: Mapping[Bdf, DevicePlace]) -> list[Bdf]:
-    """Those whose mode is not known and that were asked for: themselves, or a board of theirs.
-
-    The mode is the board's: who asks for one GPU of it asks for the mode of all. One that says
-    what is no mode in force and pending has been asked already: the next change of mode mends it.
-    """
-    known, owned = rows_of(tx), owners(tx)
-    asked = {bdf for bdf, row in known.items() if row.used} | set(owned)
-    found = []
-    for bdf, place in places.items():
-        row = known.get(bdf)
-        learned = row is not None and (row.mode or row.mode_told or not row.clean)
-        wanted = bdf in asked or not asked.isdisjoint(place.board)
-        if wanted and not learned and bdf not in owned:
-            found.append(bdf)
-    return sorted(found)
-
-
 def distrust(tx: Transaction, devices: Collection[Bdf], now: Instant, why: str) -> None:
     """Have these requalified before anybody is given them. `why`: for the event."""
     known = rows_of(tx)
     for bdf in devices:
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
         after = msgspec.structs.replace(before, clean=False, since=now)
-        _put(tx, before, after, None, why)
+        put(tx, before, after, None, why)
 
 
 def word(row: GpuCondition) -> str:
@@ -294,7 +259,7 @@ def word(row: GpuCondition) -> str:
     return "clean" if row.clean else "dirty"
 
 
-def _put(
+def put(
     tx: Transaction,
     before: GpuCondition,
     after: GpuCondition,

@@ -16,12 +16,12 @@ import msgspec
 from agent.errors import AgentError, describe
 from agent.host.clock import Clock
 from agent.host.wake import Wake
+from agent.inventory.preparation.known_devices import to_learn
 from agent.inventory.preparation.records import (
     DevicePlace,
     distrust,
     note_fault,
     rows_of,
-    to_learn,
     unowned,
     unowned_dirty,
 )
