@@ -58,7 +58,11 @@ def _holders(config: Config, gpu: PciFunction, proc_root: Path) -> Iterator[Line
     from agent.model.pci_drivers import is_kept_for_guests
 
     one = None if is_kept_for_guests(gpu.driver) else look(config.host.sysfs_root, gpu.bdf)
-    holders = find_holders([one], proc_root) if one else ()
+    holders = [
+        holder
+        for holder in (find_holders([one], proc_root) if one else ())
+        if not _is_our_nvml(proc_root, holder.pid)
+    ]
     if not holders:
         return
     lasting = [holder for holder in holders if holder.unit not in config.gpus.stop_units]
@@ -68,3 +72,10 @@ def _holders(config: Config, gpu: PciFunction, proc_root: Path) -> Iterator[Line
         yield Line(f"gpu {gpu.bdf} use", "warn", detail, mend)
     else:
         yield Line(f"gpu {gpu.bdf} use", "ok", f"{detail}: stopped while it is prepared")
+
+
+def _is_our_nvml(proc_root: Path, pid: int) -> bool:
+    """Whether it is the agent's own look at GPUs, which goes away for a preparation."""
+    from agent.inventory.sysfs import read_bytes
+
+    return b"agent.inventory.nvml.child" in (read_bytes(proc_root / str(pid) / "cmdline") or b"")

@@ -216,5 +216,8 @@ def test_who_holds_a_gpu_is_told_with_what_ends_it(patient: Patient) -> None:
     assert line.state == "warn"
     assert "nvidia-persistenced.service" in line.detail
     assert "systemctl stop nvidia-persistenced.service" in line.mend
+    (process / "cmdline").write_bytes(b"python3\0-m\0agent.inventory.nvml.child\0lib\0")
+    assert f"gpu {BDF} use" not in patient.lines()  # the agent's own look goes away by itself
+    (process / "cmdline").write_bytes(b"nvidia-persistenced\0")
     patient.gpus = GpusConfig(stop_units=("nvidia-persistenced.service",))
     assert patient.lines()[f"gpu {BDF} use"].state == "ok"

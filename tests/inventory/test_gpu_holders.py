@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -318,3 +319,22 @@ async def test_what_was_stopped_is_started_after_a_crash(host: GpuHost, systemd:
     host.kernel.before = lambda: None
     await host.preparer(observers=observers(host, systemd)).start()  # no longer configured
     assert systemd.log == [f"stop {PERSISTENCED}", f"start {PERSISTENCED}"]
+
+
+async def test_a_plan_is_refused_for_a_held_gpu_and_our_own_look_at_it_is_none(
+    host: GpuHost,
+) -> None:
+    host.hold(60, "python3", ["/dev/nvidia2"])  # the agent's own, which is sent away
+
+    @contextlib.asynccontextmanager
+    async def released() -> AsyncIterator[None]:
+        (host.proc / "60").rename(host.proc / "gone-60")
+        yield
+        (host.proc / "gone-60").rename(host.proc / "60")
+
+    shop = host.preparer(released=released)
+    await shop.examine([CARD])
+    host.hold(61, "python3", ["/dev/nvidia2"])
+    with pytest.raises(GpuHeldError, match="pid 61"):
+        await shop.examine([CARD])
+    assert host.kernel.log == []

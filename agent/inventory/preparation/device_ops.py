@@ -103,13 +103,6 @@ class DeviceOps:
                 raise GpuHeldError(functions[0].bdf, hindering)
             await asyncio.sleep(self._look_every_s)
 
-    async def prove_free_to_take(
-        self, bdf: Bdf, may_hold: Callable[[Holder], bool] = lambda _: False
-    ) -> None:
-        """That it could be taken now, if no guest has it: of what vfio has, one may."""
-        if not await self.is_with_vfio(bdf):
-            await self.prove_unheld([bdf], may_hold)
-
     async def prove_usable(self, bdf: Bdf) -> None:
         """That it is there, answers, and has an IOMMU group. Safe while a guest has it."""
         one = await self._find(bdf)

@@ -135,7 +135,11 @@ class Preparer:
             if bdf in rows and (why := resets_spent(rows[bdf], now)):
                 raise ResetsSpentError(bdf, why)
             await self._device_ops.prove_usable(bdf)
-            await self._device_ops.prove_free_to_take(bdf, self._observers.may_stop)
+        # Of what vfio has, an enclave may be the user: that one is to be stopped first.
+        hosts = [bdf for bdf in devices if not await self._device_ops.is_with_vfio(bdf)]
+        if hosts:
+            async with self._released():
+                await self._device_ops.prove_unheld(hosts, self._observers.may_stop)
 
     async def make_ready(
         self, enclave: EnclaveId, devices: Sequence[Bdf], mode: CcMode | None
