@@ -12,7 +12,8 @@ from agent.model.ids import Bdf
 class GpuCondition(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """How far a device is from being handed out. One without a record was never had by anybody.
+    """How far a device is from being handed out. One without a record, and one that is clean and
+    not `used`, was never had by anybody.
 
     `clean`: reset and requalified since its last enclave. `busy`: being prepared now; after a
     crash that is an intent of which nobody knows how far it came. `mode`: in force and pending, as

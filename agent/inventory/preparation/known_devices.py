@@ -26,6 +26,8 @@ def recover(tx: Transaction, now: Instant) -> None:
         for row in rows:
             tx.delete_gpu_condition(row.bdf)
         for row in rows:
+            if row.clean and not row.used:
+                continue  # it was only seen; what is at its address now is seen anew
             bdf = moved.get(row.card or "", row.bdf)
             after = GpuCondition(bdf=bdf, clean=clean, used=row.used, card=row.card, since=now)
             tx.put_gpu_condition(after)
@@ -34,6 +36,12 @@ def recover(tx: Transaction, now: Instant) -> None:
         if row.busy:
             after = msgspec.structs.replace(row, busy=False, since=now)
             put(tx, row, after, None, "the agent ended in the middle")
+
+
+def note_seen(tx: Transaction, places: Mapping[Bdf, DevicePlace], now: Instant) -> None:
+    """Have a row of each that is there: seen, and not touched."""
+    for bdf in places.keys() - rows_of(tx).keys():
+        tx.put_gpu_condition(GpuCondition(bdf=bdf, clean=True, since=now))
 
 
 def to_learn(tx: Reader, places: Mapping[Bdf, DevicePlace]) -> list[Bdf]:

@@ -94,11 +94,12 @@ def begin(
 ) -> frozenset[Bdf]:
     """Record that work begins; returns those that are to be reset. Raises GpuOwnedError.
 
-    They are the dirty ones, and those that nobody had yet: whose they were before is not known.
+    They are the dirty ones, and those that nobody asked for yet: whose they were is not known.
     """
     prove_owner(tx, devices, owner)
     known = rows_of(tx)
-    dirty = {bdf for bdf in devices if bdf not in known or not known[bdf].clean}
+    ready = {bdf for bdf, row in known.items() if row.clean and row.used}
+    dirty = set(devices) - ready
     for bdf in devices:
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
         after = msgspec.structs.replace(asked_for(tx, before), clean=False, busy=True, since=now)

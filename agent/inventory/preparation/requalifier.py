@@ -16,7 +16,7 @@ import msgspec
 from agent.errors import AgentError, describe
 from agent.host.clock import Clock
 from agent.host.wake import Wake
-from agent.inventory.preparation.known_devices import to_learn
+from agent.inventory.preparation.known_devices import note_seen, to_learn
 from agent.inventory.preparation.records import (
     DevicePlace,
     distrust,
@@ -112,6 +112,8 @@ class Requalifier:
             if self._may_be_cleaned(bdf) and (place := self._place_of(bdf))
         }
         now = self._clock.now()
+        if await self._store.read(lambda tx: not places.keys() <= rows_of(tx).keys()):
+            await self._store.transact(lambda tx: note_seen(tx, places, now))
         if await self._store.read(lambda tx: to_learn(tx, places)):
             why = "its mode is not known"
             await self._store.transact(lambda tx: distrust(tx, to_learn(tx, places), now, why))
