@@ -123,6 +123,17 @@ class HostConfig(_Section, frozen=True, kw_only=True):
     vcpus: int | None = None  # what to offer, if not the processors counted (overcommitment)
 
 
+class GpusConfig(_Section, frozen=True, kw_only=True):
+    """Which GPUs are ours to take, each by UUID, PCI address, slot or model: `include`, None for
+    all, without `exclude`. `stop_units`: services that only observe GPUs; the agent stops them
+    for a preparation that they hinder, and starts them again.
+    """
+
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    stop_units: tuple[str, ...] = ()
+
+
 class InventoryConfig(_Section, frozen=True, kw_only=True):
     interval_s: float = 5
 
@@ -298,6 +309,7 @@ class Config(_Section, frozen=True, kw_only=True):
     qemu: QemuConfig = QemuConfig()
     releases: ReleasesConfig = ReleasesConfig()
     host: HostConfig = HostConfig()
+    gpus: GpusConfig = GpusConfig()
     inventory: InventoryConfig = InventoryConfig()
     reserve: ReserveConfig = ReserveConfig()
     store: StoreConfig = StoreConfig()

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from agent.config import TdxPlatform
 from agent.model.egress import parse_allowed
+from agent.model.gpu_selection import GPU_ADDRESS
 from agent.model.resources import Listen
 from agent.model.tcb_status import TcbStatus
 from agent.wire.text import DOMAIN_PATTERN
@@ -90,6 +91,16 @@ def _group_sizes(value: str | tuple[int, ...]) -> str | None:
         return None if value == "auto" else "must be auto or a list of numbers"
     if not value or len(set(value)) != len(value) or not all(1 <= n <= 16 for n in value):
         return "must be auto or a list of different numbers, 1 to 16"
+    return None
+
+
+def _gpu_word(value: str) -> str | None:
+    """What no GPU could ever be called."""
+    if not re.fullmatch(r"[!-~]([ -~]{0,126}[!-~])?", value):
+        return "must be a UUID, a PCI address, slot:NAME or model:NAME"
+    digits = re.fullmatch(r"[0-9A-Fa-f:.]+", value)
+    if digits and ":" in value and not re.fullmatch(GPU_ADDRESS, value, re.IGNORECASE):
+        return "must be a whole PCI address, as 0000:18:00.0"
     return None
 
 
@@ -249,6 +260,11 @@ CHECKS: dict[str, Check] = {
     "host.gpu_tools": _PROGRAM,
     "host.gpu_group_sizes": _group_sizes,
     "host.vcpus": _optional(_between(1, 65536)),
+    "gpus.include": _optional(_each(_gpu_word)),
+    "gpus.exclude": _each(_gpu_word),
+    "gpus.stop_units": _each(
+        _matching(r"[A-Za-z0-9:_.\\@-]{1,240}\.service", "a unit of systemd's, as NAME.service")
+    ),
     "inventory.interval_s": _SECONDS,
     "reserve.memory_mib": _between(0, 1 << 30),
     "reserve.vcpus": _between(0, 65536),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Iterator
 
 import msgspec
 
@@ -35,6 +35,10 @@ class FakeGpus:
 
     @contextlib.asynccontextmanager
     async def released(self) -> AsyncIterator[None]:
+        yield
+
+    @contextlib.contextmanager
+    def expecting(self, bdfs: Collection[Bdf]) -> Iterator[None]:
         yield
 
     def was_reset(self, bdf: Bdf) -> None:

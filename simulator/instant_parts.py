@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.inventory.port import Chain
 from agent.inventory.preparation.records import begin, finish, unowned_dirty
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
@@ -103,5 +104,7 @@ class InstantPreparer:
             finish(tx, devices, dict.fromkeys(devices, mode), self._clock.now())
 
         await self._store.transact(work)
+
+    async def recover(self, bdf: Bdf, tell: Chain) -> None: ...
 
     async def set_aside(self, devices: Sequence[Bdf], reason: str) -> None: ...

@@ -30,6 +30,10 @@ class PciKernel:
     """`dead`: devices that never come back from a reset. `reset_s`: how long a reset takes.
 
     `modes`: what the GPU tool would say of each device, active and pending, `cc` and `ppcie`.
+    `lacking`: kinds of mode that a device or its firmware does not know. `stubborn`: devices whose
+    resets apply no mode. `sick`: devices that come back only from that: `bus` (a reset of their
+    bus) or `rescan`. `gone`: devices that no rescan finds. `unknown_to_tool`: devices that the
+    tool refuses to work on.
     """
 
     tree: SysfsTree
@@ -37,6 +41,12 @@ class PciKernel:
     dead: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)  # vfio-pci does not take these
     modes: dict[str, dict[str, str]] = field(default_factory=dict)
+    lacking: dict[str, set[str]] = field(default_factory=dict)
+    stubborn: set[str] = field(default_factory=set)
+    unknown_to_tool: set[str] = field(default_factory=set)
+    sick: dict[str, str] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    found: Callable[[str], None] = lambda _: None  # told after a device was found again
     log: list[str] = field(default_factory=list)
     before: Callable[[], None] = lambda: None  # told before each write or call
     moved: Callable[[str], None] = lambda _: None  # told after a device got or lost a driver
@@ -45,6 +55,7 @@ class PciKernel:
     most_writing: int = 0
     at_work: set[str] = field(default_factory=set)  # devices that the tool is working on
     most_at_work: int = 0
+    _off: dict[str, tuple[Path, Path]] = field(default_factory=dict)  # port, what is kept
     _resets: dict[str, threading.Lock] = field(default_factory=dict)
 
     async def run(
@@ -84,7 +95,15 @@ class PciKernel:
             return True
         if name == "reset":
             self.log.append(f"reset {folder.name}")
-            self._reset(folder)
+            first = (folder / "reset_method").read_text().split()[:1]
+            self._reset(folder, by_bus=first == ["bus"])
+            return True
+        if name in ("reset_subordinate", "remove", "rescan"):
+            self.log.append(f"{name} {folder.name}")
+            return self._on_bus(name, folder)
+        if name in ("reset_method", "drivers_autoprobe"):
+            self.log.append(f"{name} {text}")
+            path.write_text(f"{text}\n")
             return True
         self.log.append(f"{name} {text} {folder.name if name != 'drivers_probe' else ''}".strip())
         return self._drive(name, folder.name, text)
@@ -110,8 +129,49 @@ class PciKernel:
         told = int((self.tree.devices / bdf / "class").read_text(), 16)
         return "nvidia-nvswitch" if told == SWITCH else "nvidia"
 
-    def _reset(self, folder: Path) -> None:
+    def _on_bus(self, what: str, folder: Path) -> bool:
+        """What is done to a port, or through it."""
+        if what == "reset_subordinate":
+            for below in sorted(folder.resolve().glob("*:*:*.*")):
+                self._reset(self.tree.devices / below.name, by_bus=True)
+        elif what == "remove":
+            kept = self.tree.root.parent / f"off-the-bus-{folder.name}"
+            self._off[folder.name] = folder.resolve().parent, kept
+            self.tree.take_off(folder.name, kept)
+            self.moved(folder.name)
+        else:
+            self._rescan(folder)
+        return True
+
+    def _rescan(self, port: Path) -> None:
+        """Finds what is behind the port, and gives it away if drivers are probed."""
+        probes = (self.tree.root / "bus/pci/drivers_autoprobe").read_text().strip() == "1"
+        for bdf, (above, kept) in list(self._off.items()):
+            if above != port.resolve() or bdf in self.gone:
+                continue
+            del self._off[bdf]
+            self.tree.put_back(bdf, above, kept)
+            if self.sick.get(bdf) == "rescan":
+                del self.sick[bdf]
+                self._answer(self.tree.devices / bdf)
+            self.found(bdf)
+            if probes:
+                self.tree.bind(bdf, self._usual(bdf))
+                self.moved(bdf)
+
+    def _answer(self, folder: Path) -> None:
+        """Its configuration space, as its cached registers have it."""
+        ids = [int((folder / name).read_text(), 16) for name in ("vendor", "device")]
+        head = b"".join(one.to_bytes(2, "little") for one in ids)
+        (folder / "config").write_bytes(head + bytes(60))
+
+    def _reset(self, folder: Path, *, by_bus: bool = False) -> None:
         with self._resets.setdefault(folder.name, threading.Lock()):  # as the kernel's of a device
+            if folder.name in self.sick and not (by_bus and self.sick[folder.name] == "bus"):
+                (folder / "config").write_bytes(_ONES)
+                return
+            if self.sick.pop(folder.name, None):
+                self._answer(folder)
             self._reset_alone(folder)
 
     def _reset_alone(self, folder: Path) -> None:
@@ -122,7 +182,7 @@ class PciKernel:
         if folder.name not in self.dead:
             (folder / "config").write_bytes(config)
         told = self.modes.get(folder.name)
-        if told:
+        if told and folder.name not in self.stubborn:
             told |= {"cc": told["cc_next"], "ppcie": told["ppcie_next"]}
 
     def in_mode(self, bdf: str, cc: str = "off", ppcie: str = "off", **later: str) -> None:
@@ -134,19 +194,37 @@ class PciKernel:
         self.at_work.add(bdf)
         self.most_at_work = max(self.most_at_work, len(self.at_work))
         await asyncio.sleep(0)
-        text = self.tool(bdf, options)
+        status, text = self.tool(bdf, options)
         self.at_work.discard(bdf)
-        return CompletedCommand(0, text.encode(), b"")
+        return CompletedCommand(status, text.encode(), b"")
 
-    def tool(self, bdf: str, options: list[str]) -> str:
-        """What nvidia_gpu_tools.py does and prints."""
+    def tool(self, bdf: str, options: list[str]) -> tuple[int, str]:
+        """What nvidia_gpu_tools.py does, and its exit status with what it prints: cli/per_gpu.py
+        and cli/per_gpu_nvswitch.py of NVIDIA's gpu-admin-tools.
+        """
         self.log.append(f"tool {bdf} {' '.join(options)}")
+        if bdf in self.unknown_to_tool:
+            return 1, f"ERROR    GPU {bdf} is not known to this version\n"
+        for kind, name in (("cc", "CC"), ("ppcie", "PPCIe")):
+            if kind not in self.lacking.get(bdf, ()):
+                continue
+            if f"--set-{kind}-mode" in options and kind == "ppcie":
+                fault = f"GPU {bdf} does not support PPCIe on current FW. A FW update is required."
+                return 1, f"ERROR    {fault}\n"
+            if f"--set-{kind}-mode" in options:
+                return 1, f"ERROR    Configuring {name} not supported on GPU {bdf}\n"
+            if f"--query-{kind}-mode" in options:
+                return 1, f"ERROR    Querying {name} mode is not supported on GPU {bdf}\n"
         told, lines = self.modes[bdf], ["NVIDIA GPU Tools version v2025.03.26o"]
         for kind, name in (("cc", "CC"), ("ppcie", "PPCIe")):
             if f"--set-{kind}-mode" in options:
                 told[f"{kind}_next"] = options[options.index(f"--set-{kind}-mode") + 1]
             if f"--reset-after-{kind}-mode-switch" in options:
                 self._reset(self.tree.devices / bdf)
+                if told[kind] != told[f"{kind}_next"]:
+                    now = f"current mode is {told[kind]}."
+                    want = f"{name} mode {told[f'{kind}_next']}"
+                    return 1, f"gpu.error.GpuError: GPU {bdf} failed to switch to {want}, {now}\n"
             if f"--query-{kind}-mode" in options:
                 lines.append(f"GPU {bdf} H100 {name} mode is {told[kind]}")
             if f"--query-{kind}-settings" in options:
@@ -154,7 +232,7 @@ class PciKernel:
                 lines.append(f"  enable = {int(told[f'{kind}_next'] != 'off')}")
                 if kind == "cc":
                     lines.append(f"  enable-devtools = {int(told['cc_next'] == 'devtools')}")
-        return "\n".join(lines) + "\n"
+        return 0, "\n".join(lines) + "\n"
 
     def drivers(self) -> dict[str, str | None]:
         """Who has each device."""

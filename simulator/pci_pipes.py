@@ -55,7 +55,8 @@ def _pipes(kernel: PciKernel, folder: Path) -> dict[Path, Path]:
     files = [kernel.tree.root / "bus/pci/drivers_probe"]
     for driver in (kernel.tree.root / "bus/pci/drivers").iterdir():
         files += [driver / "bind", driver / "unbind"]
-    files += [path / "reset" for path in kernel.tree.devices.iterdir()]
+    for path in kernel.tree.devices.iterdir():
+        files += [path / "reset", path / "remove", path / "rescan"]
     made = {}
     for number, path in enumerate(files):
         ours = folder / str(number)

@@ -30,6 +30,9 @@ class SysfsTree:
         for name in ("bus/pci/devices", "bus/pci/drivers/nvidia", "bus/pci/drivers/vfio-pci"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         (self.root / "kernel/iommu_groups").mkdir(parents=True, exist_ok=True)
+        probe = self.root / "bus/pci/drivers_autoprobe"
+        if not probe.exists():
+            probe.write_text("1\n")
 
     @property
     def devices(self) -> Path:
@@ -79,6 +82,8 @@ class SysfsTree:
             ("power_state", "D0"),
             ("reset_method", "flr bus"),
             ("reset", ""),
+            ("remove", ""),
+            ("rescan", ""),
             ("resource", _resource(bars)),
         ):
             self.put(path, name, value)
@@ -135,6 +140,26 @@ class SysfsTree:
         path = (self.devices / bdf).resolve()
         (self.devices / bdf).unlink()
         shutil.rmtree(path)
+
+    def take_off(self, bdf: str, kept: Path) -> None:
+        """The kernel forgets it; `kept` is what the hardware is."""
+        groups = list((self.root / "kernel/iommu_groups").glob(f"*/devices/{bdf}"))
+        for link in groups:
+            link.unlink()
+        path = (self.devices / bdf).resolve()
+        (self.devices / bdf).unlink()
+        shutil.move(path, kept)
+
+    def put_back(self, bdf: str, port: Path, kept: Path) -> None:
+        """The kernel finds it behind the port again, and gives it to nobody."""
+        path = port / bdf
+        shutil.move(kept, path)
+        (self.devices / bdf).symlink_to(os.path.relpath(path, self.devices))
+        self.bind(bdf, None)
+        self.put(bdf, "driver_override", "(null)")
+        group = path / "iommu_group"
+        if group.is_symlink():
+            (group.resolve() / "devices" / bdf).symlink_to(self.devices / bdf)
 
     def fall_off(self, bdf: str) -> None:
         """Its configuration space reads all ones; what the kernel has cached stays."""

@@ -11,13 +11,15 @@ from agent.api.problems import HttpError
 from agent.api.reply import Reply, json_reply
 from agent.api.route import Call
 from agent.inventory.port import UnknownGpuError
-from agent.model.gpu import Gpu, Quarantine
+from agent.model.clock import Instant, within
+from agent.model.gpu import RESETS_AN_HOUR, Gpu, GpuUpkeep, Quarantine
 from agent.model.ids import Bdf
 from agent.model.inventory import Inventory
 from agent.updates.admission.audit import sign
 from agent.wire import gpu_views as v
 from agent.wire.text import BDF_PATTERN
 
+_HOUR_S = 3600.0
 _BDF = re.compile(BDF_PATTERN)
 _SAME = (
     *("bdf", "uuid", "serial", "module_id", "name", "architecture", "memory_mib", "numa_node"),
@@ -36,28 +38,55 @@ async def inventory(call: Call) -> Reply:
 
 async def release(call: Call) -> Reply:
     """Lift a quarantine."""
+    caller = call.caller
+    gpu = await call.surface.engine.gpus.release(
+        _named(call), caller.name, lambda tx, draft: sign(tx, draft, caller)
+    )
+    return json_reply(gpu_view(gpu, _looked_at(call)))
+
+
+async def recover(call: Call) -> Reply:
+    """Take a broken one off the bus and find it again. Answers when that is over."""
+    bdf, caller, engine = _named(call), call.caller, call.surface.engine
+    _known(call, bdf)
+    await engine.preparation.recover(bdf, lambda tx, draft: sign(tx, draft, caller))
+    await engine.gpus.refresh()
+    gpu = _known(call, bdf)
+    return json_reply(gpu_view(gpu, _looked_at(call)))
+
+
+def _named(call: Call) -> Bdf:
     text = call.names["bdf"].lower()
     if not _BDF.fullmatch(text):
         raise UnknownGpuError(shown(text))
-    caller = call.caller
-    gpu = await call.surface.engine.gpus.release(
-        Bdf(text), caller.name, lambda tx, draft: sign(tx, draft, caller)
-    )
-    return json_reply(gpu_view(gpu))
+    return Bdf(text)
+
+
+def _known(call: Call, bdf: Bdf) -> Gpu:
+    found = call.surface.engine.gpus.inventory
+    gpu = found.gpu(bdf) if found else None
+    if gpu is None:
+        raise UnknownGpuError(bdf)
+    return gpu
+
+
+def _looked_at(call: Call) -> Instant | None:
+    found = call.surface.engine.gpus.inventory
+    return found.observed_at if found else None
 
 
 def inventory_view(found: Inventory) -> v.InventoryView:
     host = msgspec.to_builtins(found.host)
     return v.InventoryView(
-        gpus=[gpu_view(gpu) for gpu in found.gpus],
-        switches=[gpu_view(gpu) for gpu in found.switches],
+        gpus=[gpu_view(gpu, found.observed_at) for gpu in found.gpus],
+        switches=[gpu_view(gpu, found.observed_at) for gpu in found.switches],
         host=msgspec.convert({**host, "nvidia_driver": found.nvml_driver}, v.HostInventoryView),
         observed_at=found.observed_at.wall,
         complete=found.complete,
     )
 
 
-def gpu_view(gpu: Gpu) -> v.GpuView:
+def gpu_view(gpu: Gpu, now: Instant | None) -> v.GpuView:
     bars = None if gpu.bars is None else sum(bar.size_bytes for bar in gpu.bars) >> 20
     return v.GpuView(
         **{name: getattr(gpu, name) for name in _SAME},
@@ -83,7 +112,23 @@ def gpu_view(gpu: Gpu) -> v.GpuView:
             ],
         ),
         quarantine=_quarantine_view(gpu.quarantine),
+        upkeep=_upkeep_view(gpu.upkeep, now),
+        left_alone=gpu.left_alone,
         seen_by=[str(one) for one in gpu.seen_by],
+    )
+
+
+def _upkeep_view(upkeep: GpuUpkeep, now: Instant | None) -> v.GpuUpkeepView:
+    return v.GpuUpkeepView(
+        fault=upkeep.fault,
+        mend=upkeep.mend,
+        mode_told=upkeep.mode_told,
+        limits=[
+            v.ModeLimitView(mode=one.mode, code=one.code, detail=one.detail, mend=one.mend)
+            for one in upkeep.limits
+        ],
+        resets=len(within(upkeep.resets, _HOUR_S, now)) if now else 0,
+        resets_allowed=RESETS_AN_HOUR,
     )
 
 

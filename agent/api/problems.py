@@ -17,6 +17,7 @@ from agent.api.views import reason_view
 from agent.attestation.port import NothingClaimedError, NotYetError
 from agent.errors import AgentError, describe
 from agent.inventory.port import GpuConditionError, UnknownGpuError
+from agent.inventory.preparation.errors import PreparationError
 from agent.model.reasons import ReasonCode
 from agent.releases.port import ReleaseError, ReleaseSourceError
 from agent.store.port import MEND_DAMAGE, StoreDamagedError, StoreError
@@ -41,6 +42,7 @@ _STATUS: tuple[tuple[type[AgentError], int], ...] = (
     (ReleaseError, 409),
     (UnknownNameError, 404),
     (UnknownGpuError, 404),
+    (PreparationError, 409),
     (FieldError, 400),
     (PrunedError, 410),
     (LeaseExpiredError, 410),

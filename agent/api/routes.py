@@ -122,6 +122,15 @@ ROUTES: tuple[HttpRoute, ...] = (
         DocumentedAnswer(200, "The GPU.", g.GpuView),
         problems=(404, 409),
     ),
+    _do(
+        "POST",
+        "/v1/gpus/{bdf}/recover",
+        "recover_gpu",
+        "Take a broken GPU off the bus and have its port look for it anew.",
+        gpus.recover,
+        DocumentedAnswer(200, "The GPU.", g.GpuView),
+        problems=(404, 409),
+    ),
     _get("/v1/capacity", "capacity", "What is free of what.", reads.capacity, h.CapacityView),
     _do(
         "POST",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 import msgspec
 
@@ -45,7 +46,8 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
 
     `mode`: in force now and after a reset; None if they differ or are not known. `bound_with`:
     the GPUs and switches that share its IOMMU group, which can only go to the same enclave.
-    `viable`: it has an IOMMU group, and nothing in it is anybody else's.
+    `viable`: it has an IOMMU group, and nothing in it is anybody else's. `lacks`: modes that it
+    was found unable to be brought to.
     """
 
     bdf: Bdf
@@ -54,6 +56,7 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
     numa_node: int | None = None
     viable: bool = True
     bound_with: frozenset[Bdf] = frozenset()
+    lacks: frozenset[CcMode] = frozenset()
 
 
 class Grouping(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,17 +158,23 @@ def _seat(gpu: Gpu, confidential: bool, *, unfit: bool = False) -> Seat:
 
 
 def as_recorded(
-    boards: tuple[Board, ...], unclean: Collection[Bdf], modes: Mapping[Bdf, CcMode | None]
+    boards: tuple[Board, ...],
+    unclean: Collection[Bdf],
+    modes: Mapping[Bdf, CcMode | None],
+    lacking: Mapping[Bdf, frozenset[CcMode]] = MappingProxyType({}),
 ) -> tuple[Board, ...]:
     """The boards as the store knows better than a look at the host that was a moment ago.
 
     `unclean`: GPUs that nobody holds and that were not requalified since. `modes`: as last set.
+    `lacking`: modes that were found out of reach.
     """
-    if not unclean and not modes:
+    if not unclean and not modes and not lacking:
         return boards
 
     def known(seat: Seat) -> Seat:
-        seat = msgspec.structs.replace(seat, mode=modes.get(seat.bdf, seat.mode))
+        seat = msgspec.structs.replace(
+            seat, mode=modes.get(seat.bdf, seat.mode), lacks=lacking.get(seat.bdf, seat.lacks)
+        )
         if seat.bdf in unclean and seat.condition is Condition.READY:
             return msgspec.structs.replace(seat, condition=Condition.CLEANING)
         return seat

@@ -38,6 +38,7 @@ class Lift(Enum):
     CLEANING = auto()
     MODE = auto()
     IOMMU = auto()
+    LIMIT = auto()
     QUARANTINE = auto()
     UNFIT = auto()
 
@@ -47,6 +48,7 @@ _BLAME = (
     (Lift.CLEANING, ReasonCode.GPUS_DIRTY),
     (Lift.MODE, ReasonCode.MODE_SWITCH_NEEDED),
     (Lift.IOMMU, ReasonCode.IOMMU_GROUP_NOT_VIABLE),
+    (Lift.LIMIT, ReasonCode.GPU_MODE_UNAVAILABLE),
     (Lift.QUARANTINE, ReasonCode.GPUS_QUARANTINED),
     (Lift.UNFIT, ReasonCode.GPUS_NOT_CONFIDENTIAL),
 )
@@ -110,6 +112,8 @@ def _candidates(
     for seats in combinations(filter(can_be_had, board.seats), grouping.size):
         group = (*seats, *switches)
         if Lift.IOMMU not in lifted and not _is_viable(group):
+            continue
+        if Lift.LIMIT not in lifted and any(grouping.mode in seat.lacks for seat in group):
             continue
         in_mode = all(seat.mode is grouping.mode for seat in group)
         if in_mode or idle or Lift.MODE in lifted:

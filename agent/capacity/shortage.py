@@ -22,6 +22,7 @@ _WORDS = {
     ReasonCode.GPUS_DIRTY: ", {} being cleaned",
     ReasonCode.GPUS_QUARANTINED: ", {} in quarantine",
     ReasonCode.MODE_SWITCH_NEEDED: " in another mode, on a board that is in use",
+    ReasonCode.GPU_MODE_UNAVAILABLE: " that can be brought to the mode (enclave-agent gpus)",
     ReasonCode.IOMMU_GROUP_NOT_VIABLE: " that share an IOMMU group with another device or GPU",
     ReasonCode.GPUS_NOT_CONFIDENTIAL: "; {} cannot be confidential",
 }

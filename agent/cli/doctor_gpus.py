@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.cli.doctor_gpu_use import use_lines
 from agent.cli.doctor_line import Line
 from agent.cli.doctor_platform import hugepage_lines, numa_lines, tee_id_lines
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 _CONFIDENTIAL = ("sev-snp", "tdx")
 
 
-def gpu_lines(config: Config, dev_root: Path = Path("/dev")) -> list[Line]:
+def gpu_lines(
+    config: Config, dev_root: Path = Path("/dev"), proc_root: Path = Path("/proc")
+) -> list[Line]:
     """All of them. Raises nothing for what is wrong with the host."""
     from agent.inventory.host import InventoryError
     from agent.inventory.pci import PciReader
@@ -60,6 +63,7 @@ def gpu_lines(config: Config, dev_root: Path = Path("/dev")) -> list[Line]:
         *_unfit(config, gpus, platform),
         *numa_lines(gpus, platform),
         *_health(functions, nvml),
+        *use_lines(config, gpus, nvml, proc_root),
         *lines,
     ]
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agent.wire.gpu_views import GpuView, InventoryView
 
 _DASH = "-"
+_RECOVERY_S = 300.0
 
 
 @click.group(invoke_without_command=True)
@@ -45,6 +46,24 @@ def release(bdf: str) -> None:
     one = session().client().send("POST", path, None, GpuView)
     forgotten = one.state == "absent"
     click.echo(f"{one.bdf} is {'forgotten' if forgotten else one.state}")
+
+
+@gpus.command()
+@click.argument("bdf")
+def recover(bdf: str) -> None:
+    """Take a broken GPU off the bus and have its port look for it anew.
+
+    Only while nobody has it and nothing else is behind its port. It is requalified afterwards; a
+    quarantine stays until it is released.
+    """
+    from agent.cli.client import segment
+    from agent.wire.gpu_views import GpuView
+
+    client = session().client(timeout_s=_RECOVERY_S)
+    one = client.send("POST", f"/v1/gpus/{segment(bdf)}/recover", None, GpuView)
+    click.echo(f"{one.bdf} is back and {one.state}")
+    if one.quarantine is not None:
+        click.echo(f"put it into use: enclave-agent gpus release {one.bdf}")
 
 
 def inventory_page(view: InventoryView) -> RenderableType:
@@ -112,6 +131,29 @@ def _faults(one: GpuView) -> list[RenderableType]:
         f"{one.bdf}: {safe(reason.detail)} (since {safe(reason.since)})"
         for reason in one.health.reasons
     ]
+    if one.left_alone is not None:
+        lines.append(f"{one.bdf}: left alone: {safe(one.left_alone)}")
+    lines += _upkeep(one)
     if one.health.action not in ("none", "watch"):
         lines.append(f"{one.bdf}: needs a {safe(one.health.action)}")
+    return lines
+
+
+def _upkeep(one: GpuView) -> list[RenderableType]:
+    """How the agent's work on it goes, where that is not as it should be."""
+    from agent.cli.text import safe
+
+    told = one.upkeep
+    lines: list[RenderableType] = []
+    if told.fault is not None and one.quarantine is None:
+        lines.append(f"{one.bdf}: not made ready: {safe(told.fault)}")
+        lines += [f"{one.bdf}: mend: {safe(told.mend)}"] if told.mend else []
+    if told.mode_told is not None:
+        lines.append(f"{one.bdf}: in no mode: {safe(told.mode_told)}")
+    lines += [
+        f"{one.bdf}: not in mode {safe(limit.mode)}: {safe(limit.detail)}; {safe(limit.mend)}"
+        for limit in told.limits
+    ]
+    if told.resets * 2 >= told.resets_allowed:
+        lines.append(f"{one.bdf}: {told.resets} of {told.resets_allowed} resets of this hour")
     return lines

@@ -24,11 +24,11 @@ class CliSession:
     config: Path | None
     socket: Path | None
 
-    def client(self) -> Client:
+    def client(self, timeout_s: float | None = None) -> Client:
         """A client of the agent. Connects only when something is asked."""
-        from agent.cli.client import Client
+        from agent.cli.client import TIMEOUT_S, Client
 
-        return Client(self.socket or self._configured_socket())
+        return Client(self.socket or self._configured_socket(), timeout_s or TIMEOUT_S)
 
     @property
     def config_path(self) -> Path | None:

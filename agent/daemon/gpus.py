@@ -15,10 +15,13 @@ from agent.inventory.platform import PlatformProbe
 from agent.inventory.port import Gpus
 from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.modes import ModeTool
+from agent.inventory.preparation.observers import Observers
 from agent.inventory.preparation.places import places_of
 from agent.inventory.preparation.preparer import Preparer
+from agent.inventory.preparation.recovery import Recovery
 from agent.inventory.watch import InventoryWatch
 from agent.model.gpu import Gpu
+from agent.model.gpu_selection import GpuSelection
 from agent.model.ids import Bdf, EnclaveId
 from agent.probes.port import Probes
 from agent.store.port import Store
@@ -50,6 +53,7 @@ def gpus_of(
         guest_metrics=said,
         uses=gpu_uses,
         kernel=lambda hear: KernelLog(hear, borrow=borrow if in_units else None),
+        selection=GpuSelection(include=config.gpus.include, exclude=config.gpus.exclude),
     )
 
 
@@ -62,17 +66,24 @@ def preparer_of(
         inventory = gpus.inventory
         return (*inventory.gpus, *inventory.switches) if inventory else ()
 
+    def gives_display(bdf: Bdf) -> bool:
+        """Whether the configuration names it all the same."""
+        gpu = gpus.inventory.gpu(bdf) if gpus.inventory else None
+        return gpu is not None and gpu.left_alone is None
+
     async def quarantine(bdf: Bdf, reason: str) -> None:
         await gpus.quarantine(bdf, reason, "agent")
 
     return Preparer(
         store,
         clock,
-        DeviceOps(config.host.sysfs_root),
+        DeviceOps(config.host.sysfs_root, gives_display=gives_display),
         ModeTool(config.host.gpu_tools) if confidential else None,
         present=lambda: places_of(devices()),
         place_of=lambda bdf: places_of(devices()).get(bdf),
         quarantine=quarantine,
         released=gpus.released,
         was_reset=gpus.was_reset,
+        recovery=Recovery(store, clock, config.host.sysfs_root, expecting=gpus.expecting),
+        observers=Observers(store, config.gpus.stop_units),
     )

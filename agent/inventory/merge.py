@@ -7,6 +7,7 @@ NVML cannot see it; what changes by the minute (temperature, errors) is never re
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from agent.inventory.identity import Recall
 from agent.inventory.nvml.values import NvmlGpu, NvmlLook
@@ -36,8 +37,13 @@ def merge(
     recalled: Recall,
     uses: Mapping[Bdf, GpuUse],
     health: Mapping[Bdf, GpuHealth],
+    *,
+    left: Mapping[Bdf, str] = MappingProxyType({}),
 ) -> tuple[Gpu, ...]:
-    """Everything, by BDF: what is there, and what is remembered and is not."""
+    """Everything, by BDF: what is there, and what is remembered and is not.
+
+    `left`: what is not ours to take, and why; it is the host's.
+    """
     seen = {one.bdf: one for one in nvml.gpus}
     found = [
         _present(
@@ -47,6 +53,7 @@ def merge(
             use=uses.get(bdf, UNUSED),
             health=health.get(bdf, GpuHealth()),
             mode=nvml.cc_mode,
+            left=left.get(bdf),
         )
         for bdf, function in functions.items()
     ]
@@ -66,9 +73,10 @@ def _present(
     use: GpuUse,
     health: GpuHealth,
     mode: CcMode | None,
+    left: str | None,
 ) -> Gpu:
     live = seen or NvmlGpu(bdf=function.bdf)
-    owner = use.owner or (HOST if _host_has(function, live) else None)
+    owner = use.owner or (HOST if left or _host_has(function, live) else None)
     modes = use.cc_mode or CcModes(active=None if seen is None else mode)
     part = part_of(function.device)
     return Gpu(
@@ -106,6 +114,8 @@ def _present(
         state=state_of(row, use, owner, health),
         health=health,
         quarantine=row.quarantine,
+        upkeep=use.upkeep,
+        left_alone=None if use.owner else left,
         seen_by=(Sight.PCI,) if seen is None else (Sight.PCI, Sight.NVML),
     )
 

@@ -23,6 +23,7 @@ from agent.inventory.pci_attributes import (
     read_link,
     read_presence,
 )
+from agent.inventory.pci_use import display_of, slot_of
 from agent.inventory.sysfs import list_names, read_int, read_link_name, read_text
 from agent.model.ids import Bdf
 from agent.model.pci import Bar, GroupMember, PciFunction, PciKind, classify
@@ -44,6 +45,7 @@ class _Fixed:
     subsystem_vendor: int | None = None
     subsystem_device: int | None = None
     bars: tuple[Bar, ...] | None = None
+    slot: str | None = None
 
 
 class PciReader:
@@ -102,10 +104,12 @@ class PciReader:
             subsystem_vendor=read_int(f"{path}/subsystem_vendor"),
             subsystem_device=read_int(f"{path}/subsystem_device"),
             bars=parse_bars(read_text(f"{path}/resource")),
+            slot=slot_of(self._root, name),
         )
 
     def _function(self, name: str) -> PciFunction | None:
         fixed, path = self._fixed[name], f"{self._devices}/{name}"
+        driver = read_link_name(f"{path}/driver")
         numa = read_int(f"{path}/numa_node")
         group = read_link_name(f"{path}/iommu_group")
         methods = read_text(f"{path}/reset_method")
@@ -122,7 +126,7 @@ class PciReader:
             device=fixed.device,
             subsystem_vendor=fixed.subsystem_vendor,
             subsystem_device=fixed.subsystem_device,
-            driver=read_link_name(f"{path}/driver"),
+            driver=driver,
             driver_override=None if override == "(null)" else override,
             numa_node=numa if numa is not None and numa >= 0 else None,
             iommu_group=int(group) if group and group.isdigit() else None,
@@ -135,6 +139,8 @@ class PciReader:
             link=read_link(path, self._above(fixed.ports)),
             aer=read_aer(path),
             power_state=power_state,
+            slot=fixed.slot,
+            display=display_of(path, fixed.class_code, driver),
             # One that sleeps without power would be woken by being asked.
             responds=None if power_state == "D3cold" else read_presence(path),
         )

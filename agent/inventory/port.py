@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
 from agent.errors import AgentError
@@ -69,6 +69,10 @@ class Gpus(Protocol):
 
     def released(self) -> AbstractAsyncContextManager[None]:
         """Inside, no handle of ours holds any GPU. Raises NvmlStuckError: then unbind nothing."""
+        ...
+
+    def expecting(self, bdfs: Collection[Bdf]) -> AbstractContextManager[None]:
+        """Inside, and a moment after, what the kernel says of these is no news."""
         ...
 
     def was_reset(self, bdf: Bdf) -> None:

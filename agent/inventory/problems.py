@@ -82,6 +82,7 @@ def _of_gpu(gpu: Gpu) -> Iterator[InventoryProblem]:
             f"{what} {gpu.bdf} is kept out of use: {gpu.quarantine.reason}",
             f"when it is mended: enclave-agent gpus release {gpu.bdf}",
         )
+    yield from _of_upkeep(gpu, what)
     if gpu.health.severity in (Severity.WARNING, Severity.ERROR):
         reasons = "; ".join(reason.detail for reason in gpu.health.reasons)
         yield _problem(
@@ -90,6 +91,36 @@ def _of_gpu(gpu: Gpu) -> Iterator[InventoryProblem]:
             str(gpu.health.severity),
             f"{what} {gpu.bdf}: {reasons}",
             MENDS[gpu.health.action],
+        )
+
+
+def _of_upkeep(gpu: Gpu, what: str) -> Iterator[InventoryProblem]:
+    """What keeps it from being made ready, and the modes that it cannot be given out in."""
+    release = f"then: enclave-agent gpus release {gpu.bdf}"
+    if gpu.upkeep.fault is not None and gpu.state is GpuState.DIRTY:
+        yield _problem(
+            gpu,
+            "gpu_not_prepared",
+            "warning",
+            f"{what} {gpu.bdf} is not made ready: {gpu.upkeep.fault}",
+            gpu.upkeep.mend or f"see the agent's log and the kernel's; {release}",
+        )
+    if gpu.upkeep.mode_told is not None:
+        yield _problem(
+            gpu,
+            "gpu_mode_unsettled",
+            "warning",
+            f"{what} {gpu.bdf} is in no mode: the GPU tool says {gpu.upkeep.mode_told}",
+            "it is set for its next enclave; or set it by hand with host.gpu_tools "
+            f"(--devices {gpu.bdf} --set-cc-mode on --reset-after-cc-mode-switch), {release}",
+        )
+    for limit in gpu.upkeep.limits if gpu.quarantine is None else ():
+        yield _problem(
+            gpu,
+            f"{limit.code}_{limit.mode}",
+            "warning",
+            f"{what} {gpu.bdf} is not given out in mode {limit.mode}: {limit.detail}",
+            f"{limit.mend}; {release}",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.inventory.port import Chain, UnknownGpuError
+from agent.inventory.preparation.records import forgive
 from agent.model.event import EventDraft
 from agent.model.gpu import KnownGpu, Quarantine
 from agent.model.ids import Bdf
@@ -18,11 +19,14 @@ def set_quarantine(tx: Transaction, bdf: Bdf, wanted: Quarantine) -> None:
 
 
 def lift_quarantine(tx: Transaction, bdf: Bdf, actor: str, chain: Chain) -> None:
-    """With an event, if there is one. Raises UnknownGpuError."""
+    """With an event, if there is one. What was given up is tried anew. Raises UnknownGpuError."""
     row = _row_at(tx, bdf)
+    tried = forgive(tx, bdf)
     if row.quarantine is not None:
         tx.put_known_gpu(msgspec.structs.replace(row, quarantine=None))
         chain(tx, _event(bdf, "lifted", actor, row.quarantine.reason))
+    elif tried:
+        chain(tx, _event(bdf, "lifted", actor, "what it failed at is tried anew"))
 
 
 def forget(tx: Transaction, bdf: Bdf, actor: str, chain: Chain) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -37,9 +38,11 @@ from agent.inventory.port import Chain, GpuConditionError, UnknownGpuError, unsi
 from agent.inventory.problems import problems_of, unkept, unseen
 from agent.inventory.quarantine import forget, lift_quarantine, set_quarantine
 from agent.inventory.records import HealthRecords
+from agent.inventory.selection import facts_of, selection_problems
 from agent.inventory.settle import HostLook, beyond_repair, settle, turns
 from agent.model.event import EventDraft
 from agent.model.gpu import UNUSED, Gpu, GpuState, GpuUse, Quarantine
+from agent.model.gpu_selection import EVERY_GPU, GpuSelection, left_alone
 from agent.model.ids import Bdf
 from agent.model.inventory import HostInventory, Inventory, InventoryProblem
 from agent.model.pci import PciFunction, PciKind
@@ -49,6 +52,7 @@ from agent.store.port import Reader, Store, StoreDamagedError, StoreError, Trans
 log = logging.getLogger(__name__)
 
 _AT_MOST_EVERY_S = 1.0  # a storm of XIDs is one look
+_HEARD_WITHIN_S = 5.0  # what the kernel said, its log has been read
 
 Uses = Callable[[Reader], Mapping[Bdf, GpuUse]]
 
@@ -79,8 +83,11 @@ class InventoryWatch:
         guest_metrics: GuestMetrics,
         uses: Uses,
         kernel: Callable[[Callable[[bytes], None]], KernelLog],
+        selection: GpuSelection = EVERY_GPU,
     ) -> None:
         """`nvml` makes the probe, `kernel` the reader of its log, given where to tell."""
+        self._selection = selection
+        self._odd_names: tuple[InventoryProblem, ...] = ()
         self._store = store
         self._clock = clock
         self._pci = pci
@@ -95,6 +102,7 @@ class InventoryWatch:
         self._blind: tuple[InventoryProblem, ...] = ()  # why the newest look saw nothing
         self._records = HealthRecords()
         self._told: dict[Bdf, GpuState] = {}
+        self._expected = Counter[Bdf]()  # of whom the kernel will speak, for what we do
         self._wanted = Wake()
         self._task: asyncio.Task[None] | None = None
         self.changed = Wake()
@@ -157,6 +165,9 @@ class InventoryWatch:
         """A record of the kernel's log, of whatever it may be."""
         functions = self._seen.functions.values() if self._seen else ()
         for bdf, finding in overheard(record, functions):
+            if self._expected[bdf] > 0:
+                log.info("kernel message, expected", extra={"gpu": bdf, "what": finding.detail})
+                continue
             log.warning("kernel message", extra={"gpu": bdf, "what": finding.detail})
             if self._records.note(bdf, finding, self._clock.now()):
                 self._wanted.notify()
@@ -199,7 +210,10 @@ class InventoryWatch:
                 self._records.look(seen.functions, seen.nvml, found, {**uses, **then}, now)
             look = HostLook(seen.functions, seen.nvml, self._records.health(), now)
             found, arrived = settle(known, look)
-            gpus = merge(seen.functions, seen.nvml, found, uses, look.health)
+            facts = facts_of(seen.functions.values(), found.present)
+            left = left_alone(self._selection, facts)
+            self._odd_names = selection_problems(self._selection, facts)
+            gpus = merge(seen.functions, seen.nvml, found, uses, look.health, left=left)
             events = [*arrived, *turns(self._told, gpus)]
             written = True
             unwritten: tuple[InventoryProblem, ...] = ()
@@ -227,7 +241,12 @@ class InventoryWatch:
             switches=tuple(gpu for gpu in gpus if gpu.is_switch),
             host=seen.host,
             nvml_driver=seen.nvml.driver_version,
-            problems=(*problems_of(gpus, seen.nvml.trouble), *problems, *self._blind),
+            problems=(
+                *problems_of(gpus, seen.nvml.trouble),
+                *self._odd_names,
+                *problems,
+                *self._blind,
+            ),
             observed_at=self._clock.now(),
             complete=seen.complete and not self._blind,
         )
@@ -243,6 +262,16 @@ class InventoryWatch:
             last, complete=False, problems=(*others, *problems)
         )
         self.changed.notify()
+
+    @contextlib.contextmanager
+    def expecting(self, bdfs: Collection[Bdf]) -> Iterator[None]:
+        """Inside, and a moment after, what the kernel says of these is no news."""
+        self._expected.update(bdfs)
+        try:
+            yield
+        finally:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_HEARD_WITHIN_S, self._expected.subtract, tuple(bdfs))
 
     def was_reset(self, bdf: Bdf) -> None:
         """What a reset mends is mended; nobody is to reset it again for what it was before."""

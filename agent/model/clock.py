@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 
 import msgspec
 
@@ -32,6 +33,13 @@ class Instant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Whether the deadline is past; a deadline of an earlier boot is."""
         passed = self.since(deadline)
         return passed is None or passed >= 0
+
+
+def within(moments: Iterable[Instant], seconds: float, now: Instant) -> tuple[Instant, ...]:
+    """Those of the last so many seconds of this boot."""
+    return tuple(
+        at for at in moments if (passed := now.since(at)) is not None and passed < seconds
+    )
 
 
 def until_beat(period_s: float, now_s: float) -> float:

@@ -14,6 +14,7 @@ from agent.model.clock import Instant
 from agent.model.ids import Bdf
 from agent.model.pci import Aer, Bar, GroupMember, Link
 
+RESETS_AN_HOUR = 20  # of one device; what needs more is left alone
 HOST = "host"  # the owner of a GPU that a driver of the host's or a process of it uses
 
 
@@ -43,6 +44,30 @@ class CcModes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     active: CcMode | None = None
     pending: CcMode | None = None
+
+
+class ModeLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mode that a device was found unable to be brought to, and what would mend that."""
+
+    mode: CcMode
+    code: str
+    detail: str
+    mend: str
+
+
+class GpuUpkeep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the agent's work on a device goes.
+
+    `fault`, `mend`: why it is not made ready, and what helps. `mode_told`: what the operator's
+    tool says where that is no mode. `limits`: modes that it cannot be brought to. `resets`: when
+    it was reset of late.
+    """
+
+    fault: str | None = None
+    mend: str | None = None
+    mode_told: str | None = None
+    limits: tuple[ModeLimit, ...] = ()
+    resets: tuple[Instant, ...] = ()
 
 
 class Severity(StrEnum):
@@ -131,7 +156,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `owner`: `host`, an enclave's id, or None. `group`: all functions of its IOMMU group. A GPU
     that is `absent` keeps what is remembered of it. `module_id` is NVML's, which a fabric manager
     numbers by; it is not the PCI order. `guest`: what the guest that owns it says of all its GPUs
-    together: utilization_percent, memory_used_gib, memory_total_gib.
+    together: utilization_percent, memory_used_gib, memory_total_gib. `left_alone`: why the agent
+    takes nothing of it, though nobody owns it.
     """
 
     bdf: Bdf
@@ -169,6 +195,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     state: GpuState = GpuState.DIRTY
     health: GpuHealth = GpuHealth()
     quarantine: Quarantine | None = None
+    upkeep: GpuUpkeep = GpuUpkeep()
+    left_alone: str | None = None
     seen_by: tuple[Sight, ...] = ()
 
 
@@ -182,6 +210,7 @@ class GpuUse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     preparing: bool = False
     clean: bool = True
     cc_mode: CcModes | None = None
+    upkeep: GpuUpkeep = GpuUpkeep()
 
 
 UNUSED = GpuUse()

@@ -73,6 +73,7 @@ class PciFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     group, itself included; empty without an IOMMU.
     `vfio_device`: the name of its character device under /dev/vfio/devices.
     `power_state`: D0, D1, D2, D3hot or D3cold, as the kernel names them.
+    `slot`: the label of the slot that it is in. `display`: how it drives a display of the host's.
     """
 
     bdf: Bdf
@@ -97,6 +98,8 @@ class PciFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     link: Link = Link()
     aer: Aer = Aer()
     power_state: str | None = None
+    slot: str | None = None
+    display: str | None = None
     responds: bool | None = None
 
     @property

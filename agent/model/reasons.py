@@ -38,6 +38,7 @@ class ReasonCode(StrEnum):
     GPUS_QUARANTINED = "gpus_quarantined"
     MODE_SWITCH_NEEDED = "mode_switch_needed"
     IOMMU_GROUP_NOT_VIABLE = "iommu_group_not_viable"
+    GPU_MODE_UNAVAILABLE = "gpu_mode_unavailable"
     MEMORY_INSUFFICIENT = "memory_insufficient"
     VCPUS_INSUFFICIENT = "vcpus_insufficient"
     TEE_IDS_EXHAUSTED = "tee_ids_exhausted"

@@ -14,6 +14,7 @@ from agent.model.lease import Lease
 from agent.model.reasons import Decision
 from agent.model.update import Update
 from agent.releases.port import KeptImage
+from agent.updates.admission.gpus import Preparation
 from agent.updates.orders import (
     Caller,
     Change,
@@ -57,6 +58,9 @@ class Engine(Protocol):
 
     @property
     def gpus(self) -> Gpus: ...
+
+    @property
+    def preparation(self) -> Preparation: ...
 
     async def deploy(self, request: NewDeployment, caller: Caller) -> Update:
         """Create. Raises ConflictError `exists`, RefusedError, FieldError."""

@@ -63,6 +63,29 @@ class QuarantineView(_View, frozen=True, kw_only=True):
     actor: str
 
 
+class ModeLimitView(_View, frozen=True, kw_only=True):
+    """A mode that a device was found unable to be brought to."""
+
+    mode: str
+    code: str
+    detail: str
+    mend: str
+
+
+class GpuUpkeepView(_View, frozen=True, kw_only=True):
+    """How the agent's work on a device goes: why it is not made ready and what helps; what the
+    operator's tool says where that is no mode; the modes it is not given out in; its resets of the
+    last hour, and how many there may be.
+    """
+
+    fault: str | None
+    mend: str | None
+    mode_told: str | None
+    limits: list[ModeLimitView]
+    resets: int
+    resets_allowed: int
+
+
 class GroupMemberView(_View, frozen=True, kw_only=True):
     """One function of an IOMMU group."""
 
@@ -106,6 +129,8 @@ class GpuView(_View, frozen=True, kw_only=True):
     state: str
     health: GpuHealthView
     quarantine: QuarantineView | None
+    upkeep: GpuUpkeepView
+    left_alone: str | None
     seen_by: list[str]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.inventory.port import GpuConditionError
+from agent.inventory.preparation.errors import GpuOwnedError
 from agent.model.gpu import (
     CcMode,
     CcModes,
@@ -15,12 +17,16 @@ from agent.model.gpu import (
     GpuProcess,
     GpuReason,
     GpuState,
+    GpuUpkeep,
     HealthAction,
+    ModeLimit,
     Severity,
     Sight,
 )
+from agent.model.ids import Bdf
 from agent.model.inventory import HostInventory, TeeIds
 from agent.model.pci import Aer, Bar, Link
+from simulator.rows import instant
 from tests.fakes.gpus import BDF, OTHER, gpu, inventory, quarantine
 
 AGREED = (
@@ -183,3 +189,27 @@ async def test_pcie_errors_are_counted_per_severity(api) -> None:
         "correctable": 4.0,
         "nonfatal": 0.0,
     }
+
+
+async def test_a_broken_gpu_is_recovered_and_shown_as_it_is_then(api) -> None:
+    show(api, FULL)
+    answer = await api.ask("POST", f"/v1/gpus/{BDF}/recover")
+    assert (answer.status, answer.json["bdf"]) == (200, BDF)
+    assert api.engine.preparation.recovered == [BDF]
+    api.engine.preparation.raises = GpuOwnedError(Bdf(BDF), "is web's")
+    answer = await api.ask("POST", f"/v1/gpus/{BDF}/recover")
+    assert (answer.status, answer.json["code"]) == (409, "gpu_owned")
+    for unknown in ("0000:ff:00.0", "nonsense"):
+        answer = await api.ask("POST", f"/v1/gpus/{unknown}/recover")
+        assert (answer.status, answer.json["code"]) == (404, "not_found")
+
+
+async def test_how_the_work_on_a_gpu_goes_is_shown(api) -> None:
+    limit = ModeLimit(mode=CcMode.PPCIE, code="gpu_mode_unsupported", detail="no", mend="update")
+    old = msgspec.structs.replace(instant(), boot_id="another")
+    upkeep = GpuUpkeep(fault="held", mend="stop it", limits=(limit,), resets=(instant(), old))
+    show(api, gpu(upkeep=upkeep, left_alone="gpus.exclude names it"))
+    (shown,) = (await api.ask("GET", "/v1/inventory")).json["gpus"]
+    assert shown["upkeep"]["limits"][0]["mode"] == "ppcie"
+    assert (shown["upkeep"]["resets"], shown["upkeep"]["resets_allowed"]) == (1, 20)
+    assert (shown["upkeep"]["fault"], shown["left_alone"]) == ("held", "gpus.exclude names it")

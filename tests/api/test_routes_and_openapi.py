@@ -21,6 +21,7 @@ DESIGN = {
     "GET /metrics",
     "GET /openapi.json",
     "GET /v1/inventory",
+    "POST /v1/gpus/{bdf}/recover",
     "POST /v1/gpus/{bdf}/release",
     "GET /v1/capacity",
     "POST /v1/plan",

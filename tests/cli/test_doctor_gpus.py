@@ -9,7 +9,7 @@ import pytest
 
 from agent.cli.doctor_gpus import gpu_lines
 from agent.cli.doctor_line import Line
-from agent.config import Config, HostConfig
+from agent.config import Config, GpusConfig, HostConfig
 from simulator import sysfs_tree as trees
 from simulator.nvml import Nvml
 from tests.fakes.gpus import BDF
@@ -31,6 +31,8 @@ class Patient:
         self.tools.write_text("#!/bin/sh\n")
         self.tools.chmod(0o755)
         self.library = "libnvidia-ml-that-is-not-there.so.1"
+        self.gpus = GpusConfig()
+        (root / "proc").mkdir()
 
     def lines(self) -> dict[str, Line]:
         config = Config(
@@ -41,8 +43,9 @@ class Patient:
                 gpu_tools=str(self.tools),
                 nvml_library=self.library,
             ),
+            gpus=self.gpus,
         )
-        lines = gpu_lines(config, self.root / "dev")
+        lines = gpu_lines(config, self.root / "dev", self.root / "proc")
         assert len({line.what for line in lines}) == len(lines)
         for line in lines:
             assert (line.state == "ok") is not bool(line.mend), line
@@ -251,3 +254,33 @@ def test_memory_that_is_set_aside_as_huge_pages_is_warned_of(patient: Patient) -
     patient.put("sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", "64")
     line = patient.lines()["hugepages"]
     assert (line.state, "65536 MiB" in line.detail) == ("warn", True)
+
+
+def test_what_is_left_alone_is_said_with_the_reason_and_odd_names_are_told(
+    patient: Patient,
+) -> None:
+    patient.gpus = GpusConfig(exclude=(BDF, "slot:nowhere"))
+    lines = patient.lines()
+    assert "left alone: gpus.exclude names it" in lines[f"gpu {BDF} use"].detail
+    assert lines["gpus.exclude"].state == "warn"
+    assert "slot:nowhere" in lines["gpus.exclude"].detail
+
+
+def test_who_holds_a_gpu_is_told_with_what_ends_it(patient: Patient) -> None:
+    patient.tree.bind(BDF, "nouveau")
+    folder = patient.tree.devices / BDF / "drm/renderD128"
+    folder.mkdir(parents=True)
+    process = patient.root / "proc/12"
+    (process / "fd").mkdir(parents=True)
+    (process / "comm").write_text("nvidia-persiste\n")
+    (process / "cgroup").write_text("0::/system.slice/nvidia-persistenced.service\n")
+    (process / "fd/3").symlink_to("/dev/dri/renderD128")
+    line = patient.lines()[f"gpu {BDF} use"]
+    assert line.state == "warn"
+    assert "nvidia-persistenced.service" in line.detail
+    assert "systemctl stop nvidia-persistenced.service" in line.mend
+    (process / "cmdline").write_bytes(b"python3\0-m\0agent.inventory.nvml.child\0lib\0")
+    assert f"gpu {BDF} use" not in patient.lines()  # the agent's own look goes away by itself
+    (process / "cmdline").write_bytes(b"nvidia-persistenced\0")
+    patient.gpus = GpusConfig(stop_units=("nvidia-persistenced.service",))
+    assert patient.lines()[f"gpu {BDF} use"].state == "ok"

@@ -105,3 +105,12 @@ def test_a_release_says_what_the_gpu_is_now(agent) -> None:
     result = agent.call("gpus", "release", "0000:3a:00.0")
     assert (result.exit_code, result.stdout) == (0, "0000:3a:00.0 is free\n")
     assert agent.call("gpus", "release", "0000:ff:00.0").exit_code == Exit.UNKNOWN_NAME
+
+
+def test_a_recovery_says_what_the_gpu_is_now(agent) -> None:
+    populate(agent)
+    result = agent.call("gpus", "recover", "0000:3a:00.0")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("0000:3a:00.0 is back and quarantined\n")
+    assert "enclave-agent gpus release 0000:3a:00.0" in result.stdout
+    assert agent.call("gpus", "recover", "0000:ff:00.0").exit_code == Exit.UNKNOWN_NAME

@@ -123,6 +123,13 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
         ([0], "auto"),
     ],
     "host.vcpus": [(0, "1 to 65536"), ("two", "expected int")],
+    "gpus.include": [([""], "number 1: must be a UUID"), ([7], "expected str")],
+    "gpus.exclude": [
+        (["0000:18:00"], "whole PCI address"),
+        ([" x"], "must be a UUID"),
+        (["slot:5", "slot:5"], "twice"),
+    ],
+    "gpus.stop_units": [(["dcgm"], "NAME.service"), (["a b.service"], "NAME.service")],
     "inventory.interval_s": [(0, "0.1 to 3600"), ("often", "expected float")],
     "reserve.memory_mib": [(-1, "0 to"), (1.5, "expected int"), ("2G", "expected int")],
     "reserve.vcpus": [(-1, "0 to"), (10**19, "0 to 65536")],

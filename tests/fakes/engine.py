@@ -15,10 +15,11 @@ import msgspec
 from agent.attestation.port import Evidence, NothingClaimedError, Verdict
 from agent.enclaves.port import VmPhase, VmView
 from agent.host.wake import Wake
+from agent.inventory.port import Chain
 from agent.model.egress import EgressFacts
 from agent.model.enclave import Enclave, EnclaveState, Lifecycle, ProcessIdentity
 from agent.model.event import GENESIS, Event, EventDraft, chain
-from agent.model.ids import DeploymentName, EnclaveId, new_enclave_id, new_update_id
+from agent.model.ids import Bdf, DeploymentName, EnclaveId, new_enclave_id, new_update_id
 from agent.model.reasons import (
     DecidedStrategy,
     Decision,
@@ -55,6 +56,7 @@ from agent.model.update import (
 )
 from agent.probes.port import HealthView, ProbeView
 from agent.releases.port import KeptImage, ReleaseNotFoundError, ReleaseSourceError
+from agent.updates.admission.gpus import NoPreparation
 from agent.updates.errors import (
     ConflictError,
     PrunedError,
@@ -92,12 +94,27 @@ class _Entry:
     secrets: dict[str, int] = field(default_factory=dict)
 
 
+class FakePreparation(NoPreparation):
+    """Notes which GPUs are to be recovered. Set `raises`."""
+
+    def __init__(self) -> None:
+        self.recovered: list[str] = []
+        self.raises: Exception | None = None
+
+    async def recover(self, bdf: Bdf, tell: Chain) -> None:
+        del tell
+        if self.raises is not None:
+            raise self.raises
+        self.recovered.append(bdf)
+
+
 class FakeEngine:
     """Satisfies `agent.updates.port.Engine`."""
 
     def __init__(self, *, ready: bool = True) -> None:
         self.clock = ManualClock()
         self.gpus = FakeGpus()
+        self.preparation = FakePreparation()
         self.changed = Wake()
         self.leases = leasing_of(self.clock)
         self.calls: list[tuple[str, Caller]] = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,7 @@ from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.modes import ModeTool
 from agent.inventory.preparation.preparer import Preparer
 from agent.inventory.preparation.records import DevicePlace, count_launch, mark_used
+from agent.inventory.preparation.recovery import Recovery
 from agent.model.event import Event
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import Claim, ClaimKind
@@ -55,6 +57,7 @@ class GpuHost:
     confidential: bool = True
     clock: ManualClock = field(default_factory=ManualClock)
     quarantined: dict[Bdf, str] = field(default_factory=dict)
+    expected: list[set[Bdf]] = field(default_factory=list)
     asking: set[Bdf] = field(default_factory=set)  # by their health, for a reset
     budget_s: float = 0.3
 
@@ -71,16 +74,31 @@ class GpuHost:
 
     def preparer(self, **more: object) -> Preparer:
         """A new one, as a restarted agent has."""
-        tool = ModeTool("nvidia_gpu_tools.py", run=self.kernel.run)
+        ours = ModeTool("nvidia_gpu_tools.py", run=self.kernel.run, find=str)
+        recovery = Recovery(
+            self.store,
+            self.clock,
+            self.tree.root,
+            expecting=self.expecting,
+            deadline_s=0.5,
+            back_within_s=0.05,
+            run=self.kernel.run,
+        )
+        standing = {
+            "recovery": recovery,
+            "tool": ours,
+            "present": lambda: self.all,
+            "place_of": self.place,
+        }
+        parts = {**standing, **more}
+        tool = parts.pop("tool")
         return Preparer(
             self.store,
             self.clock,
             self.device_ops(),
-            tool if self.confidential else None,
-            present=lambda: self.all,
-            place_of=self.place,
+            tool if self.confidential else None,  # type: ignore[arg-type]
             quarantine=self.quarantine,
-            **more,  # type: ignore[arg-type]
+            **parts,  # type: ignore[arg-type]
         )
 
     def device_ops(self) -> DeviceOps:
@@ -105,6 +123,11 @@ class GpuHost:
             board, kinds, bdf in self.quarantined, asks_for_reset=bdf in self.asking
         )
 
+    @contextlib.contextmanager
+    def expecting(self, bdfs: Collection[Bdf]) -> Iterator[None]:
+        self.expected.append(set(bdfs))
+        yield
+
     async def quarantine(self, bdf: Bdf, reason: str) -> None:
         self.quarantined[bdf] = reason
 
@@ -123,6 +146,10 @@ class GpuHost:
             tx.release_claims(holder)
 
         await self.store.inner.transact(work)
+
+    async def abandon(self, holder: str = ENCLAVE) -> None:
+        """The claims go, and no VM ever ran."""
+        await self.store.inner.transact(lambda tx: tx.release_claims(holder))
 
     async def launch_failed(self, *devices: Bdf) -> None:
         """A VM of the enclave that has them did not come up."""

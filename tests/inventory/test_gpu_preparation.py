@@ -235,20 +235,23 @@ def resets(host: GpuHost, bdf: str) -> int:
 async def test_a_free_gpu_whose_health_asks_for_a_reset_is_reset_and_not_over_and_over(
     cards: GpuHost,
 ) -> None:
-    cards.confidential = False  # else the mode of each is learned besides
-    cards.asking.add(CARDS[0])
-    shop = cards.preparer()
-    async with kept(shop):
-        while resets(cards, CARDS[0]) == 0:
+    await cards.claim(CARDS[0])
+    await cards.preparer().make_ready(ENCLAVE, CARDS[:1], CcMode.ON)
+    await cards.abandon()
+    before = resets(cards, CARDS[0])
+    cards.asking.update(CARDS)
+    async with kept(cards.preparer()):
+        while resets(cards, CARDS[0]) == before:
             await asyncio.sleep(0.005)
         await until(cards, {CARDS[0]: "clean"})
-        shop.changed.notify()  # it asks still: the reset did not mend it
+    async with kept(shop := cards.preparer()):  # it asks still, also after a restart
+        shop.changed.notify()
         await asyncio.sleep(0.1)
-        assert resets(cards, CARDS[0]) == 1
-        assert CARDS[1] not in await cards.rows()
+        assert resets(cards, CARDS[0]) == before + 1
+        assert not any(CARDS[1] in line for line in cards.kernel.log)  # nobody asked for it
         cards.clock.advance(3601)
         shop.changed.notify()
-        while resets(cards, CARDS[0]) == 1:
+        while resets(cards, CARDS[0]) == before + 1:
             await asyncio.sleep(0.005)
     told = [event.reason for event in await cards.events() if event.to == "dirty"]
     assert told[0] == "its health asks for a reset"
@@ -525,18 +528,25 @@ async def test_a_reboot_may_have_renumbered_them_so_that_all_are_dirty_if_one_is
     assert await words(cards) == dict.fromkeys(CARDS, "dirty")
 
 
-async def test_where_modes_matter_each_is_learned_before_anybody_asks(hgx: GpuHost) -> None:
+async def test_who_asks_for_a_gpu_has_the_modes_of_its_board_learned(hgx: GpuHost) -> None:
     """Or the second of two enclaves could not be given a GPU of the board that is in use."""
     for bdf in EIGHT:
         hgx.kernel.in_mode(bdf, cc="on")
     shop = hgx.preparer()
     await shop.start()
-    assert await words(hgx) == dict.fromkeys(hgx.all, "dirty")
     async with kept(shop):
-        await until(hgx, dict.fromkeys(hgx.all, "clean"))
+        shop.changed.notify()
+        await asyncio.sleep(0.05)
+        assert hgx.kernel.log == []  # nobody has asked for any
+        await hgx.claim(EIGHT[3])
+        await shop.make_ready(ENCLAVE, EIGHT[3:4], CcMode.ON)
+        async with asyncio.timeout(20):
+            while any(row.mode is None for row in (await hgx.rows()).values()):
+                await asyncio.sleep(0.005)
     rows = await hgx.rows()
     assert {rows[bdf].mode for bdf in EIGHT} == {CcMode.ON}
     assert {rows[bdf].mode for bdf in SWITCHES} == {CcMode.OFF}
+    await hgx.abandon()
     hgx.clock.reboot("another")  # the mode may have been changed by hand meanwhile
     await shop.start()
     assert set((await words(hgx)).values()) == {"dirty"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,11 +13,15 @@ from pathlib import Path
 import pytest
 
 from agent.host.attributes import AttributeStuckError, AttributeWriteError, write_attribute
+from agent.inventory.port import unsigned
 from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.errors import ModeError, StuckError, UnqualifiedError
 from agent.inventory.preparation.modes import ModeTool
-from agent.model.gpu import CcMode, CcModes
+from agent.inventory.preparation.recovery import Recovery
+from agent.model.gpu import CcMode
 from agent.model.ids import Bdf
+from simulator.manual_clock import ManualClock
+from simulator.memory_store import MemoryStore
 from simulator.pci_kernel import PciKernel, install_tool
 from simulator.pci_pipes import served
 from simulator.sysfs_tree import HGX_BUSES, pcie_boards
@@ -52,6 +57,25 @@ async def test_a_group_is_bound_reset_and_given_back_by_real_writes(kernel: PciK
         await device_ops.give_to_host(CARD)
     assert kernel.drivers()[CARD] == "nvidia"
     assert kernel.log[-1].startswith("drivers_probe")
+
+
+async def test_a_card_is_taken_off_the_bus_and_found_again_by_real_writes(
+    kernel: PciKernel,
+) -> None:
+    clock = ManualClock()
+    recovery = Recovery(
+        MemoryStore(clock.now),
+        clock,
+        kernel.tree.root,
+        expecting=lambda _: contextlib.nullcontext(),
+    )
+    with served(kernel):
+        await bench_of(kernel).give_to_vfio(CARD)
+        plan = await recovery.plan(CARD)
+        assert await recovery.carry_out(plan, unsigned) == ()
+    assert kernel.drivers()[CARD] is None
+    assert (kernel.tree.root / "bus/pci/drivers_autoprobe").read_text() == "1\n"
+    assert kernel.log[-1] == f"rescan {plan.port}"
 
 
 async def test_an_unbind_that_hangs_holds_neither_the_loop_nor_anything_else(
@@ -146,11 +170,11 @@ async def test_the_operators_tool_is_found_on_the_path_and_asked_for_one_full_bd
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     tool = ModeTool("nvidia_gpu_tools.py")
     both = ("cc", "ppcie")
-    assert await tool.query(CARD, kinds=both) == CcModes(active=CcMode.OFF, pending=CcMode.OFF)
+    assert (await tool.query(CARD, kinds=both)).settled is CcMode.OFF
     await tool.set(CARD, CcMode.PPCIE, kinds=both)
-    assert await tool.query(CARD, kinds=both) == CcModes(active=CcMode.PPCIE, pending=CcMode.PPCIE)
+    assert (await tool.query(CARD, kinds=both)).settled is CcMode.PPCIE
     await tool.set(CARD, CcMode.ON, kinds=both)
-    assert await tool.query(CARD, kinds=both) == CcModes(active=CcMode.ON, pending=CcMode.ON)
+    assert (await tool.query(CARD, kinds=both)).settled is CcMode.ON
     calls = tool_file.with_name("gpu_modes.log").read_text().splitlines()
     assert all(line.startswith(f"--devices {CARD} ") for line in calls)
     with pytest.raises(ModeError, match="No such device"):

@@ -222,6 +222,22 @@ async def test_what_the_kernel_says_of_the_port_above_a_gpu_is_a_look_at_once_an
     assert host.gpu().health.severity is Severity.OK
 
 
+async def test_what_the_kernel_says_of_what_is_taken_off_the_bus_is_no_news(build: Build):
+    host = build()
+    await host.watch.start()
+    with host.watch.expecting((Bdf("0000:17:01.0"), Bdf(BDF))), writing(host.kmsg) as write:
+        for text in (
+            "pcieport 0000:17:01.0: DPC: containment event, status:0x1f01 source:0x0000",
+            "pcieport 0000:17:01.0: pciehp: Slot(3): Card not present",
+            "pcieport 0000:29:01.0: DPC: containment event, status:0x1f01 source:0x0000",
+        ):
+            write(f"3,1,1,-;{text}\n".encode())
+        async with asyncio.timeout(10):
+            while host.gpu(OTHER).health.severity is not Severity.ERROR:
+                await host.watch.changed.beyond(host.watch.changed.count)
+    assert host.gpu().health.severity is Severity.OK
+
+
 async def test_what_a_reset_mends_is_mended_by_a_reset_alone(build: Build):
     host = build()
     await host.look()

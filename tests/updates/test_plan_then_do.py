@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from agent.capacity.boards import Board, Condition, Seat
+from agent.capacity.boards import Board, Condition, Seat, as_recorded
 from agent.capacity.supply import vm_memory_mib
 from agent.inventory.preparation.records import mark_used
 from agent.model.gpu import CcMode
@@ -137,6 +137,11 @@ CASES = {
     "dirty": Case("gpus_dirty", soil, {"gpus": 1}, gpus=2),
     "quarantined": Case(
         "gpus_quarantined", supply(boards=cards(quarantined=[bdf(1)])), {"gpus": 1}
+    ),
+    "no such mode": Case(
+        "gpu_mode_unavailable",
+        supply(boards=as_recorded(cards([bdf(1)]), (), {}, {bdf(1): frozenset({CcMode.ON})})),
+        {"gpus": 1},
     ),
     "mode": Case(
         "mode_switch_needed",

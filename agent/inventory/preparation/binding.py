@@ -59,6 +59,12 @@ class Binder:
                 await self._unbind(one)
                 await self._write(one, "bus/pci/drivers_probe", bdf)
 
+    async def without_driver(self, bdf: Bdf) -> None:
+        """Take one function from whoever has it, for nobody. Raises BindingError."""
+        one = self._find(bdf)
+        await self._override(one, None)
+        await self._unbind(one)
+
     def _find(self, bdf: Bdf) -> Function:
         found = look(self._root, bdf)
         if found is None:

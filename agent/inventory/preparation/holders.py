@@ -1,64 +1,64 @@
-"""Who has a device open: found before it is unbound or reset, which would hang or break them.
+"""Who uses a device: found before it is unbound or reset, which would hang or break them.
 
-Whatever opens a GPU does so through its vfio group or device, the nvidia driver's device, or its
-entry in sysfs (its BARs and configuration space). Programs may come and go while this looks; it is
-asked again whenever it matters.
+Programs may come and go while this looks; it is asked again whenever it matters.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from agent.inventory.preparation.device_nodes import nodes_of, uses_of
 from agent.inventory.preparation.errors import Holder
 from agent.inventory.preparation.functions import Function
 from agent.inventory.sysfs import read_text
 from agent.model.ids import Bdf
 
-_MINOR = re.compile(r"^Device Minor:\s*(\d+)", re.MULTILINE)
-_NVIDIA_DEVICE = re.compile(r"/dev/nvidia\d+")
-_SWITCH_DEVICE = re.compile(r"/dev/nvidia-nvswitch\d+")  # not told apart: a fabric manager has all
+_UNIT = re.compile(r".+\.(?:service|scope)")
+# Programs that watch GPUs and use none, by the 15 characters that the kernel keeps of a name.
+_OBSERVERS = frozenset(
+    name[:15]
+    for name in (
+        *("nvidia-persistenced", "nv-hostengine", "dcgm-exporter", "dcgmi", "dcgm"),
+        *("nv-fabricmanager", "nvidia-smi", "nvtop", "nvsm_core", "nvidia_gpu_exporter"),
+        *("gpu-feature-discovery", "nvidia-device-plugin", "nvidia-powerd"),
+    )
+)
 
 
 def find_holders(
-    functions: Collection[Function], proc_root: Path = Path("/proc")
+    functions: Collection[Function],
+    proc_root: Path = Path("/proc"),
+    *,
+    gives_display: Callable[[Bdf], bool] = lambda _: False,
 ) -> tuple[Holder, ...]:
-    """Every process, ours included, that has one of these open. Walks all of /proc: blocks."""
-    nodes = set[str]()
-    any_nvidia = False
-    any_switch = any(one.driver == "nvidia-nvswitch" for one in functions)
-    for one in functions:
-        nodes |= {f"/dev/vfio/{one.iommu_group}"} if one.iommu_group is not None else set()
-        nodes |= {f"/dev/vfio/devices/{one.vfio_device}"} if one.vfio_device else set()
-        if one.driver == "nvidia":
-            minor = _minor(one.bdf, proc_root)
-            nodes |= {f"/dev/nvidia{minor}"} if minor else set()
-            any_nvidia = any_nvidia or minor is None
-    entries = tuple(f"/{one.bdf}/" for one in functions)
+    """Everybody, ours included, who uses one of these. Walks all of /proc: blocks.
 
-    def touches(target: str) -> bool:
-        if target in nodes or (any_nvidia and _NVIDIA_DEVICE.fullmatch(target)):
-            return True
-        if any_switch and _SWITCH_DEVICE.fullmatch(target):
-            return True
-        return any(entry in target for entry in entries)
-
-    found = []
+    `gives_display`: that it drives a display of the host's is no matter.
+    """
+    devices = nodes_of(tuple(functions), proc_root)
+    found = [
+        Holder(0, use.what, use.path)
+        for one in functions
+        for use in uses_of(one, display=not gives_display(one.bdf))
+    ]
     for pid in _pids(proc_root):
-        path = next((one for one in _open_files(proc_root, pid) if touches(one)), None)
+        path = next((one for one in _open_files(proc_root, pid) if devices.touches(one)), None)
         if path is not None:
             program = read_text(proc_root / str(pid) / "comm") or "?"
-            found.append(Holder(pid, program, Path(path)))
+            unit = _unit_of(proc_root, pid)
+            found.append(Holder(pid, program, Path(path), unit, program[:15] in _OBSERVERS))
     return tuple(found)
 
 
-def _minor(bdf: Bdf, proc_root: Path) -> str | None:
-    """Which /dev/nvidia<n> it is; None if the driver does not say, so that any counts."""
-    told = read_text(proc_root / "driver/nvidia/gpus" / bdf / "information")
-    match = _MINOR.search(told or "")
-    return match[1] if match else None
+def _unit_of(proc_root: Path, pid: int) -> str | None:
+    """The innermost unit of systemd that it is in (`/proc/<pid>/cgroup`)."""
+    lines = (read_text(proc_root / str(pid) / "cgroup") or "").splitlines()
+    paths = [line.split(":", 2)[2] for line in lines if line.startswith(("0::", "1:name=systemd"))]
+    parts = [part for path in paths for part in path.split("/") if _UNIT.fullmatch(part)]
+    return parts[-1] if parts else None
 
 
 def _pids(proc_root: Path) -> Iterator[int]:

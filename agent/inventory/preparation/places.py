@@ -32,5 +32,6 @@ def _place(gpu: Gpu, board: GpuBoard) -> DevicePlace:
         mode_kinds=kinds,
         quarantined=gpu.quarantine is not None,
         asks_for_reset=gpu.health.action is HealthAction.RESET and gpu.owner != HOST,
+        left_alone=gpu.left_alone,
         viable=judge_group(gpu.bdf, gpu.iommu_group, gpu.group).is_viable,
     )

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from agent.inventory.preparation.errors import GpuOwnedError
-from agent.model.clock import Instant
+from agent.errors import AgentError, describe
+from agent.inventory.preparation.cards import asked_for
+from agent.inventory.preparation.errors import (
+    GpuOwnedError,
+    PreparationError,
+    ResetsSpentError,
+)
+from agent.inventory.preparation.modes import ToolReport
+from agent.inventory.preparation.retries import (
+    HOUR_S,
+    after_failure,
+    after_report,
+    resets_spent,
+)
+from agent.model.clock import Instant, within
 from agent.model.event import EventDraft
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
@@ -21,8 +34,8 @@ class DevicePlace(NamedTuple):
     """Where a device sits. `board`: all that is brought to another mode together with it.
 
     `mode_kinds`: the kinds of mode that it has, as the tool names them. `viable`: its IOMMU group
-    can be taken; else it is left to whoever has it. `asks_for_reset`: a reset is what would mend
-    what is wrong with it.
+    can be taken; else it is left to whoever has it. `left_alone`: why it is not ours to take.
+    `asks_for_reset`: a reset is what would mend what is wrong with it.
     """
 
     board: tuple[Bdf, ...]
@@ -30,6 +43,12 @@ class DevicePlace(NamedTuple):
     quarantined: bool = False
     viable: bool = True
     asks_for_reset: bool = False
+    left_alone: str | None = None
+
+
+def mode_kinds(place: DevicePlace | None) -> tuple[str, ...]:
+    """The kinds of mode of what sits there."""
+    return place.mode_kinds if place else ("cc",)
 
 
 def rows_of(tx: Reader) -> dict[Bdf, GpuCondition]:
@@ -52,6 +71,15 @@ def unowned(tx: Reader, devices: Collection[Bdf]) -> list[Bdf]:
     return [bdf for bdf in devices if bdf not in owned]
 
 
+def ppcie_in_use(tx: Reader, board: Collection[Bdf], owner: EnclaveId | None) -> bool:
+    """Whether somebody else has a device of the board in `ppcie`, where all hang together."""
+    known, owned = rows_of(tx), owners(tx)
+    return any(
+        bdf in known and known[bdf].mode is CcMode.PPCIE and owned.get(bdf) not in (None, owner)
+        for bdf in board
+    )
+
+
 def prove_owner(tx: Reader, devices: Collection[Bdf], owner: EnclaveId | None) -> None:
     """That these are that enclave's, or nobody's if None. Raises GpuOwnedError."""
     owned = owners(tx)
@@ -64,14 +92,18 @@ def prove_owner(tx: Reader, devices: Collection[Bdf], owner: EnclaveId | None) -
 def begin(
     tx: Transaction, devices: Collection[Bdf], owner: EnclaveId | None, now: Instant
 ) -> frozenset[Bdf]:
-    """Record that work begins; returns those that were dirty. Raises GpuOwnedError."""
+    """Record that work begins; returns those that are to be reset. Raises GpuOwnedError.
+
+    They are the dirty ones, and those that nobody asked for yet: whose they were is not known.
+    """
     prove_owner(tx, devices, owner)
     known = rows_of(tx)
-    dirty = {bdf for bdf in devices if bdf in known and not known[bdf].clean}
+    ready = {bdf for bdf, row in known.items() if row.clean and row.used}
+    dirty = set(devices) - ready
     for bdf in devices:
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
-        after = msgspec.structs.replace(before, clean=False, busy=True, since=now)
-        _put(tx, before, after, owner)
+        after = msgspec.structs.replace(asked_for(tx, before), clean=False, busy=True, since=now)
+        put(tx, before, after, owner)
     return frozenset(dirty)
 
 
@@ -80,26 +112,117 @@ def finish(
     devices: Collection[Bdf],
     modes: Mapping[Bdf, CcMode | None],
     now: Instant,
+    told: Mapping[Bdf, str] | None = None,
 ) -> None:
-    """Everything was proven: clean, and in that mode."""
+    """Everything was proven: clean, and in that mode. `told`: of those that are in none, why."""
+    known = rows_of(tx)
+    for bdf in devices:
+        before, mode = known[bdf], modes.get(bdf)
+        after = msgspec.structs.replace(
+            before,
+            clean=True,
+            busy=False,
+            mode=mode,
+            mode_told=(told or {}).get(bdf) if mode is None else None,
+            fault=None,
+            mend=None,
+            failures=0,
+            mode_failures=before.mode_failures if mode is None else 0,
+            since=now,
+        )
+        put(tx, before, after, None)
+
+
+def keep_limits(
+    tx: Transaction,
+    reports: Mapping[Bdf, ToolReport],
+    kinds_of: Callable[[Bdf], Sequence[str]],
+) -> dict[Bdf, str]:
+    """What the tool says that devices lack; returns which are of no use for it, and why."""
+    known, condemned = rows_of(tx), dict[Bdf, str]()
+    for bdf, report in reports.items():
+        ending = after_report(known[bdf], report, kinds_of(bdf))
+        if ending.row != known[bdf]:
+            tx.put_gpu_condition(ending.row)
+        if ending.quarantine is not None:
+            condemned[bdf] = ending.quarantine
+    return condemned
+
+
+def give_up(
+    tx: Transaction,
+    devices: Collection[Bdf],
+    error: AgentError,
+    now: Instant,
+    kinds_of: Callable[[Bdf], Sequence[str]],
+) -> dict[Bdf, str]:
+    """It failed somewhere: nothing is known of them but that they are dirty.
+
+    Returns which are to be quarantined for it, and why.
+    """
+    known, condemned, fault = rows_of(tx), dict[Bdf, str](), describe(error)
+    culprit = error.bdf if isinstance(error, PreparationError) else None
+    for bdf in devices:
+        before = known[bdf]
+        after = msgspec.structs.replace(
+            before,
+            clean=False,
+            busy=False,
+            mode=None,
+            mode_told=None,
+            fault=fault,
+            mend=error.mend if isinstance(error, PreparationError) else None,
+            since=now,
+        )
+        if bdf == culprit:
+            after, why = after_failure(after, error, kinds_of(bdf))
+            condemned |= {bdf: why} if why else {}
+        put(tx, before, after, None, fault)
+    return condemned
+
+
+def count_reset(tx: Transaction, bdf: Bdf, now: Instant, times: int = 1) -> None:
+    """It is about to be reset. Raises ResetsSpentError, and then it must not be."""
+    row = rows_of(tx).get(bdf) or GpuCondition(bdf=bdf, clean=False, since=now)
+    if why := resets_spent(row, now):
+        raise ResetsSpentError(bdf, why, "see why it is reset so often: its events, the log")
+    resets = (*within(row.resets, HOUR_S, now), *[now] * times)
+    tx.put_gpu_condition(msgspec.structs.replace(row, resets=resets))
+
+
+def note_fault(tx: Transaction, bdf: Bdf, error: AgentError) -> None:
+    """Why nothing was begun; no event, since nothing has changed."""
+    row = rows_of(tx).get(bdf)
+    if row is not None and row.fault != describe(error):
+        mend = error.mend if isinstance(error, PreparationError) else None
+        tx.put_gpu_condition(msgspec.structs.replace(row, fault=describe(error), mend=mend))
+
+
+def forgive(tx: Transaction, bdf: Bdf) -> bool:
+    """A person says that it is mended: what it was found unable to do is tried anew.
+
+    Whether there was anything.
+    """
+    row = rows_of(tx).get(bdf)
+    if row is None or not (row.limits or row.failures or row.mode_failures or row.mode_told):
+        return False
+    tx.put_gpu_condition(
+        msgspec.structs.replace(
+            row, limits=(), failures=0, mode_failures=0, mode=None, mode_told=None
+        )
+    )
+    return True
+
+
+def set_back(tx: Transaction, devices: Collection[Bdf], now: Instant) -> None:
+    """What was to be done with them is done, and they are to be requalified."""
     known = rows_of(tx)
     for bdf in devices:
         before = known[bdf]
         after = msgspec.structs.replace(
-            before, clean=True, busy=False, mode=modes.get(bdf), fault=None, since=now
+            before, clean=False, busy=False, fault=None, mend=None, failures=0, since=now
         )
-        _put(tx, before, after, None)
-
-
-def give_up(tx: Transaction, devices: Collection[Bdf], fault: str, now: Instant) -> None:
-    """It failed somewhere: nothing is known of them but that they are dirty."""
-    known = rows_of(tx)
-    for bdf in devices:
-        before = known[bdf]
-        after = msgspec.structs.replace(
-            before, clean=False, busy=False, mode=None, fault=fault, since=now
-        )
-        _put(tx, before, after, None, fault)
+        put(tx, before, after, None, "found again")
 
 
 def mark_used(tx: Transaction, devices: Collection[Bdf], enclave: EnclaveId, now: Instant) -> None:
@@ -108,8 +231,8 @@ def mark_used(tx: Transaction, devices: Collection[Bdf], enclave: EnclaveId, now
     for bdf in devices:
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
         if before.clean:
-            after = msgspec.structs.replace(before, clean=False, since=now)
-            _put(tx, before, after, enclave)
+            after = msgspec.structs.replace(asked_for(tx, before), clean=False, since=now)
+            put(tx, before, after, enclave)
 
 
 def count_launch(tx: Transaction, devices: Collection[Bdf], *, failed: bool) -> None:
@@ -121,47 +244,23 @@ def count_launch(tx: Transaction, devices: Collection[Bdf], *, failed: bool) -> 
             tx.put_gpu_condition(msgspec.structs.replace(known[bdf], failed_launches=count))
 
 
-def recover(tx: Transaction, now: Instant) -> None:
-    """After a start of the agent: nobody is at work on anything.
-
-    After a reboot a BDF may be another device, so that all is forgotten; if anything was unclean,
-    everything that was known is dirty.
-    """
-    rows = tx.gpu_conditions()
-    if any(now.since(row.since) is None for row in rows):
-        clean = all(row.clean for row in rows)
-        for row in rows:
-            tx.put_gpu_condition(GpuCondition(bdf=row.bdf, clean=clean, since=now))
-        return
-    for row in rows:
-        if row.busy:
-            after = msgspec.structs.replace(row, busy=False, since=now)
-            _put(tx, row, after, None, "the agent ended in the middle")
-
-
-def unknown(tx: Reader, present: Collection[Bdf]) -> list[Bdf]:
-    """Those that are there and without a record, or without a mode."""
-    known = {row.bdf for row in tx.gpu_conditions() if row.mode is not None or not row.clean}
-    return sorted(bdf for bdf in unowned(tx, present) if bdf not in known)
-
-
 def distrust(tx: Transaction, devices: Collection[Bdf], now: Instant, why: str) -> None:
     """Have these requalified before anybody is given them. `why`: for the event."""
     known = rows_of(tx)
     for bdf in devices:
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
         after = msgspec.structs.replace(before, clean=False, since=now)
-        _put(tx, before, after, None, why)
+        put(tx, before, after, None, why)
 
 
 def word(row: GpuCondition) -> str:
-    """The one word for a condition."""
-    if row.busy:
+    """The one word for a condition. Another try after a failure is no news."""
+    if row.busy and not row.failures:
         return "preparing"
     return "clean" if row.clean else "dirty"
 
 
-def _put(
+def put(
     tx: Transaction,
     before: GpuCondition,
     after: GpuCondition,

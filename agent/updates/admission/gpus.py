@@ -10,9 +10,11 @@ import msgspec
 
 from agent.capacity.boards import as_recorded
 from agent.capacity.supply import HostSupply
+from agent.inventory.port import Chain, UnknownGpuError
 from agent.inventory.preparation.records import owners
-from agent.model.gpu import CcMode, CcModes, GpuUse
+from agent.model.gpu import CcMode, CcModes, GpuUpkeep, GpuUse
 from agent.model.ids import Bdf, EnclaveId
+from agent.model.preparation import GpuCondition
 from agent.store.port import Reader
 
 
@@ -39,6 +41,10 @@ class Preparation(Protocol):
         self, enclave: EnclaveId, devices: Sequence[Bdf], mode: CcMode | None
     ) -> None:
         """Have these clean, in that mode and with vfio; finds it done, or does it. AgentError."""
+        ...
+
+    async def recover(self, bdf: Bdf, tell: Chain) -> None:
+        """Take a broken one off the bus and find it again, by hand. Raises AgentError."""
         ...
 
     async def set_aside(self, devices: Sequence[Bdf], reason: str) -> None:
@@ -70,6 +76,11 @@ class NoPreparation:
         del mode
         assert not devices, f"enclave {enclave} has GPUs, which nobody prepares here"
 
+    async def recover(self, bdf: Bdf, tell: Chain) -> None:
+        """There is none."""
+        del tell
+        raise UnknownGpuError(bdf)
+
     async def set_aside(self, devices: Sequence[Bdf], reason: str) -> None:
         """As `make_ready`."""
         del reason
@@ -88,7 +99,9 @@ def recorded(tx: Reader, supply: HostSupply) -> HostSupply:
     held = {gpu for row in tx.enclaves() for gpu in (*row.gpus, *row.switches)}
     unclean = {row.bdf for row in rows if not row.clean} - held
     modes = {row.bdf: row.mode for row in rows if row.mode is not None}
-    return msgspec.structs.replace(supply, boards=as_recorded(supply.boards, unclean, modes))
+    lacking = {row.bdf: frozenset(one.mode for one in row.limits) for row in rows if row.limits}
+    boards = as_recorded(supply.boards, unclean, modes, lacking)
+    return msgspec.structs.replace(supply, boards=boards)
 
 
 def gpu_uses(tx: Reader) -> dict[Bdf, GpuUse]:
@@ -105,5 +118,16 @@ def gpu_uses(tx: Reader) -> dict[Bdf, GpuUse]:
             preparing=row is not None and row.busy,
             clean=row is None or row.clean,
             cc_mode=CcModes(active=mode, pending=mode) if mode else None,
+            upkeep=_upkeep(row) if row else GpuUpkeep(),
         )
     return found
+
+
+def _upkeep(row: GpuCondition) -> GpuUpkeep:
+    return GpuUpkeep(
+        fault=row.fault,
+        mend=row.mend,
+        mode_told=row.mode_told,
+        limits=row.limits,
+        resets=row.resets,
+    )

@@ -54,6 +54,7 @@ class UpdateEngine:
         self.changed: Wake = runtime.publisher.changed
         self.leases = runtime.leases
         self.gpus: Gpus = runtime.parts.gpus
+        self.preparation = runtime.parts.preparation
 
     @property
     def snapshot(self) -> Snapshot:

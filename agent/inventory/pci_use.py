@@ -1,0 +1,38 @@
+"""Where a GPU sits in the machine, and whether the host shows a picture with it.
+
+Sources: Linux, Documentation/ABI/testing/sysfs-bus-pci (slots) and sysfs-class-drm (`enabled` of a
+connector); `boot_vga` of drivers/pci/pci-sysfs.c: the card that the firmware's console is on, also
+where no driver has it and the kernel writes into the firmware's picture.
+"""
+
+from __future__ import annotations
+
+from agent.inventory.sysfs import list_names, read_int, read_text
+from agent.model.pci_drivers import is_kept_for_guests
+
+_DISPLAY_CLASS = 0x0300
+
+
+def slot_of(sysfs_root: str, bdf: str) -> str | None:
+    """The label of the slot that it is in, as firmware and chassis have it; None: none is told."""
+    place = bdf.rpartition(".")[0]
+    for name in list_names(f"{sysfs_root}/bus/pci/slots"):
+        if read_text(f"{sysfs_root}/bus/pci/slots/{name}/address") == place:
+            return name
+    return None
+
+
+def display_of(path: str, class_code: int | None, driver: str | None) -> str | None:
+    """How the function at `path` drives a display of the host's; None if it does not.
+
+    One that is kept for guests drives none: whoever set it aside has given the display up.
+    """
+    if class_code is None or class_code >> 8 != _DISPLAY_CLASS or is_kept_for_guests(driver):
+        return None
+    if read_int(f"{path}/boot_vga") == 1:
+        return "it is the display that the host booted with"
+    for card in list_names(f"{path}/drm"):
+        for connector in list_names(f"{path}/drm/{card}"):
+            if read_text(f"{path}/drm/{card}/{connector}/enabled") == "enabled":
+                return f"it drives a display of the host's at {connector}"
+    return None

@@ -1,0 +1,137 @@
+"""The files through which a program can hold a device, and uses of it that no file shows.
+
+What sysfs shows below a function has its node's name in `uevent` (Linux,
+Documentation/ABI/testing/sysfs-uevent): cards and renderers of DRM, framebuffers, sound, I2C. The
+NVIDIA driver's nodes are not there: their numbers are in /proc/driver/nvidia. A node that is for
+all GPUs together (nvidiactl, nvidia-uvm, nvidia-modeset) holds none of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.inventory.pci_use import display_of
+from agent.inventory.preparation.functions import Function
+from agent.inventory.sysfs import list_names, read_int, read_link_name, read_text
+
+_MINOR = re.compile(r"^Device Minor:\s*(\d+)", re.MULTILINE)
+_CAP_MINOR = re.compile(r"^DeviceFileMinor:\s*(\d+)", re.MULTILINE)
+_BDF = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_NVIDIA_DEVICE = re.compile(r"/dev/nvidia\d+")
+_SWITCH_DEVICE = re.compile(r"/dev/nvidia-nvswitch\d+")  # a fabric manager has all of them
+_NODE_OF = {"drm": "/dev/dri/", "graphics": "/dev/", "sound": "/dev/snd/", "i2c-dev": "/dev/"}
+_DEPTH = 4
+
+
+class DeviceNodes(NamedTuple):
+    """`nodes`: files; `any_gpu`, `any_switch`: it is not told which of the driver's is whose."""
+
+    nodes: frozenset[str]
+    entries: tuple[str, ...]
+    any_gpu: bool = False
+    any_switch: bool = False
+
+    def touches(self, target: str) -> bool:
+        """Whether whoever has this file open holds one of the devices."""
+        name = target.removesuffix(" (deleted)")
+        if name in self.nodes or (self.any_gpu and _NVIDIA_DEVICE.fullmatch(name)):
+            return True
+        if self.any_switch and _SWITCH_DEVICE.fullmatch(name):
+            return True
+        return any(entry in name for entry in self.entries)
+
+
+class Use(NamedTuple):
+    """A use that is no open file: what it is, and where it shows."""
+
+    what: str
+    path: Path
+
+
+def nodes_of(functions: tuple[Function, ...], proc_root: Path) -> DeviceNodes:
+    """Of all of them, and of their virtual functions and mediated devices."""
+    nodes, any_gpu = set[str](), False
+    paths = [one.path for one in functions]
+    for one in functions:
+        paths += [path for path, _ in _virtual(one.path)]
+        if one.driver == "nvidia":
+            minor = _minor(proc_root, one.bdf)
+            any_gpu |= minor is None
+            nodes |= {f"/dev/nvidia{minor}", *_caps(proc_root, minor)} if minor else set()
+    for path in paths:
+        nodes |= {*_vfio_nodes(path), *_shown_below(path, 0)}
+        for mediated in _mediated(path):
+            nodes |= set(_vfio_nodes(path / mediated))
+    return DeviceNodes(
+        nodes=frozenset(nodes),
+        entries=tuple(f"/{path.name}/" for path in paths),
+        any_gpu=any_gpu,
+        any_switch=any(one.driver == "nvidia-nvswitch" for one in functions),
+    )
+
+
+def uses_of(function: Function, *, display: bool = True) -> Iterator[Use]:
+    """What of it is used. `display`: that the host shows a picture with it counts."""
+    for path, driver in _virtual(function.path):
+        if driver is not None:
+            yield Use(f"its virtual function {path.name}, which {driver} has", path)
+    for mediated in _mediated(function.path):
+        yield Use(f"its mediated device {mediated}", function.path / mediated)
+    shows = display_of(str(function.path), read_int(function.path / "class"), function.driver)
+    if display and shows is not None:
+        yield Use(f"the host: {shows}", function.path)
+
+
+def _virtual(path: Path) -> Iterator[tuple[Path, str | None]]:
+    """The entries of its virtual functions, and who has each."""
+    for name in list_names(path):
+        if name.startswith("virtfn") and (bdf := read_link_name(path / name)):
+            yield path.parent / bdf, read_link_name(path.parent / bdf / "driver")
+
+
+def _mediated(path: Path) -> Iterator[str]:
+    """Devices that its driver has made of it for somebody (drivers/vfio/mdev)."""
+    yield from (name for name in list_names(path) if _UUID.fullmatch(name))
+
+
+def _vfio_nodes(path: Path) -> Iterator[str]:
+    group = read_link_name(path / "iommu_group")
+    if group:
+        yield f"/dev/vfio/{group}"
+        yield f"/dev/vfio/noiommu-{group}"
+    yield from (f"/dev/vfio/devices/{name}" for name in list_names(path / "vfio-dev"))
+
+
+def _shown_below(path: Path, depth: int) -> Iterator[str]:
+    """Nodes of what hangs on a function; what is another function is not its."""
+    for name in list_names(path):
+        below = path / name
+        if _BDF.fullmatch(name) or os.path.islink(below) or not below.is_dir():  # noqa: PTH114
+            continue
+        if path.name in _NODE_OF:
+            yield f"{_NODE_OF[path.name]}{name}"
+        if (below / "dev").exists():
+            told = re.search(r"^DEVNAME=(.+)$", read_text(below / "uevent") or "", re.MULTILINE)
+            if told:
+                yield f"/dev/{told[1]}"
+        if depth < _DEPTH:
+            yield from _shown_below(below, depth + 1)
+
+
+def _minor(proc_root: Path, bdf: str) -> str | None:
+    """Which /dev/nvidia<n> it is; None if the driver does not say, so that any counts."""
+    told = _MINOR.search(read_text(proc_root / "driver/nvidia/gpus" / bdf / "information") or "")
+    return told[1] if told else None
+
+
+def _caps(proc_root: Path, minor: str) -> Iterator[str]:
+    """The nodes of its MIG instances. Those for all GPUs (mig/config, mig/monitor) are not its."""
+    for folder, _, files in os.walk(proc_root / f"driver/nvidia/capabilities/gpu{minor}"):
+        for name in files:
+            if told := _CAP_MINOR.search(read_text(f"{folder}/{name}") or ""):
+                yield f"/dev/nvidia-caps/nvidia-cap{told[1]}"
