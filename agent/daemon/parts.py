@@ -12,28 +12,26 @@ from typing import TYPE_CHECKING
 from agent.attestation.debug_releases import NoDebugEvidence
 from agent.attestation.port import Attestation
 from agent.attestation.unattested import Unattested
-from agent.config import Config, NetworkConfig, NetworkMode, SupervisorKind, Tee, TrafficMode
+from agent.config import Config, SupervisorKind, Tee, TrafficMode
 from agent.daemon.choices import CannotStartError, Choices, choose
 from agent.daemon.gpus import gpus_of, preparer_of
 from agent.daemon.host_supply import SupplyReader
 from agent.daemon.launch_formats import LaunchFormats
+from agent.daemon.networks import guest_sockets, network_of, traffic_of, watches_of
 from agent.daemon.preflight import HostPreflight, host_look
 from agent.enclaves.fleet import Fleet
-from agent.enclaves.network import Network
-from agent.enclaves.network_tap import TapNetwork
-from agent.enclaves.network_user import UserNetwork
 from agent.enclaves.port import SecureProcessor
 from agent.enclaves.quotes import read_quote_service
 from agent.enclaves.supervisor import Supervisor
 from agent.enclaves.supervisor_detached import DetachedSupervisor
 from agent.enclaves.supervisor_systemd import SystemdSupervisor
 from agent.host.clock import RealClock
-from agent.host.commands import RunCommand, run_command
+from agent.host.commands import run_command
 from agent.host.credentials import CredentialCipher, why_none
 from agent.host.files import in_memory
-from agent.host.guest_sockets import GuestSockets
+from agent.host.network_news import NetworkNews
 from agent.host.threads import finish_in_thread
-from agent.host.units import beside_us, host_is_stopping, in_units
+from agent.host.units import beside_us, host_is_stopping
 from agent.inventory.host import HostProbe
 from agent.inventory.processor import cpu_model
 from agent.model.ids import HostId
@@ -47,9 +45,7 @@ from agent.releases.measurement import (
 )
 from agent.releases.store import ReleaseStore, open_releases
 from agent.store.port import Store
-from agent.traffic.haproxy import HaproxyTraffic
 from agent.traffic.nftables import NftablesTraffic
-from agent.traffic.userspace import UserspaceTraffic
 from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.engine import EngineRuntime
 from agent.updates.engine.preflight import no_preflight
@@ -80,8 +76,10 @@ def build(
     releases = open_releases(
         config.releases, state_dir=config.state_dir, firmware_dir=config.qemu.firmware_dir
     )
-    network = network_of(config, choices)
-    sockets = _guest_sockets(config, choices)
+    news = NetworkNews()
+    network = network_of(config, choices, news)
+    traffic = traffic_of(config, choices, network)
+    sockets = guest_sockets(config, choices)
     prober = Prober(config.probes, clock, sockets)
     units = choices.supervisor.value == SupervisorKind.SYSTEMD
     gpus = gpus_of(config, clock, store, prober, in_units=units)
@@ -116,7 +114,7 @@ def build(
         releases=releases,
         enclaves=enclaves,
         probes=prober,
-        traffic=traffic_of(config, choices),
+        traffic=traffic,
         attestation=_attestation(config, choices, clock, chain, collateral),
         secret_values=SecretValues(
             secrets_dir(config),
@@ -153,6 +151,8 @@ def build(
         launchable=LaunchFormats(tee, enclaves.qemu),
         host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
+        network_news=news,
+        watches=watches_of(config, traffic, news),
     )
     facts = _host_facts(config, choices, clock, host_id)
     return Assembly(
@@ -218,7 +218,7 @@ def _attestation(
         clock,
         endorser=endorser,
         simulated_root=root,
-        sockets=_guest_sockets(config, choices),
+        sockets=guest_sockets(config, choices),
     )
     return NoDebugEvidence(verifier, demanded=not config.allow_unattested)
 
@@ -265,67 +265,11 @@ def policy(config: Config, tee: str) -> Policy:
     )
 
 
-def network_of(config: Config, choices: Choices) -> Network:
-    """The network that was chosen."""
-    network = config.network
-    if choices.network.value == NetworkMode.USER:
-        return UserNetwork(network.loopback_subnet)
-    return TapNetwork(
-        network.bridge,
-        network.subnet,
-        instance=str(config.state_dir),
-        gated=choices.traffic.value == TrafficMode.NFTABLES,
-    )
-
-
-def _guest_sockets(config: Config, choices: Choices) -> GuestSockets:
-    """How the agent itself reaches guests on the network that was chosen."""
-    tap = choices.network.value == NetworkMode.TAP
-    return GuestSockets(config.network.bridge if tap else None)
-
-
 def supervisor_of(config: Config, choices: Choices) -> Supervisor:
     """Who keeps the VMs' processes, as was chosen."""
     if choices.supervisor.value == SupervisorKind.SYSTEMD:
         return SystemdSupervisor(config.update.stop_grace_s)
     return DetachedSupervisor()
-
-
-def traffic_of(
-    config: Config, choices: Choices
-) -> NftablesTraffic | HaproxyTraffic | UserspaceTraffic:
-    """The data plane that was chosen. An agent with a bridge of its own has its own table."""
-    network = config.network
-    if choices.traffic.value == TrafficMode.NFTABLES:
-        standard = network.bridge == NetworkConfig().bridge
-        return NftablesTraffic(
-            network.bridge,
-            network.subnet,
-            network.host_ports,
-            state_file=config.state_dir / "sysctls.json",
-            table="enclave_agent" if standard else f"enclave_agent_{network.bridge}",
-        )
-    units = choices.supervisor.value == SupervisorKind.SYSTEMD
-    run = _in_units(config) if units else run_command
-    if choices.traffic.value == TrafficMode.HAPROXY:
-        return HaproxyTraffic(
-            config.run_dir / "haproxy", config.state_dir / "haproxy.json", run_command=run
-        )
-    return UserspaceTraffic(
-        socket=config.run_dir / "traffic.sock",
-        state_file=config.state_dir / "traffic.json",
-        log_file=config.state_dir / "traffic.log",
-        run_command=run,
-    )
-
-
-def _in_units(config: Config) -> RunCommand:
-    return in_units(
-        "enclave-traffic",
-        "Data plane of enclave-agent",
-        writable=(config.state_dir, config.run_dir),
-        complaints=config.run_dir,
-    )
 
 
 async def restore_host(config: Config) -> None:
@@ -334,12 +278,13 @@ async def restore_host(config: Config) -> None:
     Raises TrafficError or NetworkError; what was restored before it stays so.
     """
     choices = await choose(config)
-    traffic = traffic_of(config, choices)
+    network = network_of(config, choices)
+    traffic = traffic_of(config, choices, network)
     if isinstance(traffic, NftablesTraffic):
         await traffic.restore()
     else:
         await traffic.shutdown()
-    await network_of(config, choices).restore()
+    await network.restore()
 
 
 def _host_facts(config: Config, choices: Choices, clock: RealClock, host_id: HostId) -> HostFacts:

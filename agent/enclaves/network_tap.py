@@ -134,6 +134,14 @@ class TapNetwork:
     async def list_attached(self) -> set[EnclaveId]:
         return {enclave_of(tap.ifname) for tap in self._marks.taps(await self._links.links())}
 
+    async def former_bridges(self) -> list[str]:
+        """Bridges of ours that an earlier configuration called otherwise."""
+        return [name for name in await self.bridges() if name != self._bridge]
+
+    async def bridges(self) -> list[str]:
+        """All bridges of ours."""
+        return self._marks.bridges(await self._links.links())
+
     def endpoint(self, address: str, guest_port: int, guest_ports: Sequence[int]) -> Endpoint:
         if guest_port not in guest_ports:
             raise KeyError(guest_port)

@@ -17,7 +17,15 @@ from typing import Any
 from agent.model.enclave import Endpoint
 from agent.model.ids import DeploymentName
 from agent.model.resources import Listen
-from agent.traffic.nftables_rules import MAPS, SPREAD, Base, Key, SetElement, elements_of
+from agent.traffic.nftables_rules import (
+    FENCED,
+    MAPS,
+    SPREAD,
+    Base,
+    Key,
+    SetElement,
+    elements_of,
+)
 from agent.traffic.port import Binding, RouteOrder
 
 _ANY = "0.0.0.0"  # noqa: S104 - the wildcard's listen address, not a socket's
@@ -31,6 +39,7 @@ class NftablesView:
     elements: Mapping[Key, SetElement] = field(default_factory=dict)
     known: Mapping[DeploymentName, RouteOrder] = field(default_factory=dict)
     resetting: bool = False
+    fenced: frozenset[str] = frozenset()
 
     def owner(self, key: Key) -> str | None:
         """The deployment that an element belongs to."""
@@ -61,16 +70,17 @@ def read(listing: bytes, base: Base) -> NftablesView:
         if body is not None:
             elements.update(_elements(body))
     resetting = any(name == "resetting" for name, _ in elements)
-    kept = {key: value for key, value in elements.items() if key[0] != "resetting"}
-    view = NftablesView(elements=kept, known=_orders(kept), resetting=resetting)
+    kept = {key: one for key, one in elements.items() if key[0] not in ("resetting", FENCED)}
+    known = _orders(kept)
     whole: dict[Key, SetElement] = {}
-    for order in view.known.values():
+    for order in known.values():
         whole.update(elements_of(order))
     return NftablesView(
         intact=whole == kept and _rules_hold(items, base),
         elements=kept,
-        known=view.known,
+        known=known,
         resetting=resetting,
+        fenced=frozenset(link for name, link in elements if name == FENCED),
     )
 
 

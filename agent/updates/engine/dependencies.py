@@ -49,4 +49,6 @@ class EngineDependencies:
     host_stopping: AskHost = stays_up
     image_age_s: float | None = None  # how long images are kept that nothing needs
     network_news: NetworkNews = field(default_factory=NetworkNews)
-    watches: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()  # done for ever, from the start on
+    watches: tuple[
+        Callable[[], Coroutine[Any, Any, None]], ...
+    ] = ()  # done for ever, from the start on
