@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from agent.host.network_news import NetworkProblem
 from agent.traffic.foreign_rules import Chains, Drop, Packet, Table, dropped
+from agent.traffic.legacy_rules import TABLE as LEGACY
 
 _ANY_LINK = "any other link"  # stands for links of which nothing is known
 
@@ -16,17 +18,11 @@ def problems(
 ) -> dict[str, NetworkProblem]:
     """One for each chain that drops what our guests need, by whatever link it comes or goes."""
     links = sorted(uplinks) or [_ANY_LINK]
-    found: dict[tuple[Table, str], dict[str, Drop]] = {}
-    for kind, make in _KINDS.items():
-        drops = [
-            {
-                (drop.table, drop.chain): drop
-                for drop in dropped(chains, make(link, bridge, guests))
-            }
-            for link in links
-        ]
-        everywhere = set(drops[0]).intersection(*drops[1:])
-        for key in everywhere:
+    found: dict[tuple[Table, str], dict[_Kind, Drop]] = {}
+    for kind in (*_CLIENTS, *_WORLD):
+        packets = [kind.packet(link, bridge, guests) for link in links]
+        drops = [{(d.table, d.chain): d for d in dropped(chains, one)} for one in packets]
+        for key in set(drops[0]).intersection(*drops[1:]):
             found.setdefault(key, {})[kind] = drops[0][key]
     return {
         f"rules:{family}/{table}/{chain}": _problem((family, table), chain, kinds, chains, bridge)
@@ -34,28 +30,48 @@ def problems(
     }
 
 
-def _to_guest(link: str, bridge: str, guests: ipaddress.IPv4Network) -> Packet:
-    return Packet(link, bridge, "new", "original", True, "daddr", guests, bridge)
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A packet that guests cannot do without, whatever link is at its other end."""
+
+    to_guest: bool
+    state: str
+    direction: str
+    translated: str
+
+    def packet(self, link: str, bridge: str, guests: ipaddress.IPv4Network) -> Packet:
+        return Packet(
+            came_in=link if self.to_guest else bridge,
+            goes_out=bridge if self.to_guest else link,
+            state=self.state,
+            direction=self.direction,
+            translated=self.translated,
+            guest_is="daddr" if self.to_guest else "saddr",
+            guests=guests,
+            bridge=bridge,
+        )
 
 
-def _answer(link: str, bridge: str, guests: ipaddress.IPv4Network) -> Packet:
-    return Packet(bridge, link, "established", "reply", True, "saddr", guests, bridge)
-
-
-def _to_world(link: str, bridge: str, guests: ipaddress.IPv4Network) -> Packet:
-    return Packet(bridge, link, "new", "original", False, "saddr", guests, bridge)
-
-
-_KINDS = {"clients": _to_guest, "answers": _answer, "world": _to_world}
+_CLIENTS = (
+    _Kind(True, "new", "original", "dnat"),
+    _Kind(False, "established", "reply", "dnat"),
+    _Kind(True, "established", "original", "dnat"),
+)
+_WORLD = (
+    _Kind(False, "new", "original", ""),
+    _Kind(True, "established", "reply", "snat"),
+    _Kind(False, "established", "original", "snat"),
+)
 
 
 def _problem(
-    table: Table, chain: str, kinds: Mapping[str, Drop], chains: Chains, bridge: str
+    table: Table, chain: str, kinds: Mapping[_Kind, Drop], chains: Chains, bridge: str
 ) -> NetworkProblem:
-    clients = "clients" in kinds or "answers" in kinds
+    clients = not kinds.keys().isdisjoint(_CLIENTS)
+    world = not kinds.keys().isdisjoint(_WORLD)
     cut = [
-        *(["clients elsewhere do not reach any deployment"] if clients else []),
-        *(["guests do not reach the world (images, keys, certificates)"] * ("world" in kinds)),
+        *(["clients elsewhere do not reach any deployment"] * clients),
+        *(["guests do not reach the world (images, keys, certificates)"] * world),
     ]
     drop = next(iter(kinds.values()))
     by = "by its policy" if drop.rule is None else f"by its rule with handle {drop.rule}"
@@ -78,12 +94,13 @@ def _mend(table: Table, chain: str, of: Iterable[str], bridge: str) -> str:
             f"`firewall-cmd --permanent --zone=trusted --add-interface={bridge} && "
             "firewall-cmd --reload`"
         )
+    program = "iptables-legacy" if name == LEGACY else "iptables"
     if "DOCKER-USER" in names:
-        return _iptables("DOCKER-USER", bridge)
+        return _iptables(program, "DOCKER-USER", bridge)
     if any(one.startswith("ufw-") for one in names):
         return f"`ufw route allow in on {bridge} && ufw route allow out on {bridge}`"
     if (family, chain) == ("ip", "FORWARD"):
-        return _iptables(chain, bridge)
+        return _iptables(program, chain, bridge)
     where = f"{family} {name} {chain}"
     return (
         f"`nft insert rule {where} iifname {bridge} accept && "
@@ -92,10 +109,11 @@ def _mend(table: Table, chain: str, of: Iterable[str], bridge: str) -> str:
     )
 
 
-def _iptables(chain: str, bridge: str) -> str:
+def _iptables(program: str, chain: str, bridge: str) -> str:
+    insert = f"{program} -I {chain}"
     return (
-        f"`iptables -I {chain} -i {bridge} -j ACCEPT && iptables -I {chain} -o {bridge} -j ACCEPT`"
-        ", and the same where the host keeps its rules for the next boot"
+        f"`{insert} -i {bridge} -j ACCEPT && {insert} -o {bridge} -j ACCEPT`, and the same where "
+        "the host keeps its rules for the next boot"
     )
 
 

@@ -32,7 +32,7 @@ class Packet:
     goes_out: str
     state: str  # new, established
     direction: str  # original, reply
-    translated: bool
+    translated: str  # dnat, snat; empty: not yet
     guest_is: str  # saddr, daddr
     guests: ipaddress.IPv4Network
     bridge: str
@@ -218,7 +218,7 @@ def _ct(body: Mapping[str, Any], right: Any, packet: Packet) -> bool | None:
         case "direction":
             return bool(packet.direction == right)
         case "status" if right in ("dnat", "snat"):
-            return packet.translated and right == "dnat"
+            return bool(packet.translated == right)
     return None
 
 

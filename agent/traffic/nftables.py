@@ -171,7 +171,8 @@ class NftablesTraffic:
             former = await self._former.remove()
             if not view.intact or broken or strange:
                 await self._rewrite(list(orders.values()))
-            known, self._orders = self._forwarding, orders
+            self._orders = orders
+            known = frozenset(self._forwarding)
             switches = await self._have_forwarding()
             return Mended(
                 deployments=tuple(orders) if not view.intact else broken,
