@@ -2,6 +2,7 @@
 #
 # need_packages PACKAGE...   installs what is missing as root or by passwordless sudo; otherwise
 #                            prints the one command to run and exits 2
+# reload_link_managers       has the host's link managers read their configuration again
 # make_venv [EXTRAS]         .venv with the project in it, brought up to date when pyproject.toml changes
 # shellcheck shell=bash
 
@@ -38,6 +39,14 @@ need_packages() {
     exit 2
   fi
   rm -f "$log"
+}
+
+# What systemd-networkd and NetworkManager are to leave alone is read by them at once.
+reload_link_managers() {
+  if systemctl --quiet is-active systemd-networkd.service; then networkctl reload || true; fi
+  if systemctl --quiet is-active NetworkManager.service; then
+    systemctl reload NetworkManager.service || true
+  fi
 }
 
 find_python() {

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.doctor_line import Line
+from agent.cli.doctor_rules import rules_line
 from agent.cli.doctor_taps import tap_line
 from agent.cli.exits import Exit
 from agent.cli.options import output
@@ -269,6 +270,7 @@ CHECKS: tuple[Callable[[Config], Line], ...] = (
     _firmware,
     tap_line,
     _nft,
+    rules_line,
     _haproxy,
     _systemd,
     _sysfs,
