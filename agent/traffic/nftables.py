@@ -110,7 +110,7 @@ class NftablesTraffic:
         self._orders: dict[
             DeploymentName, RouteOrder
         ] = {}  # as they were given, or found at start
-        self._forwarding: set[str] = set()  # links that did when we last looked
+        self._forwarding: frozenset[str] = frozenset()  # links that did when we last looked
 
     async def start(self) -> None:
         """Turn on forwarding; bring an older table's rules up to date around its elements."""
@@ -172,7 +172,7 @@ class NftablesTraffic:
             if not view.intact or broken or strange:
                 await self._rewrite(list(orders.values()))
             self._orders = orders
-            known = frozenset(self._forwarding)
+            known = self._forwarding
             switches = await self._have_forwarding()
             return Mended(
                 deployments=tuple(orders) if not view.intact else broken,
@@ -267,7 +267,8 @@ class NftablesTraffic:
             self._sysctls.turn_on(switches.off)
         except (OSError, StorageError) as error:
             raise TrafficError("forwarding could not be turned on") from error
-        self._forwarding |= switches.fenced | {self._base.bridge}
+        if not switches.routes_for_others:
+            self._forwarding = switches.on | switches.off
         return switches
 
     def _look_at_switches(self) -> Switches:

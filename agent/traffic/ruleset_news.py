@@ -29,7 +29,7 @@ _NEW_ROUTE, _DEL_ROUTE, _NEW_NETCONF = 24, 25, 80  # RTM_…
 _RTA_DST, _ROUTE_HEADER, _NF_HEADER = 1, 12, 4
 _TABLE = 1  # NFTA_…_TABLE, NFTA_TABLE_NAME
 _LEGACY_EVERY_S = 1.0
-_LEGACY_SHARE = 2000  # the time between two readings, in readings
+_LEGACY_SHARE = 4000  # the time between two readings, in readings
 _LONG_S = 3600.0
 
 

@@ -36,7 +36,8 @@ class Switches:
     """What is and what is to be. `fenced`: links that forward for our sake alone."""
 
     routes_for_others: bool
-    off: frozenset[str]  # links that must forward, and do not
+    on: frozenset[str]  # links that must forward, and do
+    off: frozenset[str]  # those that do not
     fenced: frozenset[str]
 
 
@@ -51,12 +52,14 @@ class Sysctls:
     def look(self) -> Switches:
         """Cheap, and changes nothing. A missing bridge is left for later. Raises OSError."""
         if _value(_ALL) == "1":
-            return Switches(True, frozenset(), frozenset())
+            return Switches(True, frozenset(), frozenset(), frozenset())
         needed = uplinks(self._bridge)
-        off = {name for name in (*needed, self._bridge) if _value(_forwarding(name)) == "0"}
+        now = {name: _value(_forwarding(name)) for name in (*needed, self._bridge)}
+        on = frozenset(name for name, value in now.items() if value == "1")
+        off = frozenset(name for name, value in now.items() if value == "0")
         before = self._recorded()
         ours = {name for name in needed if before.get(str(_forwarding(name))) == "0"}
-        return Switches(False, frozenset(off), frozenset(ours | off) - {self._bridge})
+        return Switches(False, on, off, frozenset(ours | off) - {self._bridge})
 
     def turn_on(self, off: frozenset[str]) -> None:
         """Have these links forward, and loopback addresses on the bridge.

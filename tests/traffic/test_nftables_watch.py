@@ -315,6 +315,17 @@ async def test_links_that_come_later_are_let_forward_and_fenced(
         assert watched.events() == []
 
 
+async def test_a_bridge_that_is_made_later_is_nothing_that_was_turned_off(
+    host: NftablesWorld,
+) -> None:
+    ip(f"link set {BRIDGE} name trtaside")
+    async with watching(host) as watched:
+        ip(f"link set trtaside name {BRIDGE}")
+        ip(f"addr add 10.99.7.99/32 dev {BRIDGE}")  # the kernel says so
+        await until(lambda: forwarding(BRIDGE) == "1")
+        assert watched.events() == []
+
+
 async def test_the_fence_is_there_before_a_link_forwards(host: NftablesWorld) -> None:
     """An agent that dies in between leaves a host that forwards for nobody."""
     with Remote() as client:
