@@ -6,7 +6,6 @@ It is asked only where the kernel has such a table already: asking would make on
 
 from __future__ import annotations
 
-import ctypes
 import socket
 import struct
 from collections.abc import Mapping
@@ -20,7 +19,6 @@ _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_…
 _NAME = b"filter".ljust(32, b"\0")
 _INFO = struct.Struct("=32sI5I5III")
 _HEADER = struct.Struct("=32sI4x")  # of struct ipt_get_entries; entries are aligned to 8 bytes
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def legacy_items() -> list[Mapping[str, Any]]:
@@ -51,8 +49,12 @@ def _read() -> tuple[Info, bytes] | None:
 
 def _ask(asking: socket.socket, option: int, request: bytes) -> bytes:
     """getsockopt(2) with a request in the buffer, which Python's own does not do."""
+    import ctypes  # only where there is such a table
+
+    libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(request, len(request))
     size = ctypes.c_uint32(len(request))
-    if _libc.getsockopt(asking.fileno(), socket.IPPROTO_IP, option, buffer, ctypes.byref(size)):
+    where = (asking.fileno(), socket.IPPROTO_IP, option)
+    if libc.getsockopt(*where, buffer, ctypes.byref(size)):
         raise OSError(ctypes.get_errno(), "getsockopt")
     return buffer.raw
