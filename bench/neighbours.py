@@ -157,7 +157,7 @@ def _share() -> int:
 
 
 def _refused(place: Place) -> dict[str, int]:
-    argv = ["nft", "-j", "list", "set", "inet", f"{place.table}_limits", "refused"]
+    argv = ["nft", "-j", "list", "set", "inet", f"limits_{place.table}", "refused"]
     listed = subprocess.run(argv, capture_output=True, check=True)
     guests = ipaddress.ip_network(place.subnet(0))
     return refused_in(listed.stdout).get(str(guests[250]), {})

@@ -103,7 +103,7 @@ class Planes:
             await self._nftables.start()
             await self._nftables.apply(self._order(_NFT_OFFSET))
         else:
-            tables = (f"inet {self._table}", f"inet {self._table}_limits")
+            tables = (f"inet {self._table}", f"inet limits_{self._table}")
             delete = "; ".join(f"add table {one}; delete table {one}" for one in tables)
             subprocess.run(["nft", delete], check=True)
 

@@ -6,6 +6,7 @@
 #                            brought up to date when that or pyproject.toml changes
 # pip_locked PYTHON FILE...  installs what these files lock: wheels alone, each by its hash
 # build_wheel TREE OUT       the wheel of a copy of the sources, by the build backend that is locked
+# reload_link_managers       has the host's link managers read their configuration again
 # shellcheck shell=bash
 
 root_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -41,6 +42,14 @@ need_packages() {
     exit 2
   fi
   rm -f "$log"
+}
+
+# What systemd-networkd and NetworkManager are to leave alone is read by them at once.
+reload_link_managers() {
+  if systemctl --quiet is-active systemd-networkd.service; then networkctl reload || true; fi
+  if systemctl --quiet is-active NetworkManager.service; then
+    systemctl reload NetworkManager.service || true
+  fi
 }
 
 find_python() {

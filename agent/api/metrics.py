@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from agent.api.gpu_metrics import gpu_metrics
 from agent.api.surface import Surface
+from agent.host.network_news import REPAIRED
 from agent.model.enclave import EnclaveState
 from agent.model.revision import DeploymentStatus
 from agent.model.update import UpdateStatus
@@ -86,6 +87,10 @@ def _host(snapshot: Snapshot) -> Iterator[Metric]:
         count = sum(1 for one in snapshot.problems if one.severity == severity)
         problems.add_metric([severity], count)
     yield problems
+    repairs = _counter("network_repairs", "What others changed and was put back.", "what")
+    for what in REPAIRED:
+        repairs.add_metric([what], snapshot.network_repairs.get(what, 0))
+    yield repairs
 
 
 _INFO = ("host", "version", "tee", "accel", "supervisor", "network", "traffic", "simulated")

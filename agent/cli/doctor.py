@@ -20,6 +20,7 @@ import click
 
 from agent.cli.doctor_egress import egress_line
 from agent.cli.doctor_line import Line
+from agent.cli.doctor_rules import rules_line
 from agent.cli.doctor_taps import tap_line
 from agent.cli.exits import Exit
 from agent.cli.options import output
@@ -271,6 +272,7 @@ CHECKS: tuple[Callable[[Config], Line], ...] = (
     tap_line,
     egress_line,
     _nft,
+    rules_line,
     _haproxy,
     _systemd,
     _sysfs,

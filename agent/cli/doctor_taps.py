@@ -35,7 +35,7 @@ def tap_line(config: Config) -> Line:
         if shutil.which(tool) is None:
             mend = "apt-get install iproute2"
             return Line("network", state, f"{tool} is not there{instead}", mend)
-    from agent.enclaves.network_tap import probe_tap
+    from agent.enclaves.tap_probe import probe_tap
 
     if (lacks := asyncio.run(probe_tap())) is not None:
         mend = "modprobe cls_bpf sch_ingress (Ubuntu: package linux-modules-extra), CAP_NET_ADMIN"

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agent.config import SIMULATED, Config, NetworkMode, SupervisorKind, Tee, TrafficMode
-from agent.enclaves.network_tap import probe_tap
+from agent.enclaves.tap_probe import probe_tap
 from agent.errors import AgentError
 from agent.host.units import SCRATCH_NETWORK, probe_units
 from agent.model.egress import GuestEgress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from agent.attestation.debug_releases import NoDebugEvidence
 from agent.attestation.port import Attestation
 from agent.attestation.unattested import Unattested
-from agent.config import Config, NetworkConfig, NetworkMode, SupervisorKind, Tee, TrafficMode
+from agent.config import Config, NetworkMode, SupervisorKind, Tee, TrafficMode
 from agent.daemon.choices import CannotStartError, Choices, choose
 from agent.daemon.egress import facts_of, policy_of
 from agent.daemon.egress_names import EgressForesight
@@ -21,29 +20,27 @@ from agent.daemon.gpus import gpus_of, preparer_of
 from agent.daemon.host_supply import SupplyReader
 from agent.daemon.launch_formats import LaunchFormats
 from agent.daemon.listen_rules import ListenRulesReader
+from agent.daemon.networks import guest_sockets, network_of, traffic_of, watches_of
 from agent.daemon.preflight import HostPreflight, host_look
 from agent.enclaves.fleet import Fleet
-from agent.enclaves.network import Network
-from agent.enclaves.network_tap import TapNetwork
-from agent.enclaves.network_user import UserNetwork
 from agent.enclaves.port import SecureProcessor
 from agent.enclaves.quotes import read_quote_service
 from agent.enclaves.supervisor import Supervisor
 from agent.enclaves.supervisor_detached import DetachedSupervisor
 from agent.enclaves.supervisor_systemd import SystemdSupervisor
 from agent.host.clock import RealClock
-from agent.host.commands import RunCommand, run_command
+from agent.host.commands import run_command
 from agent.host.credentials import CredentialCipher, why_none
 from agent.host.files import in_memory
-from agent.host.guest_sockets import GuestSockets
+from agent.host.network_news import NetworkNews
 from agent.host.networks import own_networks
 from agent.host.threads import finish_in_thread
-from agent.host.units import beside_us, host_is_stopping, in_units
+from agent.host.units import beside_us, host_is_stopping
 from agent.inventory.host import HostProbe
 from agent.inventory.processor import cpu_model
 from agent.model.egress import GuestEgress
 from agent.model.ids import HostId
-from agent.model.resources import Amounts, Listen
+from agent.model.resources import Amounts
 from agent.probes.runner import Prober
 from agent.releases.measurement import (
     MeasurementCheck,
@@ -53,10 +50,7 @@ from agent.releases.measurement import (
 )
 from agent.releases.store import ReleaseStore, open_releases
 from agent.store.port import Store
-from agent.traffic.haproxy import HaproxyTraffic
-from agent.traffic.holding import ProcessHolder
 from agent.traffic.nftables import NftablesTraffic
-from agent.traffic.userspace import UserspaceTraffic
 from agent.updates.engine.dependencies import EngineDependencies, Foresee, foresees_nothing
 from agent.updates.engine.engine import EngineRuntime
 from agent.updates.engine.preflight import no_preflight
@@ -87,8 +81,10 @@ def build(
     releases = open_releases(
         config.releases, state_dir=config.state_dir, firmware_dir=config.qemu.firmware_dir
     )
-    network = network_of(config, choices)
-    sockets = _guest_sockets(config, choices)
+    news = NetworkNews()
+    network = network_of(config, choices, news)
+    traffic = traffic_of(config, choices, network)
+    sockets = guest_sockets(config, choices)
     prober = Prober(config.probes, clock, sockets)
     units = choices.supervisor.value == SupervisorKind.SYSTEMD
     gpus = gpus_of(config, clock, store, prober, in_units=units)
@@ -123,7 +119,7 @@ def build(
         releases=releases,
         enclaves=enclaves,
         probes=prober,
-        traffic=traffic_of(config, choices),
+        traffic=traffic,
         attestation=_attestation(config, choices, clock, chain, collateral),
         secret_values=SecretValues(
             secrets_dir(config),
@@ -162,6 +158,8 @@ def build(
         foresee=foresee_of(config, choices),
         host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
+        network_news=news,
+        watches=watches_of(config, traffic, news),
     )
     facts = _host_facts(config, choices, clock, host_id)
     return Assembly(
@@ -227,7 +225,7 @@ def _attestation(
         clock,
         endorser=endorser,
         simulated_root=root,
-        sockets=_guest_sockets(config, choices),
+        sockets=guest_sockets(config, choices),
     )
     return NoDebugEvidence(verifier, demanded=not config.allow_unattested)
 
@@ -274,47 +272,12 @@ def policy(config: Config, tee: str) -> Policy:
     )
 
 
-def network_of(config: Config, choices: Choices) -> Network:
-    """The network that was chosen."""
-    network = config.network
-    if choices.network.value == NetworkMode.USER:
-        return UserNetwork(
-            network.loopback_subnet,
-            config.run_dir / "host-ports.json",
-            restricted=choices.egress.value == GuestEgress.NONE,
-        )
-    return TapNetwork(
-        network.bridge,
-        network.subnet,
-        instance=str(config.state_dir),
-        gated=choices.traffic.value == TrafficMode.NFTABLES,
-        policy=policy_of(config, choices),
-        hairpin=network.hairpin,
-        host_ports=host_ports_of(config),
-    )
-
-
 def foresee_of(config: Config, choices: Choices) -> Foresee:
     """What is told ahead of names that guests will not reach."""
     policy = policy_of(config, choices)
     if choices.network.value == NetworkMode.USER and policy.mode is GuestEgress.ANY:
         return foresees_nothing  # nothing is held there, not even metadata addresses
     return EgressForesight(policy, lambda: own_networks(config.network.bridge)).warnings
-
-
-def host_ports_of(config: Config) -> tuple[int, ...]:
-    """TCP ports of the host that guests may reach, that of the collateral's endpoint with them."""
-    asked = config.attestation.collateral.listen
-    listen = Listen.parse(asked) if asked else None
-    if listen is None or ipaddress.ip_address(listen.address).is_loopback:
-        return config.network.host_ports
-    return tuple(sorted({*config.network.host_ports, listen.port}))
-
-
-def _guest_sockets(config: Config, choices: Choices) -> GuestSockets:
-    """How the agent itself reaches guests on the network that was chosen."""
-    tap = choices.network.value == NetworkMode.TAP
-    return GuestSockets(config.network.bridge if tap else None)
 
 
 def supervisor_of(config: Config, choices: Choices) -> Supervisor:
@@ -324,76 +287,19 @@ def supervisor_of(config: Config, choices: Choices) -> Supervisor:
     return DetachedSupervisor()
 
 
-def traffic_of(
-    config: Config, choices: Choices
-) -> NftablesTraffic | HaproxyTraffic | UserspaceTraffic:
-    """The data plane that was chosen. An agent with a bridge of its own has its own table."""
-    network = config.network
-    units = choices.supervisor.value == SupervisorKind.SYSTEMD
-    run = _in_units(config) if units else run_command
-    if choices.traffic.value == TrafficMode.NFTABLES:
-        standard = network.bridge == NetworkConfig().bridge
-        return NftablesTraffic(
-            network.bridge,
-            network.subnet,
-            host_ports_of(config),
-            egress=policy_of(config, choices),
-            hairpin=network.hairpin,
-            state_file=config.state_dir / "sysctls.json",
-            table="enclave_agent" if standard else f"enclave_agent_{network.bridge}",
-            holder=_port_holder(config, run),
-            limits=config.limits,
-        )
-    if choices.traffic.value == TrafficMode.HAPROXY:
-        return HaproxyTraffic(
-            config.run_dir / "haproxy",
-            config.state_dir / "haproxy.json",
-            holder=_port_holder(config, run),
-            limits=config.limits,
-            run_command=run,
-        )
-    return UserspaceTraffic(
-        socket=config.run_dir / "traffic.sock",
-        state_file=config.state_dir / "traffic.json",
-        log_file=config.state_dir / "traffic.log",
-        limits=config.limits,
-        run_command=run,
-    )
-
-
-def _port_holder(config: Config, run: RunCommand) -> ProcessHolder:
-    """For a data plane that does not listen on all that it serves or refuses."""
-    process = UserspaceTraffic(
-        socket=config.run_dir / "ports.sock",
-        state_file=config.state_dir / "ports.json",
-        log_file=config.state_dir / "traffic.log",
-        answer_s=5.0,
-        run_command=run,
-    )
-    return ProcessHolder(process)
-
-
-def _in_units(config: Config) -> RunCommand:
-    return in_units(
-        "enclave-traffic",
-        "Data plane of enclave-agent",
-        writable=(config.state_dir, config.run_dir),
-        complaints=config.run_dir,
-    )
-
-
 async def restore_host(config: Config) -> None:
     """Take back what the agent made on the host: data plane, sysctls, links. No VM may run.
 
     Raises TrafficError or NetworkError; what was restored before it stays so.
     """
     choices = await choose(config)
-    traffic = traffic_of(config, choices)
+    network = network_of(config, choices)
+    traffic = traffic_of(config, choices, network)
     if isinstance(traffic, NftablesTraffic):
         await traffic.restore()
     else:
         await traffic.shutdown()
-    await network_of(config, choices).restore()
+    await network.restore()
 
 
 def _host_facts(config: Config, choices: Choices, clock: RealClock, host_id: HostId) -> HostFacts:

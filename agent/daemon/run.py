@@ -28,6 +28,7 @@ from agent.api.server import ApiServer, Rpc
 from agent.api.surface import Surface
 from agent.config import SIMULATED, Config, Tee
 from agent.config_file import ConfigError, load_config
+from agent.daemon import earlier_config
 from agent.daemon.answers import StoredAnswers
 from agent.daemon.choices import Choices, choose
 from agent.daemon.egress import EgressReporter, settle_egress
@@ -216,6 +217,7 @@ async def _serving(config: Config, join: Join) -> AsyncIterator[_Serving]:
         if isinstance(store, DamagedStore):
             await _stand_by(assembly, store)
         else:
+            await earlier_config.settle(config, choices, store)
             await assembly.runtime.start()
             surface.coordinator = link(config, assembly, trust, stack) or surface.coordinator
         yield _Serving(assembly, keeper, egress)

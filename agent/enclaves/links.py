@@ -20,27 +20,56 @@ _IPV6_OFF = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
 class _Data(msgspec.Struct, frozen=True):
     type: object = None
     user: object = None
+    stp_state: int | None = None
+
+
+class PortState(msgspec.Struct, frozen=True):
+    """Of a port of a bridge; None: this kernel does not say."""
+
+    isolated: bool | None = None
+    hairpin: bool | None = None
+    learning: bool | None = None
+    flood: bool | None = None
+    mcast_flood: bool | None = None
 
 
 class _Info(msgspec.Struct, frozen=True):
     info_kind: str | None = None
     info_data: _Data = _Data()
+    info_slave_data: PortState = PortState()
+
+
+class _Inet(msgspec.Struct, frozen=True):
+    family: str = ""
+    local: str | None = None
+    prefixlen: int = 32
 
 
 class NetLink(msgspec.Struct, frozen=True):
-    """One link, as `ip -json -details link show` tells it."""
+    """One link, as `ip -json -details address show` tells it."""
 
+    ifindex: int = 0
     ifname: str = ""
     address: str = ""
     ifalias: str | None = None
     master: str | None = None
     flags: tuple[str, ...] = ()
     linkinfo: _Info = _Info()
+    addr_info: tuple[_Inet, ...] = ()
 
     @property
     def is_up(self) -> bool:
         """Whether it was set up; it may have no carrier."""
         return "UP" in self.flags
+
+    @property
+    def ipv4(self) -> list[str]:
+        """Its IPv4 addresses, each with its prefix."""
+        return [
+            f"{one.local}/{one.prefixlen}"
+            for one in self.addr_info
+            if one.family == "inet" and one.local
+        ]
 
     @property
     def is_bridge(self) -> bool:
@@ -73,13 +102,20 @@ class KernelRoute(msgspec.Struct, frozen=True):
         return ipaddress.IPv4Network("0.0.0.0/0" if self.dst == "default" else self.dst)
 
 
-class _Inet(msgspec.Struct, frozen=True):
-    local: str | None = None
-    prefixlen: int = 32
+class Neighbour(msgspec.Struct, frozen=True):
+    """One IPv4 neighbour entry."""
+
+    dst: str = ""
+    lladdr: str | None = None
+    state: tuple[str, ...] = ()
 
 
-class _Addresses(msgspec.Struct, frozen=True):
-    addr_info: tuple[_Inet, ...] = ()
+class Forwarding(msgspec.Struct, frozen=True):
+    """One entry of a bridge's table: which port a card is behind."""
+
+    mac: str = ""
+    ifname: str = ""
+    state: str = ""
 
 
 class Links:
@@ -90,29 +126,33 @@ class Links:
 
     async def links(self) -> dict[str, NetLink]:
         """Every link of this network namespace, by name."""
-        rows = await self._read(["-details", "link", "show"], list[NetLink])
+        rows = await self._read(["-details", "address", "show"], list[NetLink])
         return {row.ifname: row for row in rows}
 
     async def routes(self) -> list[KernelRoute]:
         """Every IPv4 route, those of the host's own addresses included."""
         return await self._read(["-4", "route", "show", "table", "all"], list[KernelRoute])
 
-    async def ipv4_of(self, name: str) -> list[str]:
-        """The link's IPv4 addresses, each with its prefix."""
-        rows = await self._read(["-4", "address", "show", "dev", name], list[_Addresses])
-        return [f"{a.local}/{a.prefixlen}" for row in rows for a in row.addr_info if a.local]
+    async def neighbours(self, bridge: str) -> list[Neighbour]:
+        """The IPv4 neighbours that the host knows there."""
+        return await self._read(["-4", "neighbour", "show", "dev", bridge], list[Neighbour])
+
+    async def forwarding(self, bridge: str) -> list[Forwarding]:
+        """The bridge's table."""
+        return await self._read(["fdb", "show", "br", bridge], list[Forwarding], tool="bridge")
 
     async def change(self, lines: Sequence[str], *, tool: str = "ip") -> None:
         """Carry out the lines in order, up to the first that fails."""
         script = "".join(f"{line}\n" for line in lines).encode()
         await self._checked([tool, "-batch", "-"], script)
 
-    async def _read(self, words: list[str], kind: type[T]) -> T:
-        output = await self._checked(["ip", "-json", *words])
+    async def _read(self, words: list[str], kind: type[T], tool: str = "ip") -> T:
+        output = await self._checked([tool, "-json", *words])
         try:
             return msgspec.json.decode(output, type=kind)
         except msgspec.MsgspecError as error:
-            raise NetworkError(f"`ip {' '.join(words)}` printed what is not understood") from error
+            said = f"`{tool} {' '.join(words)}` printed what is not understood"
+            raise NetworkError(said) from error
 
     async def _checked(self, argv: list[str], stdin: bytes = b"") -> bytes:
         try:

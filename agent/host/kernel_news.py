@@ -1,4 +1,4 @@
-"""Hears from the kernel (rtnetlink) that filters, links, addresses or routes changed, by whomever.
+"""Hears from the kernel (rtnetlink) that links, addresses or routes changed, by whomever.
 
 What is told is that something changed, not what: whoever listens looks for itself. A message that
 was lost because too many came counts as news, too. So does a while of silence, in case the kernel
@@ -14,7 +14,6 @@ import socket
 from types import TracebackType
 from typing import Self
 
-FILTERS = 1 << 3  # RTMGRP_TC
 NETWORKS = 1 << 0 | 1 << 4 | 1 << 6  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
 _SETTLE_S = 0.2  # what comes in one go is looked at once
 _MOST_BYTES = 1 << 16

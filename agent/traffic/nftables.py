@@ -4,23 +4,28 @@ Client addresses are kept; only connections from a loopback address are masquera
 guest can answer one. Everything that a restart of the agent needs is read back from the kernel.
 A writer that lost its turn (an nft whose agent was killed) cannot undo a newer order: replacing
 an order deletes the old generation's own key, and a transaction whose key is gone fails whole.
+
+What others do to the table is put back by `mend`, in one transaction, from the orders that were
+given; `nftables_watch.py` hears when there is reason to. Links that forward for our sake alone are
+fenced before they do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config_limits import DEFAULT_LIMITS, LimitsConfig
 from agent.errors import describe
-from agent.host.commands import CommandError, CompletedCommand, RunCommand, run_command
+from agent.host.commands import CommandError, RunCommand, run_command
 from agent.host.files import StorageError
-from agent.host.threads import finish_in_thread
 from agent.model.egress import NO_POLICY, EgressPolicy, GuestEgress, parse_allowed
 from agent.model.enclave import Endpoint
-from agent.model.ids import DeploymentName, parse_deployment_name
+from agent.model.ids import DeploymentName
 from agent.model.resources import Listen
 from agent.traffic import conntrack, resetting
 from agent.traffic.census import Census
@@ -28,9 +33,25 @@ from agent.traffic.egress import EgressTable
 from agent.traffic.egress_rules import EgressRules, open_at_host
 from agent.traffic.flow_limits import FlowLimits
 from agent.traffic.holding import NoHolder, PortHolder
-from agent.traffic.nftables_ports import NftablesPorts, check_taken
-from agent.traffic.nftables_rules import Base, Key, SetElement, change, elements_of, endpoint_key
-from agent.traffic.nftables_view import NftablesView, read
+from agent.traffic.nftables_checks import check, check_taken, refusal
+from agent.traffic.nftables_former import FormerTables, none_known
+from agent.traffic.nftables_kernel import (
+    NftablesKernel,
+    RefusedTransactionError,
+    egress_table,
+    limits_table,
+)
+from agent.traffic.nftables_ports import NftablesPorts
+from agent.traffic.nftables_reset import Resets
+from agent.traffic.nftables_rules import (
+    Base,
+    Key,
+    SetElement,
+    change,
+    elements_of,
+    fence,
+)
+from agent.traffic.nftables_view import NftablesView
 from agent.traffic.port import (
     Refused,
     RouteOrder,
@@ -38,10 +59,9 @@ from agent.traffic.port import (
     TrafficError,
     Unheld,
 )
-from agent.traffic.sysctls import Sysctls
+from agent.traffic.sysctls import Switches, Sysctls
 
-_RESET_ROUNDS = 20
-_RESET_ROUND_S = 0.1
+log = logging.getLogger(__name__)
 
 
 async def probe_nftables(run: RunCommand = run_command) -> str | None:
@@ -50,9 +70,10 @@ async def probe_nftables(run: RunCommand = run_command) -> str | None:
     The kernel is given our whole table to check and to throw away.
     """
     at_host = open_at_host((1,))
-    base = Base("enclave_agent_probe", "probe", "192.0.2.0/24", at_host, hairpin=True)
+    table = "enclave_agent_probe"
+    base = Base(table, "probe", "192.0.2.0/24", at_host, hairpin=True)
     policy = EgressPolicy(mode=GuestEgress.INTERNET, allow=(parse_allowed("192.0.2.0/24:1"),))
-    egress = EgressRules("egress_enclave_agent_probe", "probe", at_host, policy)
+    egress = EgressRules(egress_table(table), "probe", at_host, policy)
     text = base.text() + egress.text((ipaddress.IPv4Network("192.0.2.0/24"),))
     try:
         result = await run(["nft", "-c", "-f", "-"], stdin=text.encode())
@@ -63,8 +84,28 @@ async def probe_nftables(run: RunCommand = run_command) -> str | None:
     return conntrack.missing() or resetting.missing()
 
 
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What `mend` found and did. `deployments`: whose orders were not in force as given.
+
+    `rules`: whether our rules were not what they should be. `former_tables`: those of an earlier
+    configuration that had come back. `turned_on`: links that forwarded and did not any more.
+    `routes_for_others`: whether the host forwards for whoever asks.
+    """
+
+    deployments: tuple[DeploymentName, ...] = ()
+    rules: bool = False
+    former_tables: tuple[str, ...] = ()
+    turned_on: tuple[str, ...] = ()
+    routes_for_others: bool = False
+
+
 class NftablesTraffic:
-    """Tables of our own. `state_file` holds the sysctls as they were before us."""
+    """Tables of our own. `state_file` holds the sysctls as they were before us.
+
+    Beside it the names of our tables are recorded. `former_tables`: names, as far as they can be
+    told, of tables that this agent made under an earlier configuration.
+    """
 
     kind = "nftables"
 
@@ -80,56 +121,66 @@ class NftablesTraffic:
         table: str = "enclave_agent",
         limits: LimitsConfig = DEFAULT_LIMITS,
         holder: PortHolder | None = None,
+        former_tables: Callable[[], Awaitable[Sequence[str]]] = none_known,
         run_command: RunCommand = run_command,
     ) -> None:
         """`host_ports`: TCP ports of the host that guests may reach, whatever the policy."""
         at_host = open_at_host(host_ports)
         self._base = Base(table, bridge, subnet, at_host, hairpin)
-        self._limits = FlowLimits(f"{table}_limits", bridge, subnet, limits, run_command)
-        self.egress = EgressTable(
-            EgressRules(f"egress_{table}", bridge, at_host, egress), run_command
-        )
+        self._limits = FlowLimits(limits_table(table), bridge, subnet, limits, run_command)
+        rules = EgressRules(egress_table(table), bridge, at_host, egress)
+        self.egress = EgressTable(rules, run_command)
         self._sysctls = Sysctls(bridge, state_file)
-        self._run = run_command
+        record = state_file.with_name("tables.json")
+        self._former = FormerTables(table, record, former_tables, run_command)
+        self._kernel = NftablesKernel(self._base, run_command)
         self._census = Census(run_command)
-        self._ports = NftablesPorts(table, holder or NoHolder(), self._commit)
+        self._ports = NftablesPorts(table, holder or NoHolder(), self._kernel.commit)
+        self._resets = Resets(table, self._kernel.commit, run_command)
         self._lock = asyncio.Lock()
-        self._resetting = asyncio.Lock()
         self._last: NftablesView | None = None  # what the kernel held when we last looked or wrote
-        self._parsed: tuple[bytes, NftablesView] | None = (
-            None  # a listing, and what was read in it
-        )
+        self._orders: dict[
+            DeploymentName, RouteOrder
+        ] = {}  # as they were given, or found at start
+        self._forwarding: frozenset[str] = frozenset()  # links that did when we last looked
 
     async def start(self) -> None:
         """Turn on forwarding; bring an older table's rules up to date around its elements."""
         async with self._lock:
-            self._ensure_sysctls()
+            await self._former.note()
+            former = await self._former.orders()
             view = await self._look()
-            if not view.intact:
-                await self._rewrite(list(view.known.values()))
+            known = {**former, **view.known}
+            if not view.intact or former:
+                await self._rewrite(list(known.values()))
             else:
                 await self.egress.ensure()
                 if view.resetting:
-                    await self._commit(f"flush set inet {self._base.table} resetting\n")
+                    await self._kernel.commit(f"flush set inet {self._base.table} resetting\n")
+            self._orders = known
+            await self._former.remove()
+            await self._have_forwarding()
         await self._limits.ensure()
 
     async def apply(self, order: RouteOrder) -> None:
         """One transaction. What the kernel holds is read only if the last look proves stale."""
-        self._check(order)
+        check(order)
         async with self._lock:
-            self._ensure_sysctls()
             view = self._last
             if view is None or not view.intact or view.known.get(order.deployment) == order:
                 view = await self._look()
             try:
                 await self._put(view, order)
-            except _RefusedTransactionError:
+            except RefusedTransactionError:
                 await self._put(await self._look(), order)
+            self._orders[order.deployment] = order
+            await self._have_forwarding()
             if self._last is not None:
                 await self._ports.keep_more(self._last, order)
 
     async def remove(self, deployment: DeploymentName) -> None:
         async with self._lock:
+            self._orders.pop(deployment, None)
             view = await self._look()
             if deployment not in view.known:
                 return
@@ -137,7 +188,6 @@ class NftablesTraffic:
                 await self._write(change(self._base.table, view.owned_by(deployment), {}))
             else:
                 await self._rewrite(view.others(deployment))
-            await self._ports.keep(await self._look())
 
     async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
         """Nothing, if the rules in the kernel are not exactly ours."""
@@ -151,6 +201,33 @@ class NftablesTraffic:
         async with self._lock:
             return await self._ports.keep(self._last or await self._look())
 
+    async def mend(self) -> Mended:
+        """Put back what another changed, all in one transaction.
+
+        An order in the kernel that is newer than what we know of is left in force.
+        """
+        async with self._lock:
+            view = await self._look()
+            orders = {**self._orders, **_newer(view.known, self._orders)}
+            broken = tuple(name for name, order in orders.items() if view.known.get(name) != order)
+            strange = view.known.keys() - orders.keys()
+            former = await self._former.remove()
+            if not view.intact or broken or strange:
+                await self._rewrite(list(orders.values()))
+            else:
+                await self.egress.ensure()
+            self._orders = orders
+            known = self._forwarding
+            switches = await self._have_forwarding()
+            await self._limits.ensure()
+            return Mended(
+                deployments=tuple(orders) if not view.intact else broken,
+                rules=not view.intact or bool(strange),
+                former_tables=tuple(former),
+                turned_on=tuple(sorted(known & switches.off)),
+                routes_for_others=switches.routes_for_others,
+            )
+
     async def connections(self, endpoint: Endpoint) -> int:
         return await self._census.connections(endpoint)
 
@@ -160,19 +237,7 @@ class NftablesTraffic:
         A client that could not be reached gets its reset with the next segment that it sends: its
         flow is forgotten then, and the host answers for what it does not know.
         """
-        element = f"inet {self._base.table} resetting {{ {endpoint_key(endpoint)} }}\n"
-        async with self._resetting:
-            flows = await conntrack.flows_to(endpoint, self._run)
-            if not flows:
-                await conntrack.forget(endpoint, (), self._run)
-                return 0
-            await self._commit(f"add element {element}")
-            try:
-                left = await self._reset_flows(endpoint, flows)
-                await conntrack.forget(endpoint, left, self._run)
-            finally:
-                await asyncio.shield(self._commit(f"delete element {element}"))
-            return len(flows)
+        return await self._resets.reset(endpoint)
 
     async def refused(self) -> Refused:
         """By guests' addresses."""
@@ -180,45 +245,25 @@ class NftablesTraffic:
         return Refused(counts=counts, unlimited=self._limits.missing)
 
     def refusal(self, listen: Listen) -> str | None:
-        if listen.is_ipv6:
-            return (
-                f"{listen} is an IPv6 address, which the nftables data plane does not serve: "
-                "guests have IPv4 addresses only; use traffic.mode userspace"
-            )
-        return None
+        return refusal(listen)
 
     async def close(self) -> None:
-        """The table and the ports' holder stay."""
+        """The tables and the ports' holder stay."""
         await self._ports.close()
 
     async def restore(self) -> None:
-        """Uninstall: delete our table, put the sysctls back. Idempotent."""
+        """Uninstall: delete our tables, put the sysctls back. Idempotent."""
         async with self._lock:
+            self._orders.clear()
             await self._write(self._base.removal() + self.egress.removal())
             await self._ports.shutdown()
             await self._limits.remove()
+            await self._former.remove()
+            self._former.forget()
             try:
                 self._sysctls.restore()
             except (OSError, StorageError) as error:
                 raise TrafficError("the sysctls could not be restored") from error
-
-    def _check(self, order: RouteOrder) -> None:
-        """Nothing unchecked gets into the text that nft reads."""
-        try:
-            parse_deployment_name(order.deployment)
-            for binding in order.bindings:
-                ipaddress.ip_address(binding.listen.address)
-                for endpoint in binding.endpoints:
-                    ipaddress.IPv4Address(endpoint.address)
-        except ValueError as error:
-            raise TrafficError(f"the order of {order.deployment} is not valid") from error
-        if order.domain is not None and not order.domain.isascii():
-            raise TrafficError(f"the domain of {order.deployment} is not ASCII")
-        if order.domain is not None and not set(order.domain).isdisjoint(' "\\\n\t\r'):
-            raise TrafficError(f"the domain of {order.deployment} is not a domain")
-        for binding in order.bindings:
-            if refused := self.refusal(binding.listen):
-                raise TrafficError(refused)
 
     async def _put(self, view: NftablesView, order: RouteOrder) -> None:
         before = view.known.get(order.deployment)
@@ -241,6 +286,7 @@ class NftablesTraffic:
             elements={**rest, **new},
             known={**view.known, order.deployment: order},
             yielded=view.yielded,
+            fenced=view.fenced,
         )
 
     async def _rewrite(self, orders: Sequence[RouteOrder]) -> None:
@@ -248,71 +294,61 @@ class NftablesTraffic:
         elements: dict[Key, SetElement] = {}
         for order in orders:
             elements.update(elements_of(order))
+        table, switches = self._base.table, self._look_at_switches()
         await self.egress.ensure()  # first: what a guest opens needs its mark
-        await self._write(self._base.text() + change(self._base.table, {}, elements))
+        await self._write(
+            self._base.text()
+            + change(table, {}, elements)
+            + fence(table, (), switches.fenced)
+            + self._resets.statement()
+        )
         known = {order.deployment: order for order in orders}
-        self._last = NftablesView(intact=True, elements=elements, known=known)
+        self._last = NftablesView(
+            intact=True, elements=elements, known=known, fenced=switches.fenced
+        )
+
+    async def _have_forwarding(self) -> Switches:
+        """Fence, then turn on. Where the host forwards for others there is no fence."""
+        switches = self._look_at_switches()
+        fenced = self._last.fenced if self._last is not None else (await self._look()).fenced
+        if text := fence(self._base.table, fenced, switches.fenced):
+            try:
+                await self._write(text)
+            except RefusedTransactionError:
+                await self._write(
+                    fence(self._base.table, (await self._look()).fenced, switches.fenced)
+                )
+            await self._look()
+        try:
+            self._sysctls.turn_on(switches.off)
+        except (OSError, StorageError) as error:
+            raise TrafficError("forwarding could not be turned on") from error
+        if not switches.routes_for_others:
+            self._forwarding = switches.on | switches.off
+        return switches
+
+    def _look_at_switches(self) -> Switches:
+        try:
+            return self._sysctls.look()
+        except (OSError, StorageError) as error:
+            raise TrafficError("the sysctls cannot be read") from error
 
     async def _look(self) -> NftablesView:
-        """Without the second table the orders are known, and nothing is in force."""
-        listings = [await self._list(*what) for what in self._base.listed]
-        listing = b"".join(found for found in listings if found is not None)
-        if listings[0] is None:
-            view = NftablesView()
-        else:
-            if self._parsed is None or self._parsed[0] != listing:
-                self._parsed = (listing, read(listing, self._base))
-            view = self._parsed[1]
-        self._last = view
-        return view
-
-    async def _list(self, *what: str) -> bytes | None:
-        """None if there is no such thing. (nft 1.0.6 cannot list two families in one run.)"""
-        listing = await self._nft(["nft", "-j", "list", *what])
-        if listing.status == 0:
-            return listing.stdout
-        if b"No such file or directory" in listing.stderr:
-            return None
-        raise TrafficError(f"nft does not list our table: {listing.complaint}")
+        self._last = await self._kernel.look()
+        return self._last
 
     async def _write(self, text: str) -> None:
         """Change orders or rules. However it ends, our last look is void."""
         self._last = None
-        await self._commit(text)
-
-    async def _commit(self, text: str) -> None:
-        """One transaction; it may commit although its caller is cancelled."""
-        result = await self._nft(["nft", "-f", "-"], stdin=text.encode())
-        if result.status != 0:
-            raise _RefusedTransactionError(f"nft refused the transaction: {result.complaint}")
-
-    async def _nft(self, argv: list[str], stdin: bytes = b"") -> CompletedCommand:
-        try:
-            return await self._run(argv, stdin=stdin)
-        except CommandError as error:
-            raise TrafficError("nft did not do its work") from error
-
-    def _ensure_sysctls(self) -> None:
-        try:
-            self._sysctls.ensure()
-        except (OSError, StorageError) as error:
-            raise TrafficError("forwarding could not be turned on") from error
-
-    async def _reset_flows(
-        self, endpoint: Endpoint, flows: list[conntrack.Flow]
-    ) -> list[conntrack.Flow]:
-        """Returns those left. A flow whose reset went out is closed in the kernel's table."""
-        for _ in range(_RESET_ROUNDS):
-            try:
-                await finish_in_thread(resetting.provoke, flows)
-            except OSError as error:
-                raise TrafficError("idle clients could not be made to speak") from error
-            flows = await conntrack.flows_to(endpoint, self._run)
-            if not flows:
-                break
-            await asyncio.sleep(_RESET_ROUND_S)
-        return flows
+        await self._kernel.commit(text)
 
 
-class _RefusedTransactionError(TrafficError):
-    """The kernel does not hold what we took for granted, or cannot do what we ask."""
+def _newer(
+    found: Mapping[DeploymentName, RouteOrder], given: Mapping[DeploymentName, RouteOrder]
+) -> dict[DeploymentName, RouteOrder]:
+    """Orders of a later generation than those that we gave."""
+    return {
+        name: order
+        for name, order in found.items()
+        if name in given and order.generation > given[name].generation
+    }

@@ -14,7 +14,6 @@ from agent.model.resources import Listen
 from agent.traffic.holding import PortHolder
 from agent.traffic.nftables_rules import yield_change
 from agent.traffic.nftables_view import NftablesView
-from agent.traffic.occupied import occupant
 from agent.traffic.port import RouteOrder, TrafficError, Unheld
 
 _log = logging.getLogger(__name__)
@@ -60,23 +59,6 @@ class NftablesPorts:
     async def shutdown(self) -> None:
         """Hold nothing. Raises TrafficError."""
         await self._holder.shutdown()
-
-
-def check_taken(view: NftablesView, order: RouteOrder) -> None:
-    """A listener belongs to one deployment, and to no process of the host. Raises TrafficError."""
-    held = {
-        binding.listen: other.deployment
-        for other in view.known.values()
-        for binding in other.bindings
-    }
-    for binding in order.bindings:
-        for listen, deployment in held.items():
-            if deployment != order.deployment and listen.overlaps(binding.listen):
-                raise TrafficError(f"{binding.listen} is taken by {deployment} on {listen}")
-        if held.get(binding.listen) == order.deployment:
-            continue
-        if who := occupant(binding.listen):
-            raise TrafficError(f"{binding.listen} is taken by {who}")
 
 
 def _listens(orders: Iterable[RouteOrder], *, serving: bool = False) -> frozenset[Listen]:

@@ -12,6 +12,7 @@ The table (family inet, so that guests' IPv6 is fenced off by the same transacti
            yielded, wildcard_yielded   those at ports that a program took
            orders                   generation and domain of a deployment (in the comment)
            resetting                endpoints whose connections are being reset
+           fenced                   links that forward for our sake alone, and only to guests
 
 The egress policy has a table of its own (`egress_rules.py`); what it does not mark stays here.
 
@@ -29,7 +30,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import ipaddress
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.model.enclave import Endpoint
@@ -39,6 +40,7 @@ from agent.traffic import egress_rules
 from agent.traffic.port import RouteOrder, TrafficError
 
 SPREAD = 60  # divides evenly among 1 to 6 endpoints
+FENCED = "fenced"
 _PIECE = 40  # of a domain in a comment; the kernel keeps 128 bytes of each
 _MAPS = {
     "exact": "type ipv4_addr . inet_service : ipv4_addr . inet_service",
@@ -53,6 +55,7 @@ _SETS = {
     "wildcard_yielded": "type inet_service",
     "orders": "type ipv6_addr",
     "resetting": "type ipv4_addr . inet_service",
+    FENCED: "type ifname",
 }
 _BRIDGE_CHAIN = "from_guests"
 _ARP_LIMIT = "limit rate over 10/second burst 50 packets"
@@ -145,6 +148,9 @@ class Base:
                     f"{to_guest} {by_listener} accept",
                     f"{to_guest} meta l4proto tcp reject with tcp reset",
                     f"{to_guest} reject with icmpx admin-prohibited",
+                    # What another program of the host translates goes on: its own guests, say.
+                    f'iifname @{FENCED} oifname != "{self.bridge}" '
+                    "ct status & (snat | dnat) == 0 drop",
                 ),
             ),
             "from_host": (
@@ -356,6 +362,15 @@ def change(table: str, old: Elements, new: Elements) -> str:
         if old.get(key) != element
     ]
     return "".join(lines)
+
+
+def fence(table: str, old: Iterable[str], new: Iterable[str]) -> str:
+    """Statements from the old fenced links to the new ones; empty if there is no difference."""
+    lines = [("delete", link) for link in sorted(set(old) - set(new))]
+    lines += [("add", link) for link in sorted(set(new) - set(old))]
+    return "".join(
+        f'{verb} element inet {table} {FENCED} {{ "{link}" }}\n' for verb, link in lines
+    )
 
 
 def _statement(verb: str, table: str, key: Key, element: SetElement) -> str:

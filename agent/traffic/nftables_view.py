@@ -17,11 +17,19 @@ from typing import Any
 from agent.model.enclave import Endpoint
 from agent.model.ids import DeploymentName
 from agent.model.resources import Listen
-from agent.traffic.nftables_rules import MAPS, SPREAD, Base, Key, SetElement, elements_of
+from agent.traffic.nftables_rules import (
+    FENCED,
+    MAPS,
+    SPREAD,
+    Base,
+    Key,
+    SetElement,
+    elements_of,
+)
 from agent.traffic.port import Binding, RouteOrder
 
 _YIELDED = frozenset({"yielded", "wildcard_yielded"})
-_PASSING = _YIELDED | {"resetting"}  # of no order
+_PASSING = _YIELDED | {"resetting", FENCED}  # of no order
 _ANY = "0.0.0.0"  # noqa: S104 - the wildcard's listen address, not a socket's
 
 
@@ -34,6 +42,7 @@ class NftablesView:
     known: Mapping[DeploymentName, RouteOrder] = field(default_factory=dict)
     resetting: bool = False
     yielded: frozenset[Listen] = frozenset()
+    fenced: frozenset[str] = frozenset()
 
     def owner(self, key: Key) -> str | None:
         """The deployment that an element belongs to."""
@@ -65,16 +74,17 @@ def read(listing: bytes, base: Base) -> NftablesView:
             elements.update(_elements(body))
     resetting = any(name == "resetting" for name, _ in elements)
     kept = {key: value for key, value in elements.items() if key[0] not in _PASSING}
-    view = NftablesView(elements=kept, known=_orders(kept), resetting=resetting)
+    known = _orders(kept)
     whole: dict[Key, SetElement] = {}
-    for order in view.known.values():
+    for order in known.values():
         whole.update(elements_of(order))
     return NftablesView(
         intact=whole == kept and _rules_hold(items, base),
         elements=kept,
-        known=view.known,
+        known=known,
         resetting=resetting,
         yielded=frozenset(_listen(key) for name, key in elements if name in _YIELDED),
+        fenced=frozenset(link for name, link in elements if name == FENCED),
     )
 
 

@@ -37,6 +37,8 @@ async def test_deployments_enclaves_and_updates_are_numbers(api) -> None:
     assert key("enclave_attested", **mine) not in found
     assert found[key("guest_utilization", kind="cpu_util", **mine)] == 0.25
     assert found[key("capacity_free", resource="memory_mib")] == 3584
+    for what in ("link", "data_plane", "forwarding"):
+        assert found[key("network_repairs_total", what=what)] == 0
     assert found[key("updates_total", deployment="web", status="completed")] == 1
     labels = {"method": "PUT", "path": "/v1/deployments/{name}", "status": "202"}
     assert found[key("http_requests_total", **labels)] == 1

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
-SOON_S = 60  # it is looked at every ten seconds
+SOON_S = 2.0  # the kernel tells of every change
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

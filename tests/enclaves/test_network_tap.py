@@ -5,21 +5,21 @@ import errno
 import json
 import os
 import socket
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from agent.enclaves.devices import open_tap
 from agent.enclaves.network import NetworkError, mac_of
-from agent.enclaves.network_tap import TapNetwork, probe_tap
+from agent.enclaves.network_tap import TapNetwork
 from agent.enclaves.spec import TapNic
+from agent.enclaves.tap_probe import probe_tap
 from agent.host.commands import CommandError, CompletedCommand, run_command
 from agent.model.ids import EnclaveId
 from agent.model.marks import TO_GUEST
 from tests.fakes.guest_card import ARP, IPV4, Card, arp, frame
+from tests.fakes.kernel_links import kernel
 from tests.fakes.netns import ip, own_host
 
 BRIDGE = "vnt0"
@@ -38,49 +38,6 @@ def tap_network(subnet: str = SUBNET, *, instance: str = "one", **more: object) 
 def alone() -> Iterator[None]:
     with own_host():
         yield
-
-
-def kernel() -> dict[str, object]:
-    """Everything that a network could have changed, but for counters and indexes."""
-    links = json.loads(ip("-j -d link show"))
-    switches = {
-        str(path): path.read_text()
-        for name in ("ipv4", "ipv6")
-        for path in Path(f"/proc/sys/net/{name}").glob("**/*")
-        if path.is_file() and os.access(path, os.R_OK) and not path.name.startswith("stable")
-    }
-    return {
-        "links": {
-            row["ifname"]: (
-                row.get("ifalias"),
-                row.get("master"),
-                row["flags"],
-                row["txqlen"],
-                row["linkinfo"]["info_kind"] if "linkinfo" in row else None,
-                row.get("linkinfo", {}).get("info_slave_data", {}).get("isolated"),
-            )
-            for row in links
-        },
-        "addresses": [
-            (row["ifname"], inet["local"], inet["prefixlen"])
-            for row in json.loads(ip("-j addr show scope global"))
-            for inet in row.get("addr_info", ())
-        ],
-        "routes": ip("-4 route show table all"),
-        "neighbours": ip("neigh show nud permanent"),
-        "filters": {
-            row["ifname"]: [
-                subprocess.run(
-                    ["tc", "filter", "show", "dev", row["ifname"], hook],
-                    check=False,  # a link without any says so by its status
-                    capture_output=True,
-                ).stdout
-                for hook in ("ingress", "egress")
-            ]
-            for row in links
-        },
-        "switches": switches,
-    }
 
 
 class CutShort:

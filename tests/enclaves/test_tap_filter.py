@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import pytest
 
 from agent.enclaves.network import NetworkError, mac_of
-from agent.enclaves.network_tap import TapNetwork, probe_tap
+from agent.enclaves.network_tap import TapNetwork
+from agent.enclaves.tap_probe import probe_tap
 from agent.host.commands import CompletedCommand, run_command
 from agent.model.ids import EnclaveId
 from agent.model.marks import TO_GUEST

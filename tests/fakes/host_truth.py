@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from agent.daemon.choices import Choices
-from agent.daemon.parts import network_of, secrets_dir, traffic_of
+from agent.daemon.networks import network_of, traffic_of
+from agent.daemon.parts import secrets_dir
 from agent.enclaves.network import Network
 from agent.host.clock import RealClock
 from agent.model.enclave import Enclave, Lifecycle
@@ -238,7 +239,8 @@ async def _data_plane(daemon: Daemon, rows: Recorded, network: Network) -> list[
     proxy_runs = any(_is_proxy(argv) for argv in processes_in(daemon.home).values())
     if daemon.mode == "user" and not proxy_runs:
         return ["no traffic proxy runs"] if rows.deployments else []
-    traffic = traffic_of(daemon.typed_config(), _choices(daemon))
+    config, choices = daemon.typed_config(), _choices(daemon)
+    traffic = traffic_of(config, choices, network_of(config, choices))
     try:
         in_force = await traffic.observe()
     finally:

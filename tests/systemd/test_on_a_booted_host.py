@@ -63,6 +63,14 @@ def test_installing_the_same_again_changes_nothing(installed: Installed) -> None
     assert installed.pid() == before
 
 
+def test_other_managers_of_links_are_told_to_leave_ours_alone(installed: Installed) -> None:
+    root = installed.host.root
+    networkd = (root / "etc/systemd/network/05-enclave-agent.network").read_text()
+    assert "Name=enclave0 enc-*" in networkd
+    manager = (root / "etc/NetworkManager/conf.d/enclave-agent.conf").read_text()
+    assert "unmanaged-devices+=interface-name:enclave0;interface-name:enc-*" in manager
+
+
 def test_the_shipped_unit_is_closed_but_for_the_doors_that_it_explains(
     installed: Installed,
 ) -> None:

@@ -224,9 +224,9 @@ async def test_other_limits_are_in_force_at_the_next_start(
 @pytest.mark.parametrize(
     "change",
     [
-        "delete table inet enclave_agent_limits",
-        "flush chain inet enclave_agent_limits guests",
-        "insert rule inet enclave_agent_limits arriving accept",
+        "delete table inet limits_enclave_agent",
+        "flush chain inet limits_enclave_agent guests",
+        "insert rule inet limits_enclave_agent arriving accept",
     ],
 )
 async def test_limits_that_somebody_takes_away_come_back_and_at_rest_nothing_is_run(
@@ -242,13 +242,13 @@ async def test_limits_that_somebody_takes_away_come_back_and_at_rest_nothing_is_
 
     traffic = NftablesTraffic(BRIDGE, SUBNET, (), state_file=host.state_file, run_command=noting)
     await traffic.start()
-    whole = subprocess.check_output(["nft", "list", "table", "inet", "enclave_agent_limits"])
+    whole = subprocess.check_output(["nft", "list", "table", "inet", "limits_enclave_agent"])
     commands.clear()
     await traffic.observe()
     assert [argv[2] for argv in commands] == ["list", "list"]  # of the routes' two tables
     subprocess.run(["nft", change], check=True)
     await traffic.observe()
-    again = subprocess.check_output(["nft", "list", "table", "inet", "enclave_agent_limits"])
+    again = subprocess.check_output(["nft", "list", "table", "inet", "limits_enclave_agent"])
     assert again == whole
     assert await traffic.refused() == await host.traffic().refused()
 

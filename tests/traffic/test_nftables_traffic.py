@@ -390,7 +390,7 @@ async def test_guests_reach_nothing_of_the_host_by_ipv6(
 
 
 async def test_guests_reach_the_world_by_the_hosts_address(
-    host: NftablesWorld, traffic: NftablesTraffic, client: Remote, blue: Remote
+    host: NftablesWorld, client: Remote, traffic: NftablesTraffic, blue: Remote
 ) -> None:
     with client.server(7000):
         assert blue.ask(CLIENT, 7000) == f"remote {OUTSIDE}"

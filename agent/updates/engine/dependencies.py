@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent.attestation.port import Attestation
 from agent.capacity.supply import HostSupply
 from agent.enclaves.port import Enclaves
 from agent.host.clock import Clock
+from agent.host.network_news import NetworkNews
 from agent.inventory.port import Gpus
 from agent.model.ids import HostId
 from agent.model.release import Release
@@ -56,3 +58,7 @@ class EngineDependencies:
     foresee: Foresee = foresees_nothing
     host_stopping: AskHost = stays_up
     image_age_s: float | None = None  # how long images are kept that nothing needs
+    network_news: NetworkNews = field(default_factory=NetworkNews)
+    watches: tuple[
+        Callable[[], Coroutine[Any, Any, None]], ...
+    ] = ()  # done for ever, from the start on

@@ -15,6 +15,7 @@ from agent.capacity.supply import HostSupply
 from agent.enclaves.port import VmPhase
 from agent.errors import AgentError, describe
 from agent.host.liveness import Liveness
+from agent.host.restart_on_error import restart_on_error
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave
 from agent.model.ids import DeploymentName, EnclaveId
@@ -29,6 +30,7 @@ from agent.updates.engine.executor import Executor
 from agent.updates.engine.host_shutdown import HostShutdown
 from agent.updates.engine.launch_order import biggest_first
 from agent.updates.engine.listener_watch import ListenerWatch
+from agent.updates.engine.network_reports import NetworkReports
 from agent.updates.engine.observer import Observer
 from agent.updates.engine.reconciler import Reconciler
 from agent.updates.engine.restored_orphans import RestoredOrphans
@@ -104,6 +106,7 @@ class EngineRuntime:
             parts.store, parts.traffic, self.executor, self.wakeups, self._orphans.holds
         )
         self._listeners = ListenerWatch(self.publisher)
+        self._network_reports = NetworkReports(parts.network_news, parts.store, self.publisher)
         self._observer = Observer(parts, self.executor, self.data_plane)
         self.forecaster = Forecaster(
             parts.store,
@@ -146,6 +149,9 @@ class EngineRuntime:
         for forward in (self._forward_vms, self._forward_health):
             self._tasks.append(asyncio.create_task(forward()))
         self._tasks.append(asyncio.create_task(self._follow_inventory()))
+        self._tasks.append(asyncio.create_task(self._keep(self._network_reports.follow)))
+        for watch in parts.watches:
+            self._tasks.append(asyncio.create_task(restart_on_error("watch", watch)))
         await self._know_supply()  # other GPUs for a relaunch may be the first thing to do
         for name in names:
             self.own(name)

@@ -20,6 +20,8 @@ from agent.updates.snapshot.rows import Observation, Rows
 from agent.updates.snapshot.snapshot import DeploymentFacts, HostFacts, Problem, Snapshot
 from agent.updates.snapshot.status import deployment_facts
 
+_NETWORK = "host network"  # no deployment can have this name
+
 
 class SnapshotPublisher:
     """One writer (the engine's tasks), any number of readers of `snapshot`."""
@@ -35,6 +37,7 @@ class SnapshotPublisher:
         self._problems: dict[str, Problem] = {}
         self._not_ready: tuple[str, ...] = ("starting",)
         self._store_damage: str | None = None
+        self._network_repairs: dict[str, int] = {}
         self.changed = Wake()
         self.snapshot = self._snapshot(0)
 
@@ -138,6 +141,13 @@ class SnapshotPublisher:
         for key, alarm in alarms.items():
             self.raise_problem(prefix + key, **dataclasses.asdict(alarm), of_tenant=True)
 
+    def show_network(self, problems: Mapping[str, Alarm], repairs: Mapping[str, int]) -> None:
+        """What is wrong with the host's network now; how often it was put back, by what."""
+        self.show_alarms(_NETWORK, problems)
+        if self._network_repairs != repairs:
+            self._network_repairs = dict(repairs)
+            self._publish()
+
     def clear_problem(self, key: str) -> None:
         """It is mended."""
         if self._problems.pop(key, None) is not None:
@@ -172,4 +182,5 @@ class SnapshotPublisher:
             inventory=self._inventory,
             problems=tuple(self._problems.values()),
             store_damage=self._store_damage,
+            network_repairs=self._network_repairs,
         )

@@ -134,7 +134,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All that there is to read. `ready`: False with reasons until adopted and reconciled.
 
     `store_damage`: why the store cannot be trusted; all else is then as it was last known.
-    `inventory`: None before the first look.
+    `inventory`: None before the first look. `network_repairs`: since the agent started, by what
+    was put back.
     """
 
     version: int
@@ -146,3 +147,4 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     inventory: Inventory | None = None
     problems: tuple[Problem, ...] = ()
     store_damage: str | None = None
+    network_repairs: dict[str, int] = {}

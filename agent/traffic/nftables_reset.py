@@ -1,0 +1,68 @@
+"""Resets what is open to an endpoint: its clients are made to speak, and refused by the filter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from agent.host.commands import RunCommand
+from agent.host.threads import finish_in_thread
+from agent.model.enclave import Endpoint
+from agent.traffic import conntrack, resetting
+from agent.traffic.nftables_rules import endpoint_key
+from agent.traffic.port import TrafficError
+
+_ROUNDS = 20
+_ROUND_S = 0.1
+
+
+class Resets:
+    """One at a time. `endpoint`: being reset now; whoever makes the table anew keeps it there."""
+
+    def __init__(
+        self, table: str, commit: Callable[[str], Awaitable[None]], run: RunCommand
+    ) -> None:
+        self._table = table
+        self._commit = commit
+        self._run = run
+        self._lock = asyncio.Lock()
+        self._endpoint: Endpoint | None = None
+
+    async def reset(self, endpoint: Endpoint) -> int:
+        """See `NftablesTraffic.reset`."""
+        async with self._lock:
+            flows = await conntrack.flows_to(endpoint, self._run)
+            if not flows:
+                await conntrack.forget(endpoint, (), self._run)
+                return 0
+            self._endpoint = endpoint
+            await self._commit(self.statement("add"))
+            try:
+                left = await self._until_closed(endpoint, flows)
+                await conntrack.forget(endpoint, left, self._run)
+            finally:
+                done, self._endpoint = self.statement("delete"), None
+                await asyncio.shield(self._commit(done))
+            return len(flows)
+
+    def statement(self, verb: str = "add") -> str:
+        """What adds or deletes the endpoint that is being reset; nothing if none is."""
+        if self._endpoint is None:
+            return ""
+        key = endpoint_key(self._endpoint)
+        return f"{verb} element inet {self._table} resetting {{ {key} }}\n"
+
+    async def _until_closed(
+        self, endpoint: Endpoint, flows: list[conntrack.Flow]
+    ) -> list[conntrack.Flow]:
+        """Returns those left. A flow whose reset went out is closed in the kernel's table."""
+        for _ in range(_ROUNDS):
+            try:
+                await finish_in_thread(resetting.provoke, flows)
+            except OSError as error:
+                raise TrafficError("idle clients could not be made to speak") from error
+            flows = await conntrack.flows_to(endpoint, self._run)
+            if not flows:
+                break
+            await asyncio.sleep(_ROUND_S)
+        return flows
