@@ -49,6 +49,7 @@ from agent.attestation.snp_tcb import Signer, decode_tcb
 from agent.attestation.tdx.documents import Hex, Moment
 from agent.attestation.tdx.revocation import check_revocation
 from agent.attestation.tdx.signatures import intel_rules
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 # A newer list is looked for at least daily, and always long before the old one ends.
 _REFRESH = dt.timedelta(days=1)
@@ -158,9 +159,9 @@ def _signed_document(
 ) -> tuple[_Dated, dt.datetime]:
     """The document, in date and signed over its very bytes; and its end."""
     try:
-        body = msgspec.json.decode(answer.body, type=kind)
-        dated = msgspec.json.decode(body.document, type=_Dated)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        body = decode_strict_json(answer.body, kind)
+        dated = decode_strict_json(bytes(body.document), _Dated)
+    except StrictJsonError as error:
         raise _wrong("intel", f"the document cannot be read: {error}") from error
     chain = _signing_chain(answer, roots, now)
     signature = bytes.fromhex(body.signature)

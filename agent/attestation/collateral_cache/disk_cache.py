@@ -25,6 +25,7 @@ from agent.host.files import (
     storage_errors,
     write_atomic,
 )
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,8 @@ class DiskCache:
         if data is None:
             return None
         try:
-            file = msgspec.json.decode(data, type=_File)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            file = decode_strict_json(data, _File)
+        except StrictJsonError:
             log.warning("collateral on disk is damaged", extra={"file": self._path(name).name})
             return None
         return file.answer if file.name == name else None
