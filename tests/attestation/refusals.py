@@ -170,7 +170,6 @@ REPORT: dict[str, tuple[str, Guest]] = {
     "a report with a byte more": ("report_length", GOOD.but(spoil=lambda raw: raw + b"\0")),
     "version 0": ("report_version", says(version=0)),
     "version 1": ("report_version", says(version=1)),
-    "version 4": ("report_version", says(version=4)),
     "version 6": ("report_version", says(version=6)),
     "no signature algorithm": ("report_algorithm", says(algorithm=0)),
     "another signature algorithm": ("report_algorithm", says(algorithm=2)),
@@ -181,13 +180,20 @@ REPORT: dict[str, tuple[str, Guest]] = {
     "the policy's bit that must be one": ("report_reserved", says(policy=0x10000)),
     "the policy's bits that must be zero": ("report_reserved", says(policy=0x30000 | 1 << 26)),
     "the policy's last bit": ("report_reserved", says(policy=0x30000 | 1 << 63)),
-    "platform bits without a meaning": ("report_reserved", says(platform=1 << 6)),
+    **{
+        f"bit {bit} of the platform before it had a meaning (version {version})": (
+            "report_reserved",
+            says(version=version, platform=1 << bit),
+        )
+        for version, bit in ((2, 6), (2, 7), (3, 6), (4, 6), (2, 8), (3, 8), (4, 8), (5, 8))
+    },
     "the platform's last bit": ("report_reserved", says(platform=1 << 63)),
     "reserved bytes at 4c": ("report_reserved", says(reserved_4c=1)),
     "reserved bytes at 18b": ("report_reserved", says(reserved_18b=1)),
     "reserved bytes at 1eb": ("report_reserved", says(reserved_1eb=1)),
     "reserved bytes at 1ef": ("report_reserved", says(reserved_1ef=1)),
     "mitigations before version 5": ("report_reserved", says(launch_mitigations=1)),
+    "mitigations in version 4": ("report_reserved", says(version=4, current_mitigations=1)),
     "reserved bytes of version 5": ("report_reserved", says(version=5, reserved_208=1)),
     "a product in version 2": ("report_reserved", says(version=2, family=0x19)),
     "reserved bytes after the signature": ("report_reserved", flip(0x330)),

@@ -19,6 +19,14 @@ ACCEPTED: dict[str, Guest] = {
     **{f"a {product}": of(FakeAmd(product)) for product in Product},
     **{f"a VLEK of a {one}": of(FakeAmd(one, Signer.VLEK)) for one in Product},
     "version 2": says(version=2),
+    "version 4": says(version=4),
+    **{
+        f"all that version {version} has of the platform": says(version=version, platform=bits)
+        for version, bits in ((2, 0x3F), (3, 0xBF), (4, 0xBF), (5, 0xFF))
+    },
+    "a Turin whose memory is safe from the IOMMU": of(
+        TURIN, fields={"version": 5, "platform": 0x64, "current_firmware": bytes((3, 58, 1))}
+    ),
     "version 5": says(version=5, launch_mitigations=3, current_mitigations=1 << 63),
     "a Bergamo": of(FakeAmd(Product.GENOA), fields={"model": 0xA0}),
     "a Turin of the dense kind": of(TURIN, fields={"model": 0x11}),
