@@ -1,8 +1,8 @@
-"""Judging claims: (claims, policy, now) to a verdict with every check listed. Pure.
+"""What is asked of evidence of every kind, and the verdict that checks come to. Pure.
 
-Each technology has a `check_…` of its own, whose checks are named after it, and which is imported
-where there are claims of it; here they are put side by side. A verdict is good only if every
-single check passed.
+Each technology has a policy of its own (`policy_snp`, `policy_tdx`), whose checks are named after
+it, and which is imported where there are claims of it. A verdict is good only if every single
+check passed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,20 @@ class EvidencePolicy:
 def check_claims(
     claims: Claims, policy: EvidencePolicy, expected: Expected, now: dt.datetime
 ) -> tuple[Check, ...]:
-    """Every check of one piece of evidence, in the order of print."""
+    """Every check of one piece of evidence that was verified whole, in the order of print."""
     root = check_root("genuine_root", policy, simulated=claims.simulated)
     if isinstance(claims, SnpClaims):
         from agent.attestation.policy_snp import check_snp
 
         return (root, *check_snp(claims, policy.config.snp, expected, now))
-    from agent.attestation.policy_tdx import check_tdx
+    from agent.attestation.policy_tdx import check_quote, check_tcb
 
-    return (root, *check_tdx(claims, policy.config.tdx, expected, now))
+    config = policy.config.tdx
+    return (
+        root,
+        *check_quote(claims, config, expected),
+        *check_tcb(claims, config, expected, now),
+    )
 
 
 def check_devices(

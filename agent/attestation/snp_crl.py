@@ -16,6 +16,7 @@ from agent.attestation.snp_certificate import (
     SignedBytes,
     ca_key,
     is_signed_by,
+    may_sign_crls,
     parse_extensions,
     require_algorithm,
     split_signed,
@@ -48,7 +49,10 @@ def verify_crl(data: bytes, ark: Certificate, now: dt.datetime) -> Crl:
         raise EvidenceError("crl_malformed", f"the revocation list: {error}") from error
     if crl.issuer != ark.subject:
         raise EvidenceError("crl_issuer", f"the revocation list is not one of {ark.common_name}")
-    if not is_signed_by(ca_key(ark, 1), crl.signed):
+    key = ca_key(ark, 1)
+    if not may_sign_crls(ark):
+        raise EvidenceError("crl_issuer", f"the key of {ark.common_name} may not sign such lists")
+    if not is_signed_by(key, crl.signed):
         raise EvidenceError("crl_signature", "the signature of the revocation list does not hold")
     if now < crl.this_update:
         raise EvidenceError(

@@ -118,6 +118,20 @@ CHAIN: dict[str, tuple[str, Guest]] = {
     ),
     "an ASK that is no authority": ("certificate_malformed", chip(ask_is_ca=False)),
     "an ARK that may issue no authority": ("certificate_malformed", chip(ark_path_length=0)),
+    "an ASK that may not sign certificates": (
+        "certificate_malformed",
+        chip(ask_usage=(False, True)),
+    ),
+    "an ARK that may not sign certificates": (
+        "certificate_malformed",
+        chip(ark_usage=(False, True)),
+    ),
+    "a leaf that is an authority's": ("certificate_malformed", chip(leaf_is_ca=True)),
+    "a VLEK that is an authority's": (
+        "certificate_malformed",
+        chip(signer=Signer.VLEK, leaf_is_ca=True),
+    ),
+    "a leaf that may not sign": ("certificate_malformed", chip(leaf_usage=False)),
     "an ASK with a short key": ("certificate_malformed", chip(ask_bits=2048)),
     "a leaf of another ASK": ("certificate_signature", chip(leaf_signed_by="r2")),
     "a leaf that the root signed": ("certificate_signature", chip(leaf_signed_by="ark")),
@@ -160,6 +174,10 @@ REVOCATION: dict[str, tuple[str, Guest]] = {
     "a list with a forged signature": ("crl_signature", lists(lambda: MILAN.crl(signed_by="r2"))),
     "a list to be renewed": ("crl_expired", lists(lambda: MILAN.crl(end=NOW - SECOND))),
     "a list of the future": ("crl_not_yet_valid", lists(lambda: MILAN.crl(begin=NOW + SECOND))),
+    "a list of a key that may sign none": (
+        "crl_issuer",
+        lists(MILAN.crl, FakeAmd(ark_usage=(True, False))),
+    ),
     "a demand not understood": ("crl_malformed", lists(lambda: MILAN.crl(critical=True))),
     "a list that is none": ("crl_malformed", lists(lambda: b"\x30\x03\x02\x01\x00")),
     "no list where one is required": ("snp_revocation", asks(require_crl=True)),

@@ -36,6 +36,10 @@ ACCEPTED: dict[str, Guest] = {
     "a VLEK where chip keys are masked": of(VLEK, fields={"signer": 1 << 2 | 1 << 1}),
     "a VLEK where chips are hidden": of(VLEK, fields={"chip_id": bytes(64)}),
     "an author's key": says(signer=1),
+    "authorities whose keys may be used for anything": GOOD.but(
+        amd=FakeAmd(ark_usage=None, ask_usage=None), crls=lambda: (MILAN.crl(),)
+    ),
+    "a leaf that says what it is": of(FakeAmd(leaf_usage=True, leaf_is_ca=False)),
     "a list that names others": GOOD.but(
         crls=lambda: (MILAN.crl(7, 0x77),), config=asks(require_crl=True).config
     ),

@@ -20,9 +20,9 @@ from agent.attestation.roots import PINNED
 from agent.attestation.snp_certificate import parse_certificate
 from agent.attestation.snp_report import parse_report
 from agent.attestation.snp_tcb import Product, Signer
+from agent.attestation.tdx.pck import read_platform
 from agent.attestation.tdx.quote import parse_quote
 from agent.attestation.tdx.signatures import verify_signatures
-from agent.attestation.tdx.tcb import read_platform
 
 _CAS = {
     "Intel SGX PCK Platform CA": PckCa.PLATFORM,

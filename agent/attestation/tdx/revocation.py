@@ -9,7 +9,7 @@ from functools import lru_cache
 from cryptography import x509
 
 from agent.attestation.evidence import EvidenceError
-from agent.attestation.pinned_chain import UNREADABLE, ec_key, name_of
+from agent.attestation.pinned_chain import UNREADABLE, ec_key, key_usage, name_of
 
 MAX_CRL_BYTES = 1 << 20
 
@@ -52,6 +52,7 @@ def _authentic(der: bytes, issuer: x509.Certificate, field: str) -> x509.Certifi
         # Read now what is read lazily, so that it cannot fail later.
         _ = (crl.last_update_utc, crl.next_update_utc, list(crl))
         named = crl.issuer == issuer.subject
+        usage = key_usage(issuer.extensions)
         signed = canonical and named and crl.is_signature_valid(ec_key(issuer))
     except UNREADABLE as error:
         raise EvidenceError(
@@ -61,6 +62,10 @@ def _authentic(der: bytes, issuer: x509.Certificate, field: str) -> x509.Certifi
         raise EvidenceError(
             f"tdx_{field}_issuer",
             f"{field} is of {crl.issuer.rfc4514_string()!r}, not of {name_of(issuer)!r}",
+        )
+    if usage is not None and not usage.crl_sign:
+        raise EvidenceError(
+            f"tdx_{field}_issuer", f"the key of {name_of(issuer)!r} may not sign revocation lists"
         )
     if not signed:
         raise EvidenceError(f"tdx_{field}_signature", f"{field} is not signed by its issuer")
