@@ -139,6 +139,7 @@ class _Appraisal:
         """
         from agent.attestation.policy_tdx import check_quote, check_tcb
         from agent.attestation.tdx.answers import collateral_of
+        from agent.attestation.tdx.revocation import newest_lists
         from agent.attestation.tdx.verify import judge_collateral, verify_signatures_of
 
         now, config = self._question.now, self._policy.config.tdx
@@ -149,7 +150,9 @@ class _Appraisal:
         simulated = signed.claims.simulated
         self.checks.append(check_root("genuine_root", self._policy, simulated=simulated))
         self.checks += check_quote(signed.claims, config, self._expected)
-        claims = judge_collateral(signed, collateral_of(self._document.collateral.intel), now)
+        given = self._document.collateral
+        collateral = newest_lists(collateral_of(given.intel), given.intel_held)
+        claims = judge_collateral(signed, collateral, now)
         self.checks += check_tcb(claims, config, self._expected, now)
 
     def judge_devices(self) -> None:

@@ -6,7 +6,7 @@ from agent.attestation.fetch import EvidenceFetcher
 from agent.attestation.policy import EvidencePolicy
 from agent.attestation.roots import Trust
 from agent.attestation.snp_tcb import Product
-from agent.attestation.verifier import Endorser, Verifier
+from agent.attestation.verifier import Endorser, ListKeeper, Verifier
 from agent.config import AttestationConfig
 from agent.host.clock import Clock
 from agent.host.guest_sockets import UNMARKED, GuestSockets
@@ -17,6 +17,7 @@ def open_verifier(
     clock: Clock,
     *,
     endorser: Endorser | None = None,
+    lists: ListKeeper | None = None,
     simulated_root: str | None = None,
     sockets: GuestSockets = UNMARKED,
 ) -> Verifier:
@@ -31,5 +32,6 @@ def open_verifier(
         trust=Trust(simulated=roots),
         clock=clock,
         endorser=endorser,
+        lists=lists,
         fetcher=EvidenceFetcher(sockets=sockets),
     )

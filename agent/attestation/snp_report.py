@@ -72,7 +72,9 @@ class FirmwareVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnpReport:
-    """All of it. `product` is None in version 2. Mitigation vectors: version 5 only."""
+    """All of it. `product` and `line` (family, model, stepping) are None in version 2. Mitigation
+    vectors: version 5 only.
+    """
 
     version: int
     guest_svn: int
@@ -94,7 +96,7 @@ class SnpReport:
     report_id_ma: bytes
     reported_tcb: bytes
     product: Product | None
-    stepping: int | None
+    line: tuple[int, int, int] | None
     chip_id: bytes
     committed_tcb: bytes
     current_firmware: FirmwareVersion
@@ -143,7 +145,7 @@ def parse_report(raw: bytes) -> SnpReport:
         report_id_ma=head[17],
         reported_tcb=head[18],
         product=product_of(raw[0x188], raw[0x189]) if named else None,
-        stepping=raw[0x18A] if named else None,
+        line=(raw[0x188], raw[0x189], raw[0x18A]) if named else None,
         chip_id=raw[0x1A0:0x1E0],
         committed_tcb=raw[0x1E0:0x1E8],
         current_firmware=_firmware(raw, 0x1E8),

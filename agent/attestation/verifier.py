@@ -57,6 +57,21 @@ class Endorser(Protocol):
         ...
 
 
+class ListKeeper(Protocol):
+    """Where revocation lists are kept, of which none is ever replaced by an older one."""
+
+    async def intel_lists(self, quote: bytes) -> tuple[bytes, ...]:
+        """Intel's lists for this quote that are here, in DER; no vendor is asked.
+
+        Raises EvidenceError for a quote whose signatures do not hold.
+        """
+        ...
+
+    async def offer(self, document: Document) -> None:
+        """A document came with these lists: keep what is genuine and newer than what is here."""
+        ...
+
+
 class NoEndorser:
     """Documents carry what they need, or are refused."""
 
@@ -87,6 +102,7 @@ class Verifier:
         clock: Clock,
         fetcher: EvidenceFetcher | None = None,
         endorser: Endorser | None = None,
+        lists: ListKeeper | None = None,
         expected: ExpectedSource = expected_of,
     ) -> None:
         self._policy = policy
@@ -94,6 +110,7 @@ class Verifier:
         self._clock = clock
         self._fetcher = fetcher or EvidenceFetcher()
         self._endorser = endorser or NoEndorser()
+        self._lists = lists
         self._expected = expected
         self._latest: dict[EnclaveId, tuple[str, Evidence]] = {}
 
@@ -171,6 +188,8 @@ class Verifier:
                 f"the guest showed the TLS key {fetched.spki_sha256}, not {spki_sha256} as before",
             )
         document, question = await finish_in_thread(_read, fetched, expected, nonce, self._clock)
+        if self._lists is not None:
+            await self._lists.offer(document)
         with suppress(EvidenceError):  # what cannot be read is refused below, beside other checks
             document = await self._completed(document)
         verdict = await finish_in_thread(_appraise, document, question, self._policy, self._trust)
@@ -186,16 +205,26 @@ class Verifier:
                 amd = carried.amd
                 if amd is None:
                     amd = await self._endorser.endorsements(report)
-                elif not amd.crls:
-                    amd = replace(amd, crls=await self._endorser.revocation_lists(report, amd.ark))
+                else:
+                    amd = replace(amd, held=await self._held(report, amd))
                 completed = replace(carried, amd=amd)
+            case CpuKind.TDX if not carried.intel:
+                completed = replace(carried, intel=await self._endorser.intel(report))
             case CpuKind.TDX:
-                completed = replace(
-                    carried, intel=carried.intel or await self._endorser.intel(report)
-                )
+                held = await self._lists.intel_lists(report) if self._lists else ()
+                completed = replace(carried, intel_held=held)
             case _:
                 assert_never(document.cpu)
         return replace(document, collateral=completed)
+
+    async def _held(self, report: bytes, amd: Endorsements) -> tuple[bytes, ...]:
+        """The agent's lists. Where one came with the evidence none is waited for."""
+        try:
+            return await self._endorser.revocation_lists(report, amd.ark)
+        except NotYetError:
+            if not amd.crls:
+                raise
+            return ()
 
 
 def _read(

@@ -217,6 +217,7 @@ def _attestation(
         config.attestation,
         clock,
         endorser=endorser,
+        lists=endorser,
         simulated_root=root,
         sockets=_guest_sockets(config, choices),
     )

@@ -15,7 +15,7 @@ from agent.attestation.expected import Expected
 from agent.attestation.port import Verdict
 from agent.attestation.roots import Trust
 from agent.attestation.snp_tcb import Product, Signer
-from agent.config import AttestationConfig, SignerRule, SnpConfig, TcbMinimum
+from agent.config import AttestationConfig, SignerRule, SnpConfig, SnpMinimum, TcbMinimum
 from tests.fakes.attested_guest import Guest, devices_section, keys_section
 from tests.fakes.snp_chain import (
     EXPIRED,
@@ -30,6 +30,7 @@ from tests.fakes.snp_chain import (
 GOOD = Guest()
 MILAN, GENOA, TURIN = (FakeAmd(product) for product in Product)
 VLEK = FakeAmd(signer=Signer.VLEK)
+ANY = AttestationConfig(snp=SnpConfig(signer=SignerRule.ANY))
 OTHER = "ab" * 32
 SECOND = dt.timedelta(seconds=1)
 
@@ -59,6 +60,11 @@ def expects(**changes: Any) -> Guest:
 def lists(crl: Callable[[], bytes], amd: FakeAmd = MILAN, **changes: Any) -> Guest:
     """A revocation list beside the report."""
     return of(amd, crls=lambda: (crl(),), **changes)
+
+
+def holds(came: Callable[[], bytes] | None, held: Callable[[], bytes], **changes: Any) -> Guest:
+    """The agent has a list; another may have come with the evidence."""
+    return GOOD.but(crls=(lambda: (came(),)) if came else tuple, held=lambda: (held(),), **changes)
 
 
 def named(amd: FakeAmd) -> Guest:
@@ -170,6 +176,33 @@ REVOCATION: dict[str, tuple[str, Guest]] = {
     "a revoked ASK": ("certificate_revoked", lists(lambda: MILAN.crl(5, 0x10001))),
     "a revoked VLEK": ("certificate_revoked", lists(lambda: VLEK.crl(0x77), VLEK)),
     "the revoked ASK of a VLEK": ("certificate_revoked", lists(lambda: VLEK.crl(0x10001), VLEK)),
+    "a newer list that revokes, beside an older one": (
+        "certificate_revoked",
+        holds(lambda: MILAN.crl(5, number=6), lambda: MILAN.crl(0x10001, number=8)),
+    ),
+    "a list that is over, and revokes": (
+        "certificate_revoked",
+        holds(None, lambda: MILAN.crl(0x10001, end=NOW - SECOND)),
+    ),
+    "a newer list of a later day that revokes": (
+        "certificate_revoked",
+        holds(
+            lambda: MILAN.crl(begin=NOW - dt.timedelta(days=3)),
+            lambda: MILAN.crl(0x10001, begin=NOW - dt.timedelta(days=2)),
+        ),
+    ),
+    "a list that was held once, and is over": (
+        "snp_revocation",
+        holds(None, lambda: MILAN.crl(end=NOW - SECOND)),
+    ),
+    "a list that came, older than one that is over": (
+        "snp_revocation",
+        holds(lambda: MILAN.crl(number=6), lambda: MILAN.crl(number=8, end=NOW - SECOND)),
+    ),
+    "a list of the future that is held": (
+        "snp_revocation",
+        holds(None, lambda: MILAN.crl(begin=NOW + SECOND)),
+    ),
     "a list of another root": ("crl_issuer", lists(lambda: MILAN.crl(issuer="ARK-Genoa"))),
     "a list with a forged signature": ("crl_signature", lists(lambda: MILAN.crl(signed_by="r2"))),
     "a list to be renewed": ("crl_expired", lists(lambda: MILAN.crl(end=NOW - SECOND))),
@@ -289,6 +322,58 @@ POLICY: dict[str, tuple[str, Guest]] = {
     ),
     "a lower privilege": ("snp_vmpl", says(vmpl=1)),
     "a report that the host asked for": ("snp_vmpl", says(vmpl=0xFFFFFFFF)),
+    **{
+        f"{named} whom nobody named": (code, says(**fields))
+        for named, code, fields in (
+            ("an ID key", "snp_id_key_digest", {"id_key_digest": b"\xab"}),
+            ("an author's key", "snp_author_key_digest", {"author_key_digest": b"\xab"}),
+        )
+    },
+    "an ID key of another release": (
+        "snp_release_id_key_digest",
+        expects(id_key_digest=b"\xab" * 48).but(fields={"id_key_digest": b"\xac" * 48}),
+    ),
+    "an author's key of another release": (
+        "snp_release_author_key_digest",
+        expects(author_key_digest=b"\xab" * 48),
+    ),
+    "a VLEK that nobody asked for": ("snp_signer", of(VLEK)),
+    "firmware that could be rolled back": (
+        "snp_committed",
+        asks(require_committed=True).but(fields={"committed_firmware": bytes((20, 55, 1))}),
+    ),
+    "a TCB that could be rolled back": (
+        "snp_committed",
+        asks(require_committed=True).but(
+            fields={"committed_tcb": tcb_bytes(Product.MILAN, snp=23)}
+        ),
+    ),
+    "an SNP firmware below the endorsed floor": (
+        "snp_launch_tcb",
+        says(launch_tcb=tcb_bytes(Product.MILAN, snp=23)),
+    ),
+    "a TCB below the operator's own floor": (
+        "snp_launch_tcb",
+        asks(minimum=SnpMinimum(bootloader=4)).but(
+            fields={"launch_tcb": tcb_bytes(Product.MILAN, bootloader=3)}
+        ),
+    ),
+    "a mitigation that the launch had not": (
+        "snp_launch_mitigations",
+        asks(minimum=SnpMinimum(launch_mitigations=0b100)).but(
+            fields={"version": 5, "launch_mitigations": 0b1011}
+        ),
+    ),
+    "a mitigation that is not there now": (
+        "snp_current_mitigations",
+        asks(minimum=SnpMinimum(current_mitigations=1)).but(
+            fields={"version": 5, "current_mitigations": 1 << 63}
+        ),
+    ),
+    "mitigations of a report that has none": (
+        "snp_current_mitigations",
+        asks(minimum=SnpMinimum(current_mitigations=1)),
+    ),
     "an old guest": ("snp_guest_svn", asks(minimum_guest_svn=1)),
     "an old ABI": ("snp_abi", asks(minimum_abi="1.56")),
     "an old ABI, by its major": ("snp_abi", asks(minimum_abi="2.0")),

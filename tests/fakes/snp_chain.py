@@ -168,13 +168,14 @@ class FakeAmd:
         begin: dt.datetime = NOW - dt.timedelta(days=1),
         end: dt.datetime = NOW + dt.timedelta(days=1),
         critical: bool = False,
+        number: int = 7,
     ) -> bytes:
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(_name(issuer or self.ark_subject()))
             .last_update(begin)
             .next_update(end)
-            .add_extension(x509.CRLNumber(7), critical=critical)
+            .add_extension(x509.CRLNumber(number), critical=critical)
         )
         for serial in revoked:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(begin)

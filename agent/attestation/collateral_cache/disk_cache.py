@@ -90,11 +90,11 @@ class DiskCache:
         return self._directory / f"{name}.json"
 
     def _evict(self) -> None:
-        """Only files of ours are counted, and removed."""
+        """Only files of ours are counted, and removed; revocation lists, a few, stay for good."""
         ours: list[tuple[int, Path]] = []
         for path in self._directory.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if _OURS.fullmatch(path.name):
+                if _OURS.fullmatch(path.name) and "-crl" not in path.name:
                     ours.append((path.stat().st_mtime_ns, path))
         for _, path in sorted(ours)[: max(0, len(ours) - self._max_files)]:
             path.unlink(missing_ok=True)
