@@ -21,10 +21,11 @@ def open_verifier(
     simulated_root: str | None = None,
     sockets: GuestSockets = UNMARKED,
 ) -> Verifier:
-    """`simulated_root`: SPKI SHA-256 of the ARK of this installation's simulated Milan.
+    """`lists`: where revocation lists are kept. `simulated_root`: SPKI SHA-256 of the ARK of this
+    installation's simulated Milan.
 
-    Given with `tee: simulated` and never otherwise: without it no evidence is believed but what
-    the vendors' own roots vouch for.
+    That is given with `tee: simulated` and never otherwise: without it no evidence is believed
+    but what the vendors' own roots vouch for.
     """
     roots = {simulated_root: Product.MILAN} if simulated_root else {}
     return Verifier(

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.attestation.claims import Claims, SnpClaims
 from agent.attestation.expected import Expected
 from agent.attestation.port import Check, Verdict
-from agent.config import SIMULATED, AttestationConfig
+from agent.config import SIMULATED, AttestationConfig, SignerRule, SnpConfig, SnpFloors
+from agent.model.evidence_edition import EVIDENCE_EDITION
 
 if TYPE_CHECKING:
     from agent.attestation.gpu.claims import GpuClaims
@@ -23,10 +26,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidencePolicy:
-    """What is asked of evidence. `allow_simulated`: never in a production configuration."""
+    """What is asked of evidence. `allow_simulated`: never in a production configuration.
+    `unnamed_keys`: ID keys and author keys pass that nobody named.
+    """
 
     config: AttestationConfig
     allow_simulated: bool = False
+    unnamed_keys: bool = False
+
+    def of_edition(self, edition: int) -> EvidencePolicy:
+        """With the defaults of that edition in the place of stricter ones that came later; what
+        was configured otherwise stays.
+        """
+        if edition >= EVIDENCE_EDITION:
+            return self
+        snp, default = self.config.snp, SnpConfig()
+        former = {"signer": SignerRule.ANY, "minimum": SnpFloors.NONE, "require_crl": False}
+        kept = {name: one for name, one in former.items() if _same(snp, default, name)}
+        relaxed = msgspec.structs.replace(snp, **kept)
+        config = msgspec.structs.replace(self.config, snp=relaxed)
+        return replace(self, config=config, unnamed_keys=True)
+
+
+def _same(snp: SnpConfig, default: SnpConfig, name: str) -> bool:
+    return bool(getattr(snp, name) == getattr(default, name))
 
 
 def check_claims(
@@ -37,7 +60,8 @@ def check_claims(
     if isinstance(claims, SnpClaims):
         from agent.attestation.policy_snp import check_snp
 
-        return (root, *check_snp(claims, policy.config.snp, expected, now))
+        unnamed = policy.unnamed_keys
+        return (root, *check_snp(claims, policy.config.snp, expected, now, unnamed_keys=unnamed))
     from agent.attestation.policy_tdx import check_quote, check_tcb
 
     config = policy.config.tdx

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, assert_never
 
+import msgspec
+
 from agent.attestation.collateral import Endorsements, PcsResponse
 from agent.attestation.document import NONCE_BYTES, CpuKind, Document
 from agent.attestation.evidence import EvidenceError
@@ -124,7 +126,7 @@ class Verifier:
         """
         nonce = os.urandom(NONCE_BYTES)
         try:
-            found = await self._observe(release, endpoint, spki_sha256, nonce)
+            found = await self._observe(enclave, release, endpoint, spki_sha256, nonce)
         except NotYetError as error:
             return Verdict(
                 attested=None,
@@ -147,7 +149,7 @@ class Verifier:
     ) -> Evidence:
         """For whoever asks: over their nonce, or the newest over one of ours. See the port."""
         if nonce is not None:
-            return await self._observe(release, endpoint, spki_sha256, nonce)
+            return await self._observe(enclave, release, endpoint, spki_sha256, nonce)
         launch, found = self._latest.get(enclave.id, (None, None))
         if found is None or launch != enclave.launch_uuid:
             raise NotYetError(f"no evidence of enclave {enclave.id} was seen yet")
@@ -158,14 +160,20 @@ class Verifier:
         self._latest.pop(enclave_id, None)
 
     async def _observe(
-        self, release: Release, endpoint: Endpoint, spki_sha256: str, nonce: bytes
+        self,
+        enclave: Enclave,
+        release: Release,
+        endpoint: Endpoint,
+        spki_sha256: str,
+        nonce: bytes,
     ) -> Evidence:
         expected = self._expected(release)
         document: bytes | None = None
         try:
             fetched = await self._fetcher.fetch(endpoint, nonce)
             document = fetched.body
-            verdict = await self._judge(fetched, expected, spki_sha256, nonce)
+            edition = enclave.evidence_edition
+            verdict = await self.judge(fetched, expected, spki_sha256, nonce, edition)
         except EvidenceError as error:
             check = Check(code=error.code, passed=False, detail=str(error))
             verdict = Verdict(attested=False, checks=(check,))
@@ -178,10 +186,19 @@ class Verifier:
             observed_at=self._clock.now().wall,
         )
 
-    async def _judge(
-        self, fetched: Fetched, expected: Expected, spki_sha256: str, nonce: bytes
+    async def judge(
+        self,
+        fetched: Fetched,
+        expected: Expected,
+        spki_sha256: str,
+        nonce: bytes,
+        edition: int,
     ) -> Verdict:
-        """Raises EvidenceError for a document that cannot be read, or came over another key."""
+        """What an answer that was fetched is worth, by the defaults of this edition.
+
+        Raises EvidenceError for a document that cannot be read, or came over another key, and
+        NotYetError while collateral that it needs may still come.
+        """
         if fetched.spki_sha256 != spki_sha256:
             raise EvidenceError(
                 KEY_CHANGED,
@@ -192,7 +209,8 @@ class Verifier:
             await self._lists.offer(document)
         with suppress(EvidenceError):  # what cannot be read is refused below, beside other checks
             document = await self._completed(document)
-        verdict = await finish_in_thread(_appraise, document, question, self._policy, self._trust)
+        policies = self._policy, self._policy.of_edition(edition)
+        verdict = await finish_in_thread(_appraise, document, question, policies, self._trust)
         if verdict.attested and not verdict.simulated:
             await self._endorser.seen(document.cpu, document.report)
         return verdict
@@ -244,12 +262,21 @@ def _read(
 def _appraise(
     document: Document,
     question: EvidenceQuestion,
-    policy: EvidencePolicy,
+    policies: tuple[EvidencePolicy, EvidencePolicy],
     trust: Trust,
 ) -> Verdict:
+    """By today's policy; where that refuses, by the one that it was admitted under."""
     from agent.attestation.appraisal import appraise
 
-    return appraise(document, question, policy, trust)
+    today, admitted = policies
+    verdict = appraise(document, question, today, trust)
+    if verdict.attested or admitted is today:
+        return verdict
+    former = appraise(document, question, admitted, trust)
+    if not former.attested:
+        return verdict
+    stricter = tuple(check for check in verdict.checks if not check.passed)
+    return msgspec.structs.replace(former, stricter=stricter)
 
 
 def _tell(enclave: Enclave, found: Evidence) -> None:
