@@ -8,8 +8,8 @@ import msgspec
 
 from agent.attestation.claims import SnpClaims
 from agent.attestation.port import Check
-from agent.attestation.snp_floors import Floors, endorsed_floors
-from agent.attestation.snp_tcb import Tcb
+from agent.attestation.snp_floors import endorsed_floors
+from agent.attestation.snp_tcb import Product, Tcb
 from agent.config import SnpConfig, SnpFloors, SnpMinimum, TcbMinimum
 
 _NO_FLOORS: Mapping[str, int] = {}
@@ -19,7 +19,7 @@ def check_tcbs(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:
     """Each TCB at least. The committed one has no floor: it is what might come back, and whether
     that matters is `require_committed`'s to say.
     """
-    floors, source = _floors(claims, config)
+    floors, source = floors_of(claims.product, claims.report.line, config)
     yield _tcb("current", claims.current, config.current_tcb, floors, source)
     yield _tcb("reported", claims.reported, config.reported_tcb, floors, source)
     yield _tcb("committed", claims.committed, config.committed_tcb, _NO_FLOORS, source)
@@ -49,25 +49,20 @@ def check_firmware(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:
     )
 
 
-def endorsed(claims: SnpClaims) -> Floors:
-    """The floors of AMD's bulletins for the processor that a report is of."""
-    return endorsed_floors(claims.product, claims.report.line)
-
-
-def _floors(claims: SnpClaims, config: SnpConfig) -> tuple[Mapping[str, int], str]:
-    """By part, and who says so."""
+def floors_of(
+    product: Product, line: tuple[int, int, int] | None, config: SnpConfig
+) -> tuple[Mapping[str, int], str]:
+    """The floors of a processor by part, and who says so."""
     if isinstance(config.minimum, SnpMinimum):
         return msgspec.structs.asdict(config.minimum), "attestation.snp.minimum"
     if config.minimum is SnpFloors.NONE:
         return _NO_FLOORS, ""
-    floors = endorsed(claims)
+    floors = endorsed_floors(product, line)
     return floors.parts(), floors.source
 
 
-def _tcb(
-    which: str, tcb: Tcb, minimum: TcbMinimum, floors: Mapping[str, int], source: str
-) -> Check:
-    """A part that this product does not have is asked nothing of."""
+def below(tcb: Tcb, minimum: TcbMinimum, floors: Mapping[str, int], source: str) -> list[str]:
+    """What of it is too low, in words. A part that this product does not have is asked nothing."""
     configured: dict[str, int] = msgspec.structs.asdict(minimum)
     low = []
     for part, value in tcb.parts().items():
@@ -75,6 +70,13 @@ def _tcb(
         if value < max(least, floor):
             by = f" ({source})" if floor > least else ""
             low.append(f"{part} {value}, at least {max(least, floor)}{by}")
+    return low
+
+
+def _tcb(
+    which: str, tcb: Tcb, minimum: TcbMinimum, floors: Mapping[str, int], source: str
+) -> Check:
+    low = below(tcb, minimum, floors, source)
     return Check(
         code=f"snp_{which}_tcb", passed=not low, detail=f"{which} TCB: {'; '.join(low) or tcb}"
     )
@@ -82,9 +84,9 @@ def _tcb(
 
 def _microcode(claims: SnpClaims) -> Iterator[Check]:
     """Said where the endorsed floors have none to compare it with."""
-    if endorsed(claims).microcode is not None:
-        return
     line = claims.report.line
+    if endorsed_floors(claims.product, line).microcode is not None:
+        return
     known = "-".join(f"{one:02X}h" for one in line) if line else "not in a report of version 2"
     yield Check(
         code="snp_microcode_not_checked",
