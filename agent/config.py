@@ -10,18 +10,38 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-import msgspec
-
+from agent.config_attestation import (
+    AttestationConfig,
+    CollateralConfig,
+    SignerRule,
+    SnpConfig,
+    SnpFloors,
+    SnpMinimum,
+    TcbMinimum,
+    TdxConfig,
+    TdxPlatform,
+    TdxUpdate,
+)
 from agent.config_limits import DEFAULT_LIMITS, LimitsConfig
+from agent.config_section import Section as _Section
 from agent.model.egress import GuestEgress
-from agent.model.tcb_status import TcbStatus
+
+# What is defined elsewhere, and is a part of the configuration all the same.
+__all__ = [
+    "AttestationConfig",
+    "CollateralConfig",
+    "SignerRule",
+    "SnpConfig",
+    "SnpFloors",
+    "SnpMinimum",
+    "TcbMinimum",
+    "TdxConfig",
+    "TdxPlatform",
+    "TdxUpdate",
+]
 
 # What everything says that shows, or comes of, `tee: simulated`.
 SIMULATED = "SIMULATED — NOT CONFIDENTIAL"
-
-
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the sections."""
 
 
 class Tee(StrEnum):
@@ -162,101 +182,6 @@ class ProbesConfig(_Section, frozen=True, kw_only=True):
     timeout_s: float = 5
     success_threshold: int = 2
     failure_threshold: int = 3
-
-
-class SignerRule(StrEnum):
-    ANY = "any"
-    VCEK = "vcek"
-    VLEK = "vlek"
-
-
-class TcbMinimum(_Section, frozen=True, kw_only=True):
-    """The least security version of each part of AMD's TCB. `fmc`: Turin only."""
-
-    bootloader: int = 0
-    tee: int = 0
-    snp: int = 0
-    microcode: int = 0
-    fmc: int = 0
-
-
-class SnpConfig(_Section, frozen=True, kw_only=True):
-    """What a SEV-SNP report must say, beyond what its release and its guest fix.
-
-    Debugging and migration agents are refused whatever stands here. `minimum_abi`: of the
-    platform's firmware, MAJOR.MINOR. Digests are pins: hex of 48 bytes.
-    """
-
-    signer: SignerRule = SignerRule.ANY
-    allow_smt: bool = True
-    allow_cxl: bool = False
-    require_single_socket: bool = False
-    require_ciphertext_hiding: bool = False
-    require_alias_check: bool = False
-    require_crl: bool = False
-    max_vmpl: int = 0
-    minimum_abi: str = "0.0"
-    minimum_guest_svn: int = 0
-    current_tcb: TcbMinimum = TcbMinimum()
-    reported_tcb: TcbMinimum = TcbMinimum()
-    committed_tcb: TcbMinimum = TcbMinimum()
-    launch_tcb: TcbMinimum = TcbMinimum()
-    id_key_digest: str | None = None
-    author_key_digest: str | None = None
-
-
-class TdxPlatform(_Section, frozen=True, kw_only=True):
-    """A firmware (MRTD) on a virtual machine (RTMR0), which count together. `name`: for print."""
-
-    mrtd: str
-    rtmr0: str
-    name: str | None = None
-
-
-class TdxConfig(_Section, frozen=True, kw_only=True):
-    """What a TDX quote must say, beyond what its release and its guest fix.
-
-    Debugging is refused whatever stands here. `platforms` and `mrseams` are lists of what is
-    endorsed: an empty one accepts nothing. `fmspcs` null: any platform type. All hex is in lower
-    case; attributes, XFAM and SVN are in the order of the report's bytes.
-    """
-
-    platforms: tuple[TdxPlatform, ...] = ()
-    mrseams: tuple[str, ...] = ()
-    tcb_statuses: tuple[TcbStatus, ...] = (TcbStatus.UP_TO_DATE,)
-    refused_advisories: tuple[str, ...] = ()
-    minimum_tcb_evaluation_data_number: int = 0
-    minimum_tee_tcb_svn: str = "03010200000000000000000000000000"
-    fmspcs: tuple[str, ...] | None = None
-    allow_dynamic_platform: bool = False
-    allow_cached_keys: bool = False
-    allow_smt: bool = False
-    td_attributes: str = "0000001000000000"
-    xfam: str = "e702060000000000"
-
-
-class CollateralConfig(_Section, frozen=True, kw_only=True):
-    """Where the vendors' certificates and lists come from. `directory`: the operator's, read
-    first; `offline`: no vendor is asked. `listen`: where guests may ask us for theirs.
-    """
-
-    amd_url: str = "https://kdsintf.amd.com"
-    intel_url: str = "https://api.trustedservices.intel.com"
-    intel_root_crl_url: str = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
-    directory: Path | None = None
-    offline: bool = False
-    listen: str | None = None
-
-
-class AttestationConfig(_Section, frozen=True, kw_only=True):
-    """`allow_unfresh`: believe guests whose evidence answers no nonce (documents v2)."""
-
-    interval_s: float = 60
-    allow_unfresh: bool = False
-    on_loss: str = "degrade"
-    snp: SnpConfig = SnpConfig()
-    tdx: TdxConfig = TdxConfig()
-    collateral: CollateralConfig = CollateralConfig()
 
 
 class SecretsConfig(_Section, frozen=True, kw_only=True):

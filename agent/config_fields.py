@@ -286,6 +286,9 @@ CHECKS: dict[str, Check] = {
         r"(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})", "MAJOR.MINOR in quotes, as '1.55'"
     ),
     "attestation.snp.minimum_guest_svn": _between(0, 2**32 - 1),
+    **{f"attestation.snp.minimum.{part}": _between(0, 255) for part in _TCB_PARTS},
+    "attestation.snp.minimum.launch_mitigations": _between(0, 2**64 - 1),
+    "attestation.snp.minimum.current_mitigations": _between(0, 2**64 - 1),
     **{f"attestation.snp.{tcb}.{part}": _between(0, 255) for tcb in _TCBS for part in _TCB_PARTS},
     "attestation.snp.id_key_digest": _SHA384,
     "attestation.snp.author_key_digest": _SHA384,

@@ -99,8 +99,11 @@ class _Reading:
         values = {}
         for field in fields:
             path = at + field.name
-            nested = _section_of(field.type)
-            if nested is not None:
+            nested, words = _section_of(field.type), _words_of(field.type)
+            word = path in self._overrides or isinstance(raw.get(field.name), str)
+            if nested is not None and words is not None and word:
+                values[field.name] = self._value(path, words, raw.get(field.name))
+            elif nested is not None:
                 if raw.get(field.name) is not None or self._is_overridden(path):
                     values[field.name] = self.section(nested, raw.get(field.name), path + ".")
             elif path in self._overrides or field.name in raw:
@@ -144,6 +147,12 @@ def _shown(key: object) -> str:
 def _section_of(kind: Any) -> type[msgspec.Struct] | None:
     structs = [m for m in _members(kind) if isinstance(m, type) and issubclass(m, msgspec.Struct)]
     return structs[0] if structs else None
+
+
+def _words_of(kind: Any) -> type[StrEnum] | None:
+    """The words that may stand in the place of a section, if there are any."""
+    found = [m for m in _members(kind) if isinstance(m, type) and issubclass(m, StrEnum)]
+    return found[0] if found else None
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
@@ -216,6 +225,12 @@ def _contradictions(config: Config) -> list[str]:
     found = []
     if config.tee is Tee.NONE and not config.allow_unattested:
         found.append("allow_unattested: must be true for tee: none")
+    snp = config.attestation.snp
+    if snp.minimum_guest_svn and snp.id_key_digest is None:
+        found.append(
+            "attestation.snp.minimum_guest_svn: needs attestation.snp.id_key_digest: without an "
+            "ID key the host itself says which SVN a guest has"
+        )
     if config.releases.require_signature and config.releases.signature.trusted_root is None:
         found.append("releases.signature.trusted_root: must be set for releases.require_signature")
     if len(os.fsencode(config.run_dir)) > _MAX_SOCKET_BYTES - _MAX_BELOW_RUN_DIR:

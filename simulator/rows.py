@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave, Lifecycle
+from agent.model.evidence_edition import EVIDENCE_EDITION
 from agent.model.ids import DeploymentName, EnclaveId, LeaseId, UpdateId
 from agent.model.lease import Lease
 from agent.model.reasons import Strategy
@@ -76,6 +77,7 @@ def enclave(enclave_id: str = "aaaaaaaa", name: str = "web", **changes: Any) -> 
         "memory_mib": 256,
         "vcpus": 1,
         "created_at": instant(),
+        "evidence_edition": EVIDENCE_EDITION,
     }
     values |= changes
     return Enclave(id=EnclaveId(enclave_id), deployment=DeploymentName(name), **values)

@@ -17,6 +17,10 @@ CONFORMANCE = VECTORS / "conformance"
 needs_vectors = pytest.mark.skipif(
     not VECTORS.is_dir(), reason="../shared/vectors, the public attestation vectors, is absent"
 )
+needs_blackwell = pytest.mark.skipif(
+    not (VECTORS / "nvidia-gpu" / "blackwell_evidence.json").is_file(),
+    reason="../shared/vectors/nvidia-gpu has no evidence of a genuine Blackwell",
+)
 
 PHALA_TIME = datetime(2025, 6, 25, tzinfo=UTC)
 OUTDATED_TIME = datetime(2026, 2, 25, tzinfo=UTC)
@@ -33,6 +37,13 @@ def tdx_collateral(name: str) -> TdxCollateral:
 
 def gpu_evidence(name: str) -> tuple[GpuEvidence, ...]:
     return decode_evidence((VECTORS / "nvidia-gpu" / f"{name}.json").read_bytes())
+
+
+def board_evidence() -> tuple[tuple[GpuEvidence, ...], tuple[GpuEvidence, ...]]:
+    """Eight GPUs and the four switches between them, over one nonce."""
+    place = VECTORS / "nvidia-board"
+    gpus, switches = (place / f"{kind}_evidence.json" for kind in ("gpu", "switch"))
+    return decode_evidence(gpus.read_bytes()), decode_evidence(switches.read_bytes())
 
 
 def gpu_evidence_with_invalid_signature() -> GpuEvidence:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.attestation.expected import Expected
-from agent.attestation.port import Evidence, Verdict
+from agent.attestation.port import Check, Evidence, Verdict
 from agent.wire.answers import AttestationAnswer, AttestationCheck, AttestationVerdict
 
 _NULL = b"null"
@@ -37,22 +37,38 @@ def _json(document: bytes | None) -> bytes:
 def _verdict(verdict: Verdict) -> AttestationVerdict:
     return AttestationVerdict(
         accepted=verdict.attested is True,
-        checks=[
-            AttestationCheck(code=check.code, passed=check.passed, detail=check.detail)
-            for check in verdict.checks
-        ],
+        checks=_checks(verdict.checks),
         simulated=verdict.simulated,
+        stricter=_checks(verdict.stricter) or msgspec.UNSET,
     )
+
+
+def _checks(checks: tuple[Check, ...]) -> list[AttestationCheck]:
+    return [
+        AttestationCheck(code=check.code, passed=check.passed, detail=check.detail)
+        for check in checks
+    ]
 
 
 def _expected(expected: Expected) -> dict[str, str | int | None]:
     def shown(data: bytes | None) -> str | None:
         return None if data is None else data.hex()
 
+    fixed: dict[str, str | int | None] = {
+        "snp_policy": expected.snp_policy,
+        "guest_svn": expected.guest_svn,
+        "id_key_digest": shown(expected.id_key_digest),
+        "author_key_digest": shown(expected.author_key_digest),
+        "mrtd": shown(expected.mrtd),
+        "rtmr0": shown(expected.rtmr0),
+        "mrconfigid": shown(expected.mrconfigid) if any(expected.mrconfigid) else None,
+    }
     return {
         "snp_measurement": shown(expected.snp_measurement),
         "rtmr1": shown(expected.rtmr1),
         "rtmr2": shown(expected.rtmr2),
         "host_data": shown(expected.host_data),
         "gpus": expected.gpus,
+        # A launch in one measured file fixes more.
+        **{name: value for name, value in fixed.items() if value is not None},
     }

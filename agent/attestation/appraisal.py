@@ -23,7 +23,13 @@ from agent.attestation.document_v2 import DUMMY, FORMATS, read_v2
 from agent.attestation.document_v3 import FORMAT, read_v3
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected
-from agent.attestation.policy import EvidencePolicy, check_claims, check_devices, decide
+from agent.attestation.policy import (
+    EvidencePolicy,
+    check_claims,
+    check_devices,
+    check_root,
+    decide,
+)
 from agent.attestation.policy_document import check_freshness, check_tls_key
 from agent.attestation.port import Check, Verdict
 from agent.attestation.roots import Trust
@@ -31,7 +37,6 @@ from agent.attestation.strict_json import read_json, shown
 
 if TYPE_CHECKING:
     from agent.attestation.claims import Claims
-    from agent.attestation.gpu.claims import GpuClaims
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,22 +79,20 @@ def appraise(
     endorsements: Endorsements | None = None,
 ) -> Verdict:
     """Every check that the evidence comes to. `endorsements`: where the document has none."""
-    checks = [check_freshness(document, allow_unfresh=policy.config.allow_unfresh)]
-    simulated, firmware = False, None
+    case = _Appraisal(document, question, policy, trust)
+    case.checks.append(check_freshness(document, allow_unfresh=policy.config.allow_unfresh))
     try:
-        claims = _claims(document, question, trust, endorsements)
-        simulated, firmware = claims.simulated, claims.firmware
-        keys = document.keys or keys_in_report_data(claims.report_data)
-        checks.append(check_tls_key(keys, question.spki_sha256))
-        expected = msgspec.structs.replace(question.expected, report_data=document.report_data)
-        checks += check_claims(claims, policy, expected, question.now)
-        if question.expected.gpus or document.devices:
-            devices = _devices(document, question, trust)
-            simulated |= any(device.simulated for device in devices)
-            checks += check_devices(devices, policy, question.nonce, question.expected.gpus)
+        match document.cpu:
+            case CpuKind.SNP:
+                case.judge_snp(endorsements)
+            case CpuKind.TDX:
+                case.judge_tdx()
+            case _:
+                assert_never(document.cpu)
+        case.judge_devices()
     except EvidenceError as error:
-        checks.append(refusal(error))
-    return decide(checks, simulated=simulated, firmware=firmware)
+        case.checks.append(refusal(error))
+    return decide(case.checks, simulated=case.simulated, firmware=case.firmware)
 
 
 def refusal(error: EvidenceError) -> Check:
@@ -97,36 +100,74 @@ def refusal(error: EvidenceError) -> Check:
     return Check(code=error.code, passed=False, detail=str(error))
 
 
-def _claims(
-    document: Document, question: EvidenceQuestion, trust: Trust, given: Endorsements | None
-) -> Claims:
-    match document.cpu:
-        case CpuKind.SNP:
-            from agent.attestation.snp import verify_report
+class _Appraisal:
+    """The checks of one document so far, in their order, and what its evidence is."""
 
-            given = document.collateral.amd or given
-            if given is None:
-                raise EvidenceError(
-                    "endorsement_missing",
-                    "neither the document nor a cache has the certificates for this report",
-                )
-            return verify_report(document.report, given, trust, question.now)
-        case CpuKind.TDX:
-            from agent.attestation.tdx.answers import collateral_of
-            from agent.attestation.tdx.verify import verify_quote
+    def __init__(
+        self, document: Document, question: EvidenceQuestion, policy: EvidencePolicy, trust: Trust
+    ) -> None:
+        self._document = document
+        self._question = question
+        self._policy = policy
+        self._trust = trust
+        self._expected = msgspec.structs.replace(
+            question.expected, report_data=document.report_data
+        )
+        self.checks: list[Check] = []
+        self.simulated = False
+        self.firmware: str | None = None
 
-            collateral = collateral_of(document.collateral.intel)
-            return verify_quote(
-                document.report, collateral, question.now, root_spki_sha256=trust.intel
+    def judge_snp(self, given: Endorsements | None) -> None:
+        """Raises EvidenceError where there are no claims."""
+        from agent.attestation.snp import verify_report
+
+        given = self._document.collateral.amd or given
+        if given is None:
+            raise EvidenceError(
+                "endorsement_missing",
+                "neither the document nor a cache has the certificates for this report",
             )
-        case _:
-            assert_never(document.cpu)
+        now = self._question.now
+        claims = verify_report(self._document.report, given, self._trust, now)
+        self._bound(claims)
+        self.checks += check_claims(claims, self._policy, self._expected, now)
 
+    def judge_tdx(self) -> None:
+        """What the signed quote says comes first: wrong collateral must not hide a debug TD.
 
-def _devices(
-    document: Document, question: EvidenceQuestion, trust: Trust
-) -> tuple[GpuClaims, ...]:
-    """The evidence of each is over the nonce itself; report data binds the list of them."""
-    from agent.attestation.gpu.items import verify_items
+        Raises EvidenceError where there are no claims, or no collateral that is good.
+        """
+        from agent.attestation.policy_tdx import check_quote, check_tcb
+        from agent.attestation.tdx.answers import collateral_of
+        from agent.attestation.tdx.revocation import newest_lists
+        from agent.attestation.tdx.verify import judge_collateral, verify_signatures_of
 
-    return verify_items(document.devices, question.now, trust.nvidia)
+        now, config = self._question.now, self._policy.config.tdx
+        signed = verify_signatures_of(
+            self._document.report, now, root_spki_sha256=self._trust.intel
+        )
+        self._bound(signed.claims)
+        simulated = signed.claims.simulated
+        self.checks.append(check_root("genuine_root", self._policy, simulated=simulated))
+        self.checks += check_quote(signed.claims, config, self._expected)
+        given = self._document.collateral
+        collateral = newest_lists(collateral_of(given.intel), given.intel_held)
+        claims = judge_collateral(signed, collateral, now)
+        self.checks += check_tcb(claims, config, self._expected, now)
+
+    def judge_devices(self) -> None:
+        """The evidence of each is over the nonce itself; report data binds the list of them."""
+        gpus, devices = self._question.expected.gpus, self._document.devices
+        if not gpus and not devices:
+            return
+        from agent.attestation.gpu.items import verify_items
+
+        claims = verify_items(devices, self._question.now, self._trust.nvidia)
+        self.simulated |= any(device.simulated for device in claims)
+        self.checks += check_devices(claims, self._policy, self._question.nonce, gpus)
+
+    def _bound(self, claims: Claims) -> None:
+        """Whose word it is, and over which key."""
+        self.simulated, self.firmware = claims.simulated, claims.firmware
+        keys = self._document.keys or keys_in_report_data(claims.report_data)
+        self.checks.append(check_tls_key(keys, self._question.spki_sha256))

@@ -14,6 +14,7 @@ from agent.attestation.snp_report import SnpReport
 from agent.attestation.snp_tcb import Product, Tcb
 
 if TYPE_CHECKING:
+    from agent.attestation.snp_crl import Crl
     from agent.attestation.tdx.claims import TdxClaims
 
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 class SnpClaims:
     """A SEV-SNP report whose signature, chain, TCB and chip agree.
 
-    `valid_until`: the first end of a certificate or revocation list. `provider`: who had the VLEK
-    made. `simulated`: the root is of the simulated processor of an installation.
+    `valid_until`: the first end of a certificate or current revocation list. `crl`: the newest
+    list that there is, current (`revocation_checked`) or not. `provider`: who had the VLEK made.
+    `simulated`: the root is of the simulated processor of an installation.
     """
 
     report: SnpReport
@@ -33,6 +35,7 @@ class SnpClaims:
     launch: Tcb
     root_spki_sha256: str
     valid_until: dt.datetime
+    crl: Crl | None
     revocation_checked: bool
     simulated: bool
     provider: str | None = None

@@ -68,20 +68,25 @@ class _Pcs(DocumentPart, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endorsements:
-    """What vouches for a SEV-SNP report, in DER: VCEK or VLEK, ASK, ARK, revocation lists."""
+    """What vouches for a SEV-SNP report, in DER: VCEK or VLEK, ASK, ARK, revocation lists.
+
+    `crls`: those that came with it; `held`: those that the agent has. The newest of all counts.
+    """
 
     leaf: bytes
     ask: bytes
     ark: bytes
     crls: tuple[bytes, ...] = ()
+    held: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collateral:
-    """What there is for the CPU's evidence."""
+    """What there is for the CPU's evidence. `intel_held`: revocation lists that the agent has."""
 
     amd: Endorsements | None = None
     intel: tuple[PcsResponse, ...] = ()
+    intel_held: tuple[bytes, ...] = ()
 
 
 def read_collateral(entries: Sequence[Entry]) -> Collateral:

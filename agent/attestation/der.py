@@ -24,6 +24,9 @@ SEQUENCE = 0x30
 SET = 0x31
 
 _TEXTS = frozenset({UTF8_STRING, PRINTABLE_STRING, IA5_STRING})
+# Far beyond what is in use: a number of any length could not even be printed.
+_MAX_INTEGER_BYTES = 64
+_MAX_OID_BYTES = 128
 _TIME_SIZES = {UTC_TIME: 13, GENERALIZED_TIME: 15}
 
 
@@ -61,6 +64,13 @@ class Fields:
         element, self._at = _element(content, at)
         return element
 
+    def next(self, what: str) -> DerElement:
+        """The next element, of whatever tag. Raises DerError with `what`."""
+        if not self.left:
+            raise DerError(f"{what} is missing")
+        element, self._at = _element(self._content, self._at)
+        return element
+
     def holds(self, tag: int) -> bool:
         """Whether the next element is of this tag."""
         return self.left and self._content[self._at] == tag
@@ -88,6 +98,8 @@ def integer(content: bytes, what: str) -> int:
     padded = len(content) > 1 and content[0] in (0, 0xFF) and content[0] >> 7 == content[1] >> 7
     if not content or padded:
         raise DerError(f"{what} is not a shortest integer")
+    if len(content) > _MAX_INTEGER_BYTES:
+        raise DerError(f"{what} is longer than {_MAX_INTEGER_BYTES} bytes")
     return int.from_bytes(content, signed=True)
 
 
@@ -96,6 +108,8 @@ def oid(content: bytes, what: str) -> str:
     """An object identifier in dotted notation. Raises DerError."""
     if not content or content[-1] & 0x80:
         raise DerError(f"{what} is not an object identifier")
+    if len(content) > _MAX_OID_BYTES:
+        raise DerError(f"{what} is longer than {_MAX_OID_BYTES} bytes")
     arcs: list[int] = []
     value, fresh = 0, True
     for byte in content:

@@ -29,6 +29,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     snp_policy: int | None = None
     guest_svn: int | None = None
     id_key_digest: bytes | None = None
+    author_key_digest: bytes | None = None
     mrtd: bytes | None = None
     rtmr0: bytes | None = None
     mrconfigid: bytes = ZERO_REGISTER
@@ -64,6 +65,7 @@ def _of_one_file(igvm: Igvm, gpus: int) -> Expected:
             snp_policy=snp.policy,
             guest_svn=snp.guest_svn,
             id_key_digest=bytes.fromhex(snp.id_key_digest),
+            author_key_digest=bytes.fromhex(snp.author_key_digest),
         )
     if tdx is not None:
         expected = msgspec.structs.replace(

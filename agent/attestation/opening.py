@@ -6,7 +6,7 @@ from agent.attestation.fetch import EvidenceFetcher
 from agent.attestation.policy import EvidencePolicy
 from agent.attestation.roots import Trust
 from agent.attestation.snp_tcb import Product
-from agent.attestation.verifier import Endorser, Verifier
+from agent.attestation.verifier import Endorser, ListKeeper, Verifier
 from agent.config import AttestationConfig
 from agent.host.clock import Clock
 from agent.host.guest_sockets import UNMARKED, GuestSockets
@@ -17,13 +17,15 @@ def open_verifier(
     clock: Clock,
     *,
     endorser: Endorser | None = None,
+    lists: ListKeeper | None = None,
     simulated_root: str | None = None,
     sockets: GuestSockets = UNMARKED,
 ) -> Verifier:
-    """`simulated_root`: SPKI SHA-256 of the ARK of this installation's simulated Milan.
+    """`lists`: where revocation lists are kept. `simulated_root`: SPKI SHA-256 of the ARK of this
+    installation's simulated Milan.
 
-    Given with `tee: simulated` and never otherwise: without it no evidence is believed but what
-    the vendors' own roots vouch for.
+    That is given with `tee: simulated` and never otherwise: without it no evidence is believed
+    but what the vendors' own roots vouch for.
     """
     roots = {simulated_root: Product.MILAN} if simulated_root else {}
     return Verifier(
@@ -31,5 +33,6 @@ def open_verifier(
         trust=Trust(simulated=roots),
         clock=clock,
         endorser=endorser,
+        lists=lists,
         fetcher=EvidenceFetcher(sockets=sockets),
     )

@@ -19,7 +19,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID, NameOID
@@ -36,6 +36,7 @@ UNREADABLE = (
     ValueError,
     TypeError,  # a name whose value is of a kind that its attribute cannot have
     UnsupportedAlgorithm,
+    InternalError,
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
@@ -120,6 +121,14 @@ def ec_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def key_usage(extensions: x509.Extensions) -> x509.KeyUsage | None:
+    """What the key may be used for; None where that is not stated."""
+    try:
+        return extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return None
+
+
 def earliest_end(certificates: Sequence[x509.Certificate]) -> datetime:
     """The first moment at which one of them is no longer valid."""
     return min(certificate.not_valid_after_utc for certificate in certificates)
@@ -194,13 +203,14 @@ def _check_leaf(extensions: x509.Extensions, name: str, rules: ChainRules) -> No
 
 
 def _check_issuer(extensions: x509.Extensions, name: str, depth: int, rules: ChainRules) -> None:
+    """RFC 5280, 4.2.1.9 and 4.2.1.3: a key whose usage is not stated may be used for anything."""
     try:
         basic = extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound as error:
         what = f"{name!r} does not say that it may issue certificates"
         raise _refusal(rules, "invalid", what) from error
-    if not basic.ca or not usage.key_cert_sign:
+    usage = key_usage(extensions)
+    if not basic.ca or (usage is not None and not usage.key_cert_sign):
         raise _refusal(rules, "invalid", f"{name!r} may not issue certificates")
     if basic.path_length is not None and basic.path_length < depth - 1:
         raise _refusal(rules, "invalid", f"{name!r} allows {basic.path_length} CAs below it")

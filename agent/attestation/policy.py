@@ -1,21 +1,24 @@
-"""Judging claims: (claims, policy, now) to a verdict with every check listed. Pure.
+"""What is asked of evidence of every kind, and the verdict that checks come to. Pure.
 
-Each technology has a `check_…` of its own, whose checks are named after it, and which is imported
-where there are claims of it; here they are put side by side. A verdict is good only if every
-single check passed.
+Each technology has a policy of its own (`policy_snp`, `policy_tdx`), whose checks are named after
+it, and which is imported where there are claims of it. A verdict is good only if every single
+check passed.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.attestation.claims import Claims, SnpClaims
 from agent.attestation.expected import Expected
 from agent.attestation.port import Check, Verdict
-from agent.config import SIMULATED, AttestationConfig
+from agent.config import SIMULATED, AttestationConfig, SignerRule, SnpConfig, SnpFloors
+from agent.model.evidence_edition import EVIDENCE_EDITION
 
 if TYPE_CHECKING:
     from agent.attestation.gpu.claims import GpuClaims
@@ -23,24 +26,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidencePolicy:
-    """What is asked of evidence. `allow_simulated`: never in a production configuration."""
+    """What is asked of evidence. `allow_simulated`: never in a production configuration.
+    `unnamed_keys`: ID keys and author keys pass that nobody named.
+    """
 
     config: AttestationConfig
     allow_simulated: bool = False
+    unnamed_keys: bool = False
+
+    def of_edition(self, edition: int) -> EvidencePolicy:
+        """With the defaults of that edition in the place of stricter ones that came later; what
+        was configured otherwise stays.
+        """
+        if edition >= EVIDENCE_EDITION:
+            return self
+        snp, default = self.config.snp, SnpConfig()
+        former = {"signer": SignerRule.ANY, "minimum": SnpFloors.NONE, "require_crl": False}
+        kept = {name: one for name, one in former.items() if _same(snp, default, name)}
+        relaxed = msgspec.structs.replace(snp, **kept)
+        config = msgspec.structs.replace(self.config, snp=relaxed)
+        return replace(self, config=config, unnamed_keys=True)
+
+
+def _same(snp: SnpConfig, default: SnpConfig, name: str) -> bool:
+    return bool(getattr(snp, name) == getattr(default, name))
 
 
 def check_claims(
     claims: Claims, policy: EvidencePolicy, expected: Expected, now: dt.datetime
 ) -> tuple[Check, ...]:
-    """Every check of one piece of evidence, in the order of print."""
+    """Every check of one piece of evidence that was verified whole, in the order of print."""
     root = check_root("genuine_root", policy, simulated=claims.simulated)
     if isinstance(claims, SnpClaims):
         from agent.attestation.policy_snp import check_snp
 
-        return (root, *check_snp(claims, policy.config.snp, expected, now))
-    from agent.attestation.policy_tdx import check_tdx
+        unnamed = policy.unnamed_keys
+        return (root, *check_snp(claims, policy.config.snp, expected, now, unnamed_keys=unnamed))
+    from agent.attestation.policy_tdx import check_quote, check_tcb
 
-    return (root, *check_tdx(claims, policy.config.tdx, expected, now))
+    config = policy.config.tdx
+    return (
+        root,
+        *check_quote(claims, config, expected),
+        *check_tcb(claims, config, expected, now),
+    )
 
 
 def check_devices(

@@ -5,25 +5,31 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 
-import msgspec
-
 from agent.attestation.claims import SnpClaims
 from agent.attestation.expected import Expected
+from agent.attestation.policy_snp_tcb import check_firmware, check_tcbs
 from agent.attestation.port import Check
-from agent.attestation.snp_tcb import Tcb
-from agent.config import SignerRule, SnpConfig, TcbMinimum
+from agent.config import SignerRule, SnpConfig
 
 
 def check_snp(
-    claims: SnpClaims, config: SnpConfig, expected: Expected, now: dt.datetime
+    claims: SnpClaims,
+    config: SnpConfig,
+    expected: Expected,
+    now: dt.datetime,
+    *,
+    unnamed_keys: bool = False,
 ) -> tuple[Check, ...]:
-    """Every check; what was proved on the way to the claims is told too."""
+    """Every check; what was proved on the way to the claims is told too. `unnamed_keys`: an ID key
+    or author key that neither the configuration nor the release names passes.
+    """
     return (
         *_origin(claims, config, now),
         *_launch(claims, config),
         *_platform(claims, config),
-        *_tcbs(claims, config),
-        *_pins(claims, config, expected),
+        *check_tcbs(claims, config),
+        *check_firmware(claims, config),
+        *_pins(claims, config, expected, unnamed_keys=unnamed_keys),
     )
 
 
@@ -41,17 +47,27 @@ def _origin(claims: SnpClaims, config: SnpConfig, now: dt.datetime) -> Iterator[
         passed=now <= claims.valid_until,
         detail=f"what vouches for it is valid until {claims.valid_until:%Y-%m-%d %H:%M} UTC",
     )
-    looked = "no certificate is on AMD's revocation list"
-    yield Check(
-        code="snp_revocation",
-        passed=claims.revocation_checked or not config.require_crl,
-        detail=looked if claims.revocation_checked else "not checked: no revocation list came",
-    )
+    yield _revocation(claims, config)
     yield Check(
         code="snp_signer",
         passed=config.signer in (SignerRule.ANY, report.signer.value),
         detail=f"signed by a {report.signer.name}, allowed: {config.signer}",
     )
+
+
+def _revocation(claims: SnpClaims, config: SnpConfig) -> Check:
+    """By default a current list is required once there was one: none can be made to vanish."""
+    crl = claims.crl
+    if crl is None:
+        detail, passed = "not checked: no revocation list came, and none is kept", False
+    else:
+        named = f"AMD's revocation list {crl.number} of {crl.this_update:%Y-%m-%d}"
+        passed = claims.revocation_checked
+        detail = f"no certificate is on {named}"
+        if not passed:
+            detail = f"not checked: {named} was to be renewed by {crl.next_update:%Y-%m-%d %H:%M}"
+    required = crl is not None if config.require_crl is None else config.require_crl
+    return Check(code="snp_revocation", passed=passed or not required, detail=detail)
 
 
 def _launch(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:
@@ -79,15 +95,8 @@ def _launch(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:
 
 
 def _platform(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:
-    """What the host's firmware is and says. Both firmwares: the committed one may come back."""
+    """What the host's firmware says of the platform."""
     report = claims.report
-    major, _, minor = config.minimum_abi.partition(".")
-    versions = (report.current_firmware, report.committed_firmware)
-    yield Check(
-        code="snp_abi",
-        passed=all((one.major, one.minor) >= (int(major), int(minor)) for one in versions),
-        detail=f"firmware {versions[0]}, committed {versions[1]}, at least {config.minimum_abi}",
-    )
     hiding = report.platform.ciphertext_hiding
     yield Check(
         code="snp_ciphertext_hiding",
@@ -102,42 +111,39 @@ def _platform(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:
     )
 
 
-def _tcbs(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:
-    yield _tcb("current", claims.current, config.current_tcb)
-    yield _tcb("reported", claims.reported, config.reported_tcb)
-    yield _tcb("committed", claims.committed, config.committed_tcb)
-    yield _tcb("launch", claims.launch, config.launch_tcb)
-
-
-def _tcb(which: str, tcb: Tcb, minimum: TcbMinimum) -> Check:
-    """A part that this product does not have is asked nothing of."""
-    least: dict[str, int] = msgspec.structs.asdict(minimum)
-    low = [
-        f"{part} {value}, at least {least[part]}"
-        for part, value in tcb.parts().items()
-        if value < least[part]
-    ]
-    return Check(
-        code=f"snp_{which}_tcb", passed=not low, detail=f"{which} TCB: {'; '.join(low) or tcb}"
-    )
-
-
-def _pins(claims: SnpClaims, config: SnpConfig, expected: Expected) -> Iterator[Check]:
+def _pins(
+    claims: SnpClaims, config: SnpConfig, expected: Expected, *, unnamed_keys: bool
+) -> Iterator[Check]:
     report = claims.report
     yield _equal("snp_measurement", "measurement", report.measurement, expected.snp_measurement)
     yield _equal("snp_host_data", "host data", report.host_data, expected.host_data)
     yield from _one_file(claims, expected)
-    for name, found, pin in (
-        ("id_key_digest", report.id_key_digest, config.id_key_digest),
-        ("author_key_digest", report.author_key_digest, config.author_key_digest),
+    for name, found, pin, stated in (
+        ("id_key_digest", report.id_key_digest, config.id_key_digest, expected.id_key_digest),
+        (
+            "author_key_digest",
+            report.author_key_digest,
+            config.author_key_digest,
+            expected.author_key_digest,
+        ),
     ):
-        if pin is None:
-            detail = f"{name}: {found.hex()}, not pinned"
-            yield Check(code=f"snp_{name}", passed=True, detail=detail)
-        else:
+        if stated is not None:
+            yield _equal(f"snp_release_{name}", name, found, stated)
+        if pin is not None:
             yield _equal(f"snp_{name}", name, found, bytes.fromhex(pin))
+        elif stated is None:
+            yield _no_key(name, found, allowed=unnamed_keys)
     if expected.report_data is not None:
         yield _equal("snp_report_data", "report data", report.report_data, expected.report_data)
+
+
+def _no_key(name: str, found: bytes, *, allowed: bool) -> Check:
+    """Who signed a launch may have said anything of it: only who is known may have signed."""
+    signed = any(found)
+    detail = f"{name}: none"
+    if signed:
+        detail = f"{name}: {found.hex()}, which neither the policy pins nor the release states"
+    return Check(code=f"snp_{name}", passed=allowed or not signed, detail=detail)
 
 
 def _one_file(claims: SnpClaims, expected: Expected) -> Iterator[Check]:
@@ -151,13 +157,6 @@ def _one_file(claims: SnpClaims, expected: Expected) -> Iterator[Check]:
         detail = f"guest SVN {report.guest_svn}, of the release {expected.guest_svn}"
         same = report.guest_svn == expected.guest_svn
         yield Check(code="snp_release_guest_svn", passed=same, detail=detail)
-    if expected.id_key_digest is not None:
-        yield _equal(
-            "snp_release_id_key_digest",
-            "id_key_digest",
-            report.id_key_digest,
-            expected.id_key_digest,
-        )
 
 
 def _forbidden(code: str, wrong: bool, what: str, allowed: bool | None = None) -> Check:

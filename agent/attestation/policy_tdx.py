@@ -12,15 +12,33 @@ from agent.attestation.expected import Expected
 from agent.attestation.port import Check
 from agent.attestation.tdx.claims import TdxClaims
 from agent.attestation.tdx.platforms import EndorsedPlatform
-from agent.attestation.tdx.policy import TdxPolicy, tdx_checks
+from agent.attestation.tdx.policy import TdxPolicy, quote_checks, tcb_checks
 from agent.config import TdxConfig, TdxPlatform
 
 
-def check_tdx(
+def check_quote(claims: TdxClaims, config: TdxConfig, expected: Expected) -> tuple[Check, ...]:
+    """Every check of what is signed, before any collateral is looked at."""
+    signed = Check(
+        code="tdx_signature",
+        passed=True,
+        detail=f"version {claims.quote_version}; {'; '.join(claims.checked)}",
+    )
+    return (signed, *quote_checks(claims, policy_of(config, expected)))
+
+
+def check_tcb(
     claims: TdxClaims, config: TdxConfig, expected: Expected, now: dt.datetime
-) -> tuple[Check, ...]:
-    """Every check; what was proved on the way to the claims is told too."""
-    return (*_origin(claims, now), *tdx_checks(claims, policy_of(config, expected)))
+) -> Iterator[Check]:
+    """Every check of what Intel's collateral says; without it there is one, which fails."""
+    if claims.tcb is not None:
+        end = claims.tcb.valid_until
+        yield Check(code="tdx_collateral", passed=True, detail="; ".join(claims.judged))
+        yield Check(
+            code="tdx_validity",
+            passed=now <= end,
+            detail=f"what vouches for it is valid until {end:%Y-%m-%d %H:%M} UTC",
+        )
+    yield from tcb_checks(claims, policy_of(config, expected))
 
 
 def policy_of(config: TdxConfig, expected: Expected) -> TdxPolicy:
@@ -47,21 +65,6 @@ def policy_of(config: TdxConfig, expected: Expected) -> TdxPolicy:
         td_attributes=bytes.fromhex(config.td_attributes),
         xfam=bytes.fromhex(config.xfam),
     )
-
-
-def _origin(claims: TdxClaims, now: dt.datetime) -> Iterator[Check]:
-    yield Check(
-        code="tdx_signature",
-        passed=True,
-        detail=f"version {claims.quote_version}; {'; '.join(claims.checked)}",
-    )
-    if claims.tcb is not None:
-        end = claims.tcb.valid_until
-        yield Check(
-            code="tdx_validity",
-            passed=now <= end,
-            detail=f"what vouches for it is valid until {end:%Y-%m-%d %H:%M} UTC",
-        )
 
 
 def _endorsed(number: int, platform: TdxPlatform) -> EndorsedPlatform:

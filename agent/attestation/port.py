@@ -29,6 +29,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     `retry`: no verdict yet (the guest is still gathering collateral); ask again. `firmware`: of
     the host's processor, as signed evidence tells it; where it changes all are judged again.
+    `stricter`: checks of today's defaults that it would not pass, where it was admitted by those
+    of before: nothing new would be admitted so.
     """
 
     attested: bool | None
@@ -36,6 +38,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...] = ()
     simulated: bool = False
     firmware: str | None = None
+    stricter: tuple[Check, ...] = ()
 
     @property
     def admits(self) -> bool:

@@ -63,6 +63,7 @@ def verify_report(raw: bytes, given: Endorsements, trust: Trust, now: dt.datetim
         launch=decode_tcb(report.launch_tcb, chain.product, "launch TCB"),
         root_spki_sha256=chain.root_spki_sha256,
         valid_until=chain.valid_until,
+        crl=chain.crl,
         revocation_checked=chain.revocation_checked,
         simulated=chain.simulated,
         provider=_text(chain.leaf, _PROVIDER) if report.signer is Signer.VLEK else None,

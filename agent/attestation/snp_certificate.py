@@ -35,7 +35,7 @@ _COMMON_NAME = "2.5.4.3"
 _BASIC_CONSTRAINTS = "2.5.29.19"
 _KEY_USAGE = "2.5.29.15"
 _UNDERSTOOD = frozenset({_BASIC_CONSTRAINTS, _KEY_USAGE})
-_KEY_CERT_SIGN = 0x04
+_DIGITAL_SIGNATURE, _KEY_CERT_SIGN, _CRL_SIGN = 0x80, 0x04, 0x02
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, InternalError)
 _SHA384 = hashes.SHA384()
 _PSS = padding.PSS(padding.MGF1(_SHA384), salt_length=48)
@@ -132,7 +132,7 @@ def ca_key(certificate: Certificate, below: int) -> rsa.RSAPublicKey:
 
 
 def _require_authority(extensions: Mapping[str, bytes], below: int) -> None:
-    """RFC 5280, 4.2.1.9 and 4.2.1.3."""
+    """RFC 5280, 4.2.1.9 and 4.2.1.3: a key whose usage is not stated may be used for anything."""
     constraints = der.sole(
         extensions.get(_BASIC_CONSTRAINTS, b""), der.SEQUENCE, "the basic constraints"
     )
@@ -143,17 +143,47 @@ def _require_authority(extensions: Mapping[str, bytes], below: int) -> None:
     if longest is not None and der.integer(longest.content, "the path length") < below:
         raise der.DerError("its path length allows no authority below it")
     fields.end("the basic constraints")
-    usage = der.sole(extensions.get(_KEY_USAGE, b""), der.BIT_STRING, "the key usage").content
-    if len(usage) < 2 or not usage[1] & _KEY_CERT_SIGN:
+    if not _may(extensions, _KEY_CERT_SIGN):
         raise der.DerError("its key may not sign certificates")
+
+
+def _may(extensions: Mapping[str, bytes], use: int) -> bool:
+    """Whether the key may be used so; `use` is a bit of the first byte of KeyUsage."""
+    if _KEY_USAGE not in extensions:
+        return True
+    bits = der.sole(extensions[_KEY_USAGE], der.BIT_STRING, "the key usage").content
+    if not 2 <= len(bits) <= 3 or bits[0] > 7:
+        raise der.DerError("the key usage is none")
+    return bool(bits[1] & use)
+
+
+def may_sign_crls(certificate: Certificate) -> bool:
+    """Of an authority whose `ca_key` was taken."""
+    return _may(certificate.extensions, _CRL_SIGN)
 
 
 def chip_key(certificate: Certificate) -> ec.EllipticCurvePublicKey:
     """The key of a VCEK or VLEK. Raises EvidenceError `certificate_malformed`."""
+    try:
+        _require_leaf(certificate.extensions)
+    except der.DerError as error:
+        raise _wrong(certificate, str(error)) from error
     key = _key(certificate)
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise _wrong(certificate, "its key is not on P-384")
     return key
+
+
+def _require_leaf(extensions: Mapping[str, bytes]) -> None:
+    """AMD's leaves state neither; one that does must be no authority's, and may sign."""
+    if _BASIC_CONSTRAINTS in extensions:
+        constraints = der.sole(
+            extensions[_BASIC_CONSTRAINTS], der.SEQUENCE, "the basic constraints"
+        )
+        if constraints.content:
+            raise der.DerError("it is an authority's, or its basic constraints cannot be read")
+    if not _may(extensions, _DIGITAL_SIGNATURE):
+        raise der.DerError("its key may not sign reports")
 
 
 def is_signed_by(key: rsa.RSAPublicKey, signed: SignedBytes | Certificate) -> bool:

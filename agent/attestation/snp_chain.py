@@ -21,19 +21,22 @@ from agent.attestation.snp_certificate import (
     is_signed_by,
     parse_certificate,
 )
-from agent.attestation.snp_crl import verify_crl
+from agent.attestation.snp_crl import Crl, authentic_crl, require_current
 from agent.attestation.snp_tcb import Product, Signer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """A chain that holds now. `valid_until`: the first end of anything in it."""
+    """A chain that holds now. `valid_until`: the first end of anything in it. `crl`: the newest
+    list that there is; `revocation_checked`: it is current.
+    """
 
     product: Product
     leaf: Certificate
     key: ec.EllipticCurvePublicKey
     root_spki_sha256: str
     valid_until: dt.datetime
+    crl: Crl | None
     revocation_checked: bool
     simulated: bool
 
@@ -62,18 +65,34 @@ def verify_chain(given: Endorsements, signer: Signer, trust: Trust, now: dt.date
         )
     for certificate in (ark, ask, leaf):
         _require_valid(certificate, now)
-    lists = [verify_crl(data, ark, now) for data in given.crls]
-    _require_not_revoked(frozenset().union(*(one.serials for one in lists)), ask, leaf, signer)
-    ends = [one.not_after for one in (ark, ask, leaf)] + [one.next_update for one in lists]
+    crl = _newest_crl(given, ark, now)
+    checked = crl is not None and crl.is_current(now)
+    ends = [one.not_after for one in (ark, ask, leaf)]
+    if crl is not None:
+        _require_not_revoked(crl.serials, ask, leaf, signer)
+        ends += [crl.next_update] if checked else []
     return Chain(
         product=product,
         leaf=leaf,
         key=chip_key(leaf),
         root_spki_sha256=root,
         valid_until=min(ends),
-        revocation_checked=bool(lists),
+        crl=crl,
+        revocation_checked=checked,
         simulated=root not in PINNED,
     )
+
+
+def _newest_crl(given: Endorsements, ark: Certificate, now: dt.datetime) -> Crl | None:
+    """Of what came and what the agent has. One that came must hold, and be current if it is the
+    newest; what the agent has was authentic when it was kept.
+    """
+    came = [authentic_crl(data, ark) for data in given.crls]
+    held = [authentic_crl(data, ark) for data in given.held]
+    newest = max((*came, *held), key=lambda crl: crl.order, default=None)
+    if newest is not None and newest in came:
+        require_current(newest, now)
+    return newest
 
 
 def verify_issuers(

@@ -1,6 +1,7 @@
 """A SEV-SNP attestation report, every field of it, as frozen values. Pure.
 
-Source: SEV Secure Nested Paging Firmware ABI (56860), ATTESTATION_REPORT, versions 2, 3 and 5.
+Source: SEV Secure Nested Paging Firmware ABI (56860), ATTESTATION_REPORT, versions 2, 3 and 5;
+version 4 was never published, and has the layout of version 3. What is reserved is so by version.
 What is parsed is not believed: `snp.verify_report` does that. TCB versions stay bytes here,
 because a report of version 2 does not say which product it is of, and so not their layout.
 """
@@ -15,10 +16,11 @@ from agent.attestation.snp_tcb import Product, Signer, product_of
 
 REPORT_BYTES = 1184
 SIGNED_BYTES = 0x2A0
-_VERSIONS = frozenset({2, 3, 5})
+# The bits of the platform info that a version has. Bit 6 came with ABI 1.58, whose reports are of
+# version 5; bit 5 came to firmware that still writes version 2.
+_PLATFORM_BITS = {2: 0x3F, 3: 0xBF, 4: 0xBF, 5: 0xFF}
 _ECDSA_P384_SHA384 = 1
 _POLICY_RESERVED = ~((1 << 26) - 1) & (1 << 64) - 1
-_PLATFORM_RESERVED = ~0xBF & (1 << 64) - 1
 _SIGNERS = {0: Signer.VCEK, 1: Signer.VLEK}
 _HEAD = struct.Struct("<IIQ16s16sII8sQII64s48s32s48s48s32s32s8s")
 
@@ -52,6 +54,7 @@ class PlatformInfo:
     rapl_disabled: bool
     ciphertext_hiding: bool
     alias_check_complete: bool
+    iommu_write_safe: bool
     trusted_io: bool
 
 
@@ -69,7 +72,9 @@ class FirmwareVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnpReport:
-    """All of it. `product` is None in version 2. Mitigation vectors: version 5 only."""
+    """All of it. `product` and `line` (family, model, stepping) are None in version 2. Mitigation
+    vectors: version 5 only.
+    """
 
     version: int
     guest_svn: int
@@ -91,7 +96,7 @@ class SnpReport:
     report_id_ma: bytes
     reported_tcb: bytes
     product: Product | None
-    stepping: int | None
+    line: tuple[int, int, int] | None
     chip_id: bytes
     committed_tcb: bytes
     current_firmware: FirmwareVersion
@@ -110,8 +115,8 @@ def parse_report(raw: bytes) -> SnpReport:
         raise EvidenceError("report_length", f"it has {len(raw)} bytes, not {REPORT_BYTES}")
     head = _HEAD.unpack_from(raw)
     version, algorithm = head[0], head[6]
-    if version not in _VERSIONS:
-        raise EvidenceError("report_version", f"version {version} is none of 2, 3, 5")
+    if version not in _PLATFORM_BITS:
+        raise EvidenceError("report_version", f"version {version} is none of 2, 3, 4, 5")
     if algorithm != _ECDSA_P384_SHA384:
         raise EvidenceError(
             "report_algorithm", f"signature algorithm {algorithm} is not ECDSA P-384 with SHA-384"
@@ -127,7 +132,7 @@ def parse_report(raw: bytes) -> SnpReport:
         image_id=head[4],
         vmpl=head[5],
         current_tcb=head[7],
-        platform=_platform(head[8]),
+        platform=_platform(head[8], version),
         author_key_enabled=author_key,
         chip_key_masked=masked,
         signer=signer,
@@ -140,7 +145,7 @@ def parse_report(raw: bytes) -> SnpReport:
         report_id_ma=head[17],
         reported_tcb=head[18],
         product=product_of(raw[0x188], raw[0x189]) if named else None,
-        stepping=raw[0x18A] if named else None,
+        line=(raw[0x188], raw[0x189], raw[0x18A]) if named else None,
         chip_id=raw[0x1A0:0x1E0],
         committed_tcb=raw[0x1E0:0x1E8],
         current_firmware=_firmware(raw, 0x1E8),
@@ -200,9 +205,12 @@ def _policy(bits: int) -> GuestPolicy:
     )
 
 
-def _platform(bits: int) -> PlatformInfo:
-    if bits & _PLATFORM_RESERVED:
-        raise EvidenceError("report_reserved", f"platform info {bits:#x}: reserved bits are set")
+def _platform(bits: int, version: int) -> PlatformInfo:
+    if unknown := bits & ~_PLATFORM_BITS[version]:
+        raise EvidenceError(
+            "report_reserved",
+            f"platform info {bits:#x}: the bits {unknown:#x} are reserved in version {version}",
+        )
     return PlatformInfo(
         raw=bits,
         smt=bool(bits & 1),
@@ -211,6 +219,7 @@ def _platform(bits: int) -> PlatformInfo:
         rapl_disabled=bool(bits >> 3 & 1),
         ciphertext_hiding=bool(bits >> 4 & 1),
         alias_check_complete=bool(bits >> 5 & 1),
+        iommu_write_safe=bool(bits >> 6 & 1),
         trusted_io=bool(bits >> 7 & 1),
     )
 

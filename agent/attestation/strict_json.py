@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
-from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from agent.attestation.evidence import EvidenceError
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 T = TypeVar("T")
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII)
-_MAX_DEPTH = 32
 
 
 class DocumentPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,19 +25,13 @@ class DocumentPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def read_json(data: bytes, kind: type[T], what: str) -> T:
-    """One JSON value of this type and nothing after it. Raises `document_malformed`.
-
-    Unknown and duplicate members, numbers beyond JSON (NaN), what is not UTF-8, and depth beyond
-    32 are refused.
+    """One JSON value of this type and nothing after it. Raises `document_malformed`, for unknown
+    members of a DocumentPart and for whatever `decode_strict_json` refuses.
     """
     try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_constant
-        )
-        _require_shallow(value)
-        return msgspec.convert(value, kind, strict=True)
-    except (ValueError, RecursionError, msgspec.ValidationError) as error:
-        raise malformed(what, _shown(error)) from error
+        return decode_strict_json(data, kind)
+    except StrictJsonError as error:
+        raise malformed(what, str(error)) from error
 
 
 def canonical_base64(text: str, what: str, max_bytes: int) -> bytes:
@@ -73,40 +65,3 @@ def malformed(what: str, why: str) -> EvidenceError:
 def shown(value: str) -> str:
     """What a guest wrote, fit for print."""
     return repr(value if len(value) <= 80 else value[:79] + "…")
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is there twice")
-    return members
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not JSON")
-
-
-def _require_shallow(value: object) -> None:
-    level: list[object] = [value]
-    for _ in range(_MAX_DEPTH):
-        inner: list[object] = []
-        for one in level:
-            if isinstance(one, Mapping):
-                inner.extend(one.values())
-            elif isinstance(one, list):
-                inner.extend(one)
-        if not inner:
-            return
-        level = inner
-    raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
-
-
-def _shown(error: Exception) -> str:
-    match error:
-        case UnicodeDecodeError():
-            return "it is not UTF-8"
-        case RecursionError():
-            return "it is nested too deeply"
-        case msgspec.ValidationError():
-            return str(error).replace("`", "")[:200]
-    return str(error)[:200]

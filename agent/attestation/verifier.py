@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, assert_never
 
+import msgspec
+
 from agent.attestation.collateral import Endorsements, PcsResponse
 from agent.attestation.document import NONCE_BYTES, CpuKind, Document
 from agent.attestation.evidence import EvidenceError
@@ -57,6 +59,21 @@ class Endorser(Protocol):
         ...
 
 
+class ListKeeper(Protocol):
+    """Where revocation lists are kept, of which none is ever replaced by an older one."""
+
+    async def intel_lists(self, quote: bytes) -> tuple[bytes, ...]:
+        """Intel's lists for this quote that are here, in DER; no vendor is asked.
+
+        Raises EvidenceError for a quote whose signatures do not hold.
+        """
+        ...
+
+    async def offer(self, document: Document) -> None:
+        """A document came with these lists: keep what is genuine and newer than what is here."""
+        ...
+
+
 class NoEndorser:
     """Documents carry what they need, or are refused."""
 
@@ -87,6 +104,7 @@ class Verifier:
         clock: Clock,
         fetcher: EvidenceFetcher | None = None,
         endorser: Endorser | None = None,
+        lists: ListKeeper | None = None,
         expected: ExpectedSource = expected_of,
     ) -> None:
         self._policy = policy
@@ -94,6 +112,7 @@ class Verifier:
         self._clock = clock
         self._fetcher = fetcher or EvidenceFetcher()
         self._endorser = endorser or NoEndorser()
+        self._lists = lists
         self._expected = expected
         self._latest: dict[EnclaveId, tuple[str, Evidence]] = {}
 
@@ -107,7 +126,7 @@ class Verifier:
         """
         nonce = os.urandom(NONCE_BYTES)
         try:
-            found = await self._observe(release, endpoint, spki_sha256, nonce)
+            found = await self._observe(enclave, release, endpoint, spki_sha256, nonce)
         except NotYetError as error:
             return Verdict(
                 attested=None,
@@ -130,7 +149,7 @@ class Verifier:
     ) -> Evidence:
         """For whoever asks: over their nonce, or the newest over one of ours. See the port."""
         if nonce is not None:
-            return await self._observe(release, endpoint, spki_sha256, nonce)
+            return await self._observe(enclave, release, endpoint, spki_sha256, nonce)
         launch, found = self._latest.get(enclave.id, (None, None))
         if found is None or launch != enclave.launch_uuid:
             raise NotYetError(f"no evidence of enclave {enclave.id} was seen yet")
@@ -141,14 +160,20 @@ class Verifier:
         self._latest.pop(enclave_id, None)
 
     async def _observe(
-        self, release: Release, endpoint: Endpoint, spki_sha256: str, nonce: bytes
+        self,
+        enclave: Enclave,
+        release: Release,
+        endpoint: Endpoint,
+        spki_sha256: str,
+        nonce: bytes,
     ) -> Evidence:
         expected = self._expected(release)
         document: bytes | None = None
         try:
             fetched = await self._fetcher.fetch(endpoint, nonce)
             document = fetched.body
-            verdict = await self._judge(fetched, expected, spki_sha256, nonce)
+            edition = enclave.evidence_edition
+            verdict = await self.judge(fetched, expected, spki_sha256, nonce, edition)
         except EvidenceError as error:
             check = Check(code=error.code, passed=False, detail=str(error))
             verdict = Verdict(attested=False, checks=(check,))
@@ -161,19 +186,31 @@ class Verifier:
             observed_at=self._clock.now().wall,
         )
 
-    async def _judge(
-        self, fetched: Fetched, expected: Expected, spki_sha256: str, nonce: bytes
+    async def judge(
+        self,
+        fetched: Fetched,
+        expected: Expected,
+        spki_sha256: str,
+        nonce: bytes,
+        edition: int,
     ) -> Verdict:
-        """Raises EvidenceError for a document that cannot be read, or came over another key."""
+        """What an answer that was fetched is worth, by the defaults of this edition.
+
+        Raises EvidenceError for a document that cannot be read, or came over another key, and
+        NotYetError while collateral that it needs may still come.
+        """
         if fetched.spki_sha256 != spki_sha256:
             raise EvidenceError(
                 KEY_CHANGED,
                 f"the guest showed the TLS key {fetched.spki_sha256}, not {spki_sha256} as before",
             )
         document, question = await finish_in_thread(_read, fetched, expected, nonce, self._clock)
+        if self._lists is not None:
+            await self._lists.offer(document)
         with suppress(EvidenceError):  # what cannot be read is refused below, beside other checks
             document = await self._completed(document)
-        verdict = await finish_in_thread(_appraise, document, question, self._policy, self._trust)
+        policies = self._policy, self._policy.of_edition(edition)
+        verdict = await finish_in_thread(_appraise, document, question, policies, self._trust)
         if verdict.attested and not verdict.simulated:
             await self._endorser.seen(document.cpu, document.report)
         return verdict
@@ -186,16 +223,26 @@ class Verifier:
                 amd = carried.amd
                 if amd is None:
                     amd = await self._endorser.endorsements(report)
-                elif not amd.crls:
-                    amd = replace(amd, crls=await self._endorser.revocation_lists(report, amd.ark))
+                else:
+                    amd = replace(amd, held=await self._held(report, amd))
                 completed = replace(carried, amd=amd)
+            case CpuKind.TDX if not carried.intel:
+                completed = replace(carried, intel=await self._endorser.intel(report))
             case CpuKind.TDX:
-                completed = replace(
-                    carried, intel=carried.intel or await self._endorser.intel(report)
-                )
+                held = await self._lists.intel_lists(report) if self._lists else ()
+                completed = replace(carried, intel_held=held)
             case _:
                 assert_never(document.cpu)
         return replace(document, collateral=completed)
+
+    async def _held(self, report: bytes, amd: Endorsements) -> tuple[bytes, ...]:
+        """The agent's lists. Where one came with the evidence none is waited for."""
+        try:
+            return await self._endorser.revocation_lists(report, amd.ark)
+        except NotYetError:
+            if not amd.crls:
+                raise
+            return ()
 
 
 def _read(
@@ -215,12 +262,21 @@ def _read(
 def _appraise(
     document: Document,
     question: EvidenceQuestion,
-    policy: EvidencePolicy,
+    policies: tuple[EvidencePolicy, EvidencePolicy],
     trust: Trust,
 ) -> Verdict:
+    """By today's policy; where that refuses, by the one that it was admitted under."""
     from agent.attestation.appraisal import appraise
 
-    return appraise(document, question, policy, trust)
+    today, admitted = policies
+    verdict = appraise(document, question, today, trust)
+    if verdict.attested or admitted is today:
+        return verdict
+    former = appraise(document, question, admitted, trust)
+    if not former.attested:
+        return verdict
+    stricter = tuple(check for check in verdict.checks if not check.passed)
+    return msgspec.structs.replace(former, stricter=stricter)
 
 
 def _tell(enclave: Enclave, found: Evidence) -> None:

@@ -72,4 +72,6 @@ def page(name: str, enclave: str, answer: AttestationAnswer) -> RenderableType:
     checks = table("CHECK", "", "DETAIL")
     for check in answer.verdict.checks:
         checks.add_row(check.code, "ok" if check.passed else "FAILED", safe(check.detail))
+    for check in answer.verdict.stricter or ():
+        checks.add_row(check.code, "stricter", safe(check.detail))
     return Group(head, "", checks)

@@ -25,7 +25,11 @@ def tee_lines(config: Config) -> list[Line]:
     if config.tee not in (Tee.SEV_SNP, Tee.TDX):
         return []
     lines = [_able(config, config.tee), _locked_memory(config)]
-    return [*lines, *_tdx(config)] if config.tee is Tee.TDX else lines
+    if config.tee is Tee.TDX:
+        return [*lines, *_tdx(config)]
+    from agent.cli.doctor_snp import snp_lines
+
+    return [*lines, *snp_lines(config)]
 
 
 def _able(config: Config, tee: Tee) -> Line:

@@ -224,6 +224,7 @@ def _attestation(
         config.attestation,
         clock,
         endorser=endorser,
+        lists=endorser,
         simulated_root=root,
         sockets=guest_sockets(config, choices),
     )

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from agent.model.clock import Instant
+from agent.model.evidence_edition import FIRST_EVIDENCE_EDITION
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, DeploymentName, EnclaveId
 from agent.model.revision import Slot
@@ -47,7 +48,8 @@ class Enclave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `address` is this enclave's own IPv4 address: the guest's on a tap network, a loopback address
     of the host in user mode. `replaces` names the enclave whose resources this one inherits in a
     stop_then_start: the two never run together. `switches` go with the GPUs of a whole board;
-    `gpu_mode` is the mode that all of them are to be in.
+    `gpu_mode` is the mode that all of them are to be in. `evidence_edition`: by which defaults its
+    evidence is judged, in every launch of it.
     """
 
     id: EnclaveId
@@ -67,6 +69,7 @@ class Enclave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     spki_sha256: str | None = None
     created_at: Instant
     launched_at: Instant | None = None
+    evidence_edition: int = FIRST_EVIDENCE_EDITION
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, order=True):

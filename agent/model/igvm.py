@@ -13,6 +13,7 @@ class SnpLaunch(msgspec.Struct, frozen=True, kw_only=True):
     host_data: str
     guest_svn: int
     id_key_digest: str
+    author_key_digest: str = "0" * 96
 
 
 class TdxLaunch(msgspec.Struct, frozen=True, kw_only=True):

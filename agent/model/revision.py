@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from agent.model.clock import Instant
+from agent.model.evidence_edition import FIRST_EVIDENCE_EDITION
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.release import SELF_SIGNED
 from agent.model.resources import GUEST_HTTPS_PORT, Demand, Listen, Publish
@@ -49,6 +50,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     release's shim: None if no path of the workload can be asked without a key. `health_guarded`:
     the shim wants a key even for that one. `boot_wait_s` and `tls_mode` are its release's.
     `image_version`: of the guest's image, without the pin of its digest; None in rows of before.
+    `evidence_edition`: by which defaults of the evidence policy it was admitted last.
     """
 
     deployment: DeploymentName
@@ -76,6 +78,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     health_guarded: bool = False
     debug: bool = False
     image_version: str | None = None
+    evidence_edition: int = FIRST_EVIDENCE_EDITION
     created_at: Instant
 
     @property

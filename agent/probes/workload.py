@@ -8,11 +8,11 @@ say that the workload does not serve; the others say nothing of it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from agent.probes.answers import printable
 from agent.probes.choice import must_say_yes
+from agent.strict_json import StrictJsonError, load_strict_json
 
 _GUARDING = frozenset({401, 403})
 _NOT_FOUND = {"message": "Not found.", "type": "invalid_request_error"}
@@ -91,7 +91,7 @@ def _said(body: bytes) -> str:
 
 def _error_of(body: bytes) -> object:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = load_strict_json(body)
+    except StrictJsonError:
         return None
     return document.get("error") if isinstance(document, dict) else None

@@ -33,6 +33,7 @@ from agent.releases.naming import (
 from agent.releases.port import ReleaseError
 from agent.releases.verify import check_file
 from agent.releases.workload import MAX_CONFIG_BYTES, Workload, parse_workload
+from agent.strict_json import StrictJsonError, load_strict_json
 
 _BASE_CMDLINE = (
     "readonly=on pci=realloc,nocrs modprobe.blacklist=nouveau nouveau.modeset=0 "
@@ -73,12 +74,11 @@ class Built:
 def read_image(path: Path) -> Image:
     """Read an `image.json`: {version, root, kernel, initrd, files: {kernel, initrd, raw}}."""
     try:
-        text = path.read_bytes()[: _MAX_IMAGE_JSON + 1]
-        value = json.loads(text)
+        value = load_strict_json(path.read_bytes()[: _MAX_IMAGE_JSON + 1])
     except OSError as error:
         raise ReleaseError(f"{path} cannot be read") from error
-    except (ValueError, RecursionError) as error:
-        raise ReleaseError(f"{path} is not JSON") from error
+    except StrictJsonError as error:
+        raise ReleaseError(f"{path} is not JSON: {error}") from error
     root = Field(str(path), "", value)
     files = root.member("files")
     names = {Kind.KERNEL: "kernel", Kind.INITRD: "initrd", Kind.ROOT_DISK: "raw"}

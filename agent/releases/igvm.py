@@ -109,6 +109,7 @@ def _snp(field: Field, config_sha256: str) -> SnpLaunch:
     if policy != SNP_POLICY:
         raise field.member("policy").error(f"must be {SNP_POLICY:#x}, the only policy of IGVM")
     svn, key = field.optional("guest_svn"), field.optional("id_key_digest")
+    author = field.optional("author_key_digest")
     stated = field.optional("host_data")
     if stated is not None and stated.hexadecimal(32) != config_sha256:
         raise stated.error("is not the SHA-256 of config")
@@ -118,6 +119,7 @@ def _snp(field: Field, config_sha256: str) -> SnpLaunch:
         host_data=config_sha256,
         guest_svn=svn.integer(0, 2**32 - 1) if svn else 0,
         id_key_digest=key.hexadecimal(48) if key else NO_KEY,
+        author_key_digest=author.hexadecimal(48) if author else NO_KEY,
     )
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
-from collections import Counter
 
 import msgspec
 
@@ -49,6 +47,7 @@ from agent.releases.workload import (
     Workload,
     parse_workload,
 )
+from agent.strict_json import StrictJsonError, load_strict_json
 
 MAX_MANIFEST_BYTES = 2 << 20
 # What an enclave writes on the host's disk: its bounded console log, with room to rotate.
@@ -220,29 +219,9 @@ def _load_json(data: bytes) -> object:
     if len(data) > MAX_MANIFEST_BYTES:
         raise ReleaseFieldError(MANIFEST, "", f"longer than {MAX_MANIFEST_BYTES} bytes")
     try:
-        return json.loads(
-            data.decode(), object_pairs_hook=_without_duplicates, parse_constant=_no_constant
-        )
-    except UnicodeDecodeError:
-        raise ReleaseFieldError(MANIFEST, "", "not UTF-8") from None
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise ReleaseFieldError(MANIFEST, "", f"not JSON: {error.msg} ({place})") from None
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ReleaseFieldError(MANIFEST, "", f"not JSON: {reason[:200]}") from None
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        names = Counter(name for name, _ in pairs)
-        raise ValueError(f"the member {names.most_common(1)[0][0][:64]!r} is there twice")
-    return members
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not a number")
+        return load_strict_json(data)
+    except StrictJsonError as error:
+        raise ReleaseFieldError(MANIFEST, "", f"not JSON: {error}") from None
 
 
 def _config(field: Field) -> bytes:

@@ -80,6 +80,9 @@ class _Entry(msgspec.Struct, frozen=True, rename="camel"):
 
 class _Material(msgspec.Struct, frozen=True, rename="camel"):
     tlog_entries: tuple[_Entry, ...] = ()
+    chain: msgspec.UnsetType | object = msgspec.field(
+        default=msgspec.UNSET, name="x509CertificateChain"
+    )
     timestamp_verification_data: dict[str, Any] | None = None
 
     @property
@@ -110,6 +113,11 @@ def verify_bundle(bundle: bytes, trusted_root: bytes) -> Signed:
 
     _library_root(trusted_root)  # whole, before what is wrong with it is told as the bundle's
     read = outline(bundle)
+    if read.verification_material.chain is not msgspec.UNSET:
+        raise BundleError(
+            "bundle_malformed",
+            "it is of a version before 0.3 (x509CertificateChain): sign with a newer signer",
+        )
     signatures, entries = read.dsse_envelope.signatures, read.verification_material.tlog_entries
     if len(signatures) != 1:
         raise BundleError("bundle_malformed", f"it has {len(signatures)} signatures, not one")

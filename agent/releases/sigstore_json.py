@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TypeVar
 
-import msgspec
-
 from agent.errors import AgentError
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 T = TypeVar("T")
 
@@ -30,19 +28,11 @@ def read_json(data: bytes, kind: type[T], what: str, *, code: str = "bundle_malf
     Raises BundleError.
     """
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_members)
-        return msgspec.convert(value, kind)
-    except (ValueError, RecursionError, msgspec.ValidationError) as error:
-        raise BundleError(code, f"{what} cannot be read: {first_line(error)}") from error
+        return decode_strict_json(data, kind)
+    except StrictJsonError as error:
+        raise BundleError(code, f"{what} cannot be read: {error}") from error
 
 
 def first_line(error: Exception) -> str:
     """The first line of what a library says."""
     return (str(error).partition("\n")[0] or type(error).__name__)[:300]
-
-
-def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is there twice")
-    return members

@@ -131,11 +131,14 @@ class AttestationCheck(_Answer, frozen=True, kw_only=True):
 
 
 class AttestationVerdict(_Answer, frozen=True, kw_only=True):
-    """What the evidence is worth."""
+    """What the evidence is worth. `stricter`: what today's defaults refuse, where it was admitted
+    by those of before.
+    """
 
     accepted: bool
     checks: list[AttestationCheck]
     simulated: bool
+    stricter: list[AttestationCheck] | UnsetType = UNSET
 
 
 class AttestationAnswer(_Answer, frozen=True, kw_only=True):

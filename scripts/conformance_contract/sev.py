@@ -19,7 +19,7 @@ from agent.attestation.snp import verify_report
 from agent.attestation.snp_certificate import parse_certificate
 from agent.attestation.snp_report import REPORT_BYTES, GuestPolicy, PlatformInfo, SnpReport
 from agent.attestation.snp_tcb import Product, Signer
-from agent.config import SnpConfig, TcbMinimum
+from agent.config import SignerRule, SnpConfig, SnpFloors, TcbMinimum
 from scripts.conformance_contract.inputs import SevEvidence, SevPolicy, from_base64, from_hex
 from scripts.conformance_contract.material import amd_chain
 from scripts.conformance_contract.outcome import Accepted, Malformed, Rejected, rejection
@@ -139,6 +139,9 @@ def _policy(pins: SevPolicy, report: SnpReport) -> tuple[SnpConfig, Expected]:
         return otherwise if text is None else from_hex(text, f"expected_{name}_hex", size)
 
     config = SnpConfig(
+        signer=SignerRule.ANY,
+        minimum=SnpFloors.NONE,
+        require_crl=False,
         current_tcb=TcbMinimum(
             bootloader=pins.min_tcb_bl_spl,
             tee=pins.min_tcb_tee_spl,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from cryptography import x509
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.measurement import MeasurementKind
 from agent.attestation.pinned_chain import spki_sha256
+from agent.attestation.port import Check
 from agent.attestation.roots import INTEL_ROOT
 from agent.attestation.tdx.claims import TdxClaims
 from agent.attestation.tdx.collateral import TdxCollateral, collateral_from_answers
@@ -21,10 +22,11 @@ from agent.attestation.tdx.policy import (
     PKS,
     SEPT_VE_DISABLE,
     TdxPolicy,
-    tdx_checks,
+    quote_checks,
+    tcb_checks,
 )
 from agent.attestation.tdx.quote import exact_size
-from agent.attestation.tdx.verify import verify_quote, verify_signed_quote
+from agent.attestation.tdx.verify import judge_collateral, verify_signatures_of
 from agent.model.tcb_status import TcbStatus
 from scripts.conformance_contract.inputs import (
     TdxCollateralInput,
@@ -54,6 +56,7 @@ CODES = {
     "tdx_pck_chain_root": "ROOT_CA_UNTRUSTED",
     "tdx_pck_chain_expired": "PCK_EXPIRED",
     "tdx_pck_extension": "PCK_CHAIN_INVALID",
+    "tdx_pck_sgx_type": "PCK_CHAIN_INVALID",
     "tdx_pck_crl_malformed": "PCK_CHAIN_INVALID",
     "tdx_pck_crl_issuer": "PCK_CHAIN_INVALID",
     "tdx_pck_crl_signature": "PCK_CHAIN_INVALID",
@@ -137,16 +140,29 @@ def believe(given: TdxEvidence) -> TdxClaims:
     """
     now, required = moment(given.expiration_check_date_unix), given.policy.tcb_evaluation_required
     quote = from_base64(given.quote_b64, "quote_b64")
+    if required and given.collateral is None:
+        raise Malformed("collateral: it is needed to evaluate the TCB")
     try:
-        claims = _claims(given, quote, now)
+        signed = verify_signatures_of(
+            quote[: exact_size(quote)], now, root_spki_sha256=_root(given.collateral)
+        )
+        policy = policy_of(signed.claims, given.policy)
+        _require(quote_checks(signed.claims, policy))
+        if not required or given.collateral is None:
+            return signed.claims
+        claims = judge_collateral(signed, _collateral(given.collateral), now)
     except EvidenceError as error:
         raise rejection(CODES, error.code, str(error), other=OTHER) from error
     if claims.tcb is not None and claims.tcb.status is TcbStatus.REVOKED:
         raise Rejected("TCB_REVOKED", "the platform's TCB is revoked")
-    for check in tdx_checks(claims, policy_of(claims, given.policy)):
-        if not check.passed and (required or check.code != "tdx_tcb_status"):
-            raise rejection(CODES, check.code, check.detail, other=OTHER)
+    _require(tcb_checks(claims, policy))
     return claims
+
+
+def _require(checks: Iterable[Check]) -> None:
+    for check in checks:
+        if not check.passed:
+            raise rejection(CODES, check.code, check.detail, other=OTHER)
 
 
 def shown(claims: TdxClaims) -> dict[str, Any]:
@@ -193,18 +209,6 @@ def policy_of(claims: TdxClaims, pins: TdxPins) -> TdxPolicy:
         if text is not None
     }
     return replace(policy, **given)
-
-
-def _claims(given: TdxEvidence, quote: bytes, now: dt.datetime) -> TdxClaims:
-    """Bytes after the quote's end are not part of it."""
-    quote = quote[: exact_size(quote)]
-    root = _root(given.collateral)
-    if not given.policy.tcb_evaluation_required:
-        return verify_signed_quote(quote, now, root_spki_sha256=root)
-    if given.collateral is None:
-        raise Malformed("collateral: it is needed to evaluate the TCB")
-    collateral = _collateral(given.collateral)
-    return verify_quote(quote, collateral, now, root_spki_sha256=root)
 
 
 def _collateral(given: TdxCollateralInput) -> TdxCollateral:

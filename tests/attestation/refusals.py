@@ -15,7 +15,7 @@ from agent.attestation.expected import Expected
 from agent.attestation.port import Verdict
 from agent.attestation.roots import Trust
 from agent.attestation.snp_tcb import Product, Signer
-from agent.config import AttestationConfig, SignerRule, SnpConfig, TcbMinimum
+from agent.config import AttestationConfig, SignerRule, SnpConfig, SnpMinimum, TcbMinimum
 from tests.fakes.attested_guest import Guest, devices_section, keys_section
 from tests.fakes.snp_chain import (
     EXPIRED,
@@ -30,6 +30,7 @@ from tests.fakes.snp_chain import (
 GOOD = Guest()
 MILAN, GENOA, TURIN = (FakeAmd(product) for product in Product)
 VLEK = FakeAmd(signer=Signer.VLEK)
+ANY = AttestationConfig(snp=SnpConfig(signer=SignerRule.ANY))
 OTHER = "ab" * 32
 SECOND = dt.timedelta(seconds=1)
 
@@ -59,6 +60,11 @@ def expects(**changes: Any) -> Guest:
 def lists(crl: Callable[[], bytes], amd: FakeAmd = MILAN, **changes: Any) -> Guest:
     """A revocation list beside the report."""
     return of(amd, crls=lambda: (crl(),), **changes)
+
+
+def holds(came: Callable[[], bytes] | None, held: Callable[[], bytes], **changes: Any) -> Guest:
+    """The agent has a list; another may have come with the evidence."""
+    return GOOD.but(crls=(lambda: (came(),)) if came else tuple, held=lambda: (held(),), **changes)
 
 
 def named(amd: FakeAmd) -> Guest:
@@ -118,6 +124,20 @@ CHAIN: dict[str, tuple[str, Guest]] = {
     ),
     "an ASK that is no authority": ("certificate_malformed", chip(ask_is_ca=False)),
     "an ARK that may issue no authority": ("certificate_malformed", chip(ark_path_length=0)),
+    "an ASK that may not sign certificates": (
+        "certificate_malformed",
+        chip(ask_usage=(False, True)),
+    ),
+    "an ARK that may not sign certificates": (
+        "certificate_malformed",
+        chip(ark_usage=(False, True)),
+    ),
+    "a leaf that is an authority's": ("certificate_malformed", chip(leaf_is_ca=True)),
+    "a VLEK that is an authority's": (
+        "certificate_malformed",
+        chip(signer=Signer.VLEK, leaf_is_ca=True),
+    ),
+    "a leaf that may not sign": ("certificate_malformed", chip(leaf_usage=False)),
     "an ASK with a short key": ("certificate_malformed", chip(ask_bits=2048)),
     "a leaf of another ASK": ("certificate_signature", chip(leaf_signed_by="r2")),
     "a leaf that the root signed": ("certificate_signature", chip(leaf_signed_by="ark")),
@@ -156,10 +176,41 @@ REVOCATION: dict[str, tuple[str, Guest]] = {
     "a revoked ASK": ("certificate_revoked", lists(lambda: MILAN.crl(5, 0x10001))),
     "a revoked VLEK": ("certificate_revoked", lists(lambda: VLEK.crl(0x77), VLEK)),
     "the revoked ASK of a VLEK": ("certificate_revoked", lists(lambda: VLEK.crl(0x10001), VLEK)),
+    "a newer list that revokes, beside an older one": (
+        "certificate_revoked",
+        holds(lambda: MILAN.crl(5, number=6), lambda: MILAN.crl(0x10001, number=8)),
+    ),
+    "a list that is over, and revokes": (
+        "certificate_revoked",
+        holds(None, lambda: MILAN.crl(0x10001, end=NOW - SECOND)),
+    ),
+    "a newer list of a later day that revokes": (
+        "certificate_revoked",
+        holds(
+            lambda: MILAN.crl(begin=NOW - dt.timedelta(days=3)),
+            lambda: MILAN.crl(0x10001, begin=NOW - dt.timedelta(days=2)),
+        ),
+    ),
+    "a list that was held once, and is over": (
+        "snp_revocation",
+        holds(None, lambda: MILAN.crl(end=NOW - SECOND)),
+    ),
+    "a list that came, older than one that is over": (
+        "snp_revocation",
+        holds(lambda: MILAN.crl(number=6), lambda: MILAN.crl(number=8, end=NOW - SECOND)),
+    ),
+    "a list of the future that is held": (
+        "snp_revocation",
+        holds(None, lambda: MILAN.crl(begin=NOW + SECOND)),
+    ),
     "a list of another root": ("crl_issuer", lists(lambda: MILAN.crl(issuer="ARK-Genoa"))),
     "a list with a forged signature": ("crl_signature", lists(lambda: MILAN.crl(signed_by="r2"))),
     "a list to be renewed": ("crl_expired", lists(lambda: MILAN.crl(end=NOW - SECOND))),
     "a list of the future": ("crl_not_yet_valid", lists(lambda: MILAN.crl(begin=NOW + SECOND))),
+    "a list of a key that may sign none": (
+        "crl_issuer",
+        lists(MILAN.crl, FakeAmd(ark_usage=(True, False))),
+    ),
     "a demand not understood": ("crl_malformed", lists(lambda: MILAN.crl(critical=True))),
     "a list that is none": ("crl_malformed", lists(lambda: b"\x30\x03\x02\x01\x00")),
     "no list where one is required": ("snp_revocation", asks(require_crl=True)),
@@ -170,7 +221,6 @@ REPORT: dict[str, tuple[str, Guest]] = {
     "a report with a byte more": ("report_length", GOOD.but(spoil=lambda raw: raw + b"\0")),
     "version 0": ("report_version", says(version=0)),
     "version 1": ("report_version", says(version=1)),
-    "version 4": ("report_version", says(version=4)),
     "version 6": ("report_version", says(version=6)),
     "no signature algorithm": ("report_algorithm", says(algorithm=0)),
     "another signature algorithm": ("report_algorithm", says(algorithm=2)),
@@ -181,13 +231,20 @@ REPORT: dict[str, tuple[str, Guest]] = {
     "the policy's bit that must be one": ("report_reserved", says(policy=0x10000)),
     "the policy's bits that must be zero": ("report_reserved", says(policy=0x30000 | 1 << 26)),
     "the policy's last bit": ("report_reserved", says(policy=0x30000 | 1 << 63)),
-    "platform bits without a meaning": ("report_reserved", says(platform=1 << 6)),
+    **{
+        f"bit {bit} of the platform before it had a meaning (version {version})": (
+            "report_reserved",
+            says(version=version, platform=1 << bit),
+        )
+        for version, bit in ((2, 6), (2, 7), (3, 6), (4, 6), (2, 8), (3, 8), (4, 8), (5, 8))
+    },
     "the platform's last bit": ("report_reserved", says(platform=1 << 63)),
     "reserved bytes at 4c": ("report_reserved", says(reserved_4c=1)),
     "reserved bytes at 18b": ("report_reserved", says(reserved_18b=1)),
     "reserved bytes at 1eb": ("report_reserved", says(reserved_1eb=1)),
     "reserved bytes at 1ef": ("report_reserved", says(reserved_1ef=1)),
     "mitigations before version 5": ("report_reserved", says(launch_mitigations=1)),
+    "mitigations in version 4": ("report_reserved", says(version=4, current_mitigations=1)),
     "reserved bytes of version 5": ("report_reserved", says(version=5, reserved_208=1)),
     "a product in version 2": ("report_reserved", says(version=2, family=0x19)),
     "reserved bytes after the signature": ("report_reserved", flip(0x330)),
@@ -265,6 +322,58 @@ POLICY: dict[str, tuple[str, Guest]] = {
     ),
     "a lower privilege": ("snp_vmpl", says(vmpl=1)),
     "a report that the host asked for": ("snp_vmpl", says(vmpl=0xFFFFFFFF)),
+    **{
+        f"{named} whom nobody named": (code, says(**fields))
+        for named, code, fields in (
+            ("an ID key", "snp_id_key_digest", {"id_key_digest": b"\xab"}),
+            ("an author's key", "snp_author_key_digest", {"author_key_digest": b"\xab"}),
+        )
+    },
+    "an ID key of another release": (
+        "snp_release_id_key_digest",
+        expects(id_key_digest=b"\xab" * 48).but(fields={"id_key_digest": b"\xac" * 48}),
+    ),
+    "an author's key of another release": (
+        "snp_release_author_key_digest",
+        expects(author_key_digest=b"\xab" * 48),
+    ),
+    "a VLEK that nobody asked for": ("snp_signer", of(VLEK)),
+    "firmware that could be rolled back": (
+        "snp_committed",
+        asks(require_committed=True).but(fields={"committed_firmware": bytes((20, 55, 1))}),
+    ),
+    "a TCB that could be rolled back": (
+        "snp_committed",
+        asks(require_committed=True).but(
+            fields={"committed_tcb": tcb_bytes(Product.MILAN, snp=23)}
+        ),
+    ),
+    "an SNP firmware below the endorsed floor": (
+        "snp_launch_tcb",
+        says(launch_tcb=tcb_bytes(Product.MILAN, snp=23)),
+    ),
+    "a TCB below the operator's own floor": (
+        "snp_launch_tcb",
+        asks(minimum=SnpMinimum(bootloader=4)).but(
+            fields={"launch_tcb": tcb_bytes(Product.MILAN, bootloader=3)}
+        ),
+    ),
+    "a mitigation that the launch had not": (
+        "snp_launch_mitigations",
+        asks(minimum=SnpMinimum(launch_mitigations=0b100)).but(
+            fields={"version": 5, "launch_mitigations": 0b1011}
+        ),
+    ),
+    "a mitigation that is not there now": (
+        "snp_current_mitigations",
+        asks(minimum=SnpMinimum(current_mitigations=1)).but(
+            fields={"version": 5, "current_mitigations": 1 << 63}
+        ),
+    ),
+    "mitigations of a report that has none": (
+        "snp_current_mitigations",
+        asks(minimum=SnpMinimum(current_mitigations=1)),
+    ),
     "an old guest": ("snp_guest_svn", asks(minimum_guest_svn=1)),
     "an old ABI": ("snp_abi", asks(minimum_abi="1.56")),
     "an old ABI, by its major": ("snp_abi", asks(minimum_abi="2.0")),

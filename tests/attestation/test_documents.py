@@ -261,7 +261,7 @@ def test_a_report_that_is_called_a_quote_is_none() -> None:
     body = GOOD.but(change=sets("cpu_evidence.format", f"{T}/format/tdx-quote/v1")).v3()
     assert read_document(body, NONCE).cpu is CpuKind.TDX
     failed = [check.code for check in GOOD.judged(body).checks if not check.passed]
-    assert failed == ["tdx_collateral_missing"]
+    assert failed == ["tdx_quote_version"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,20 @@ def test_no_byte_of_a_genuine_report_can_be_another_one() -> None:
     assert not any(accepted(one, given, Trust()) for one in flipped)
 
 
+def test_a_signature_s_twin_is_as_good_as_itself() -> None:
+    """(r, n − s) verifies where (r, s) does: nothing may be keyed by the bytes of evidence."""
+    order = int(
+        "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+        16,
+    )
+    report = bytearray(MILAN.report())
+    s = int.from_bytes(report[0x2E8:0x330], "little")
+    report[0x2E8:0x330] = (order - s).to_bytes(72, "little")
+    assert accepted(bytes(report), MILAN.endorsements, MILAN.trust)
+    report[0x2E8:0x330] = (order - s - 1).to_bytes(72, "little")
+    assert not accepted(bytes(report), MILAN.endorsements, MILAN.trust)
+
+
 @pytest.mark.parametrize("part", ["leaf", "ask", "ark"])
 def test_no_byte_of_a_certificate_can_be_another_one(part: str) -> None:
     good = MILAN.endorsements

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
+from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ from tests.fakes.nvidia import (
     FakeNvidia,
     measurement_record,
     opaque_data,
+    tcb_info,
 )
 
 NVIDIA = FakeNvidia()
@@ -97,6 +99,65 @@ def test_a_repeated_digest_needs_a_certificate_that_has_it():
     assert refusal([device.evidence()]) == "gpu_fwid"
     odd = NVIDIA.device("NVIDIA:GH100:48B02D0000000005", fwid=FWID + b"\0")
     assert refusal([odd.evidence()]) == "gpu_fwid"
+
+
+BLACKWELL = "NVIDIA:GB100:48B02D0000000042"
+
+
+@pytest.mark.parametrize(
+    "dice",
+    [
+        [tcb_info(FWID)],
+        [tcb_info(FWID, bytes(48))],
+        [tcb_info(FWID, oid="2.23.133.5.4.1")],
+        [tcb_info(FWID, head=(), tail=())],
+        [tcb_info(FWID), tcb_info(FWID, oid="2.23.133.5.4.1")],
+    ],
+)
+def test_a_blackwell_states_its_firmware_in_a_tcb_info(dice: list[x509.UnrecognizedExtension]):
+    device = NVIDIA.device(BLACKWELL, dice=dice)
+    assert verify([device.evidence(arch="BLACKWELL")])[0].fwid == FWID
+    other = {**GPU_FIELDS, 20: b"\x96" * 48}
+    assert refusal([device.evidence(arch="BLACKWELL", fields=other)]) == "gpu_fwid"
+
+
+@pytest.mark.parametrize(
+    "dice",
+    [
+        [tcb_info()],
+        [tcb_info(bytes(48), FWID)],
+        [tcb_info(FWID[:32])],
+        [tcb_info(FWID, FWID[:32])],
+        [tcb_info(FWID, digest=bytes.fromhex("0609608648016503040201"))],
+        [tcb_info(FWID, tail=(b"\x80\x01A",))],
+        [tcb_info(FWID, tail=(b"\x30\x00",))],
+        [tcb_info(FWID, tail=(b"\x87\x05\x00",))],
+        [tcb_info(FWID, tail=(b"\xa6\x00",))],
+        [tcb_info(FWID), tcb_info(b"\x96" * 48, oid="2.23.133.5.4.1")],
+        [x509.UnrecognizedExtension(x509.ObjectIdentifier("2.23.133.5.4.1.1"), b"")],
+        [],
+    ],
+)
+def test_a_firmware_that_no_certificate_states_is_refused(
+    dice: list[x509.UnrecognizedExtension],
+):
+    device = NVIDIA.device(BLACKWELL, dice=dice)
+    assert refusal([device.evidence(arch="BLACKWELL")]) == "gpu_fwid"
+
+
+def test_two_digests_that_differ_are_refused_though_the_report_repeats_none():
+    device = NVIDIA.device(
+        BLACKWELL, dice=[tcb_info(FWID), tcb_info(b"\x96" * 48, oid="2.23.133.5.4.1")]
+    )
+    fields = {n: value for n, value in GPU_FIELDS.items() if n != 20}
+    assert refusal([device.evidence(arch="BLACKWELL", fields=fields)]) == "gpu_fwid"
+
+
+def test_zeros_after_a_report_are_padding_and_anything_else_is_refused():
+    assert verify([GPU.evidence(report=GPU.report() + bytes(4096))])
+    for tail in (b"\1", bytes(4095) + b"\1", GPU.report()):
+        padded = GPU.evidence(report=GPU.report() + tail)
+        assert refusal([padded]) == "gpu_report_trailing_data"
 
 
 def test_a_report_that_repeats_no_digest_is_told_as_not_compared():
@@ -199,7 +260,7 @@ def test_a_report_that_is_too_long_is_not_read():
         b"{}",
         b"[{}]",
         b'[{"arch":"HOPPER","certificate":"","evidence":"","nonce":1}]',
-        b'[{"arch":"HOPPER","certificate":"","evidence":"","nonce":"","more":""}]',
+        b'[{"arch":"HOPPER","certificate":"","evidence":"","nonce":"","nonce":""}]',
         b'[{"arch":"\xff","certificate":"","evidence":"","nonce":""}]',
         b"[" * 100_000,
         b" " * (MAX_EVIDENCE_BYTES + 1),
@@ -209,6 +270,13 @@ def test_the_list_of_evidence_is_read_to_the_letter(raw: bytes):
     with pytest.raises(EvidenceError) as caught:
         decode_evidence(raw)
     assert caught.value.code == "gpu_malformed"
+
+
+def test_what_a_newer_collector_adds_is_tolerated():
+    evidence = msgspec.to_builtins(GPU.evidence())
+    more = {"version": "1.0", "driver_version": "1.0", "vbios_version": "none", "x": [1, None]}
+    (read,) = decode_evidence(msgspec.json.encode([evidence | more]))
+    assert verify([read])[0].driver_version == "590.12"
 
 
 def test_the_list_of_evidence_is_read_in_its_order():

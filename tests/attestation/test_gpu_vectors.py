@@ -16,8 +16,10 @@ from agent.attestation.gpu.spdm import parse_report
 from agent.attestation.gpu.verify import GpuEvidence, verify_gpus
 from tests.tdx_gpu_vectors import (
     GPU_TIME,
+    board_evidence,
     gpu_evidence,
     gpu_evidence_with_invalid_signature,
+    needs_blackwell,
     needs_vectors,
 )
 
@@ -61,6 +63,21 @@ def test_four_genuine_gpus_are_four_devices():
     items = gpu_evidence("multi_gpu_hopper")
     claims = verify_gpus(items, nonce_of(items), 4, GPU_TIME)
     assert len({gpu.device for gpu in claims}) == len({gpu.identity for gpu in claims}) == 4
+
+
+def test_a_genuine_board_of_a_newer_collector_is_eight_gpus_and_four_switches():
+    gpus, switches = board_evidence()
+    claims = verify_gpus([*gpus, *switches], nonce_of(gpus), 8, GPU_TIME)
+    assert [device.kind for device in claims] == [DeviceKind.GPU] * 8 + [DeviceKind.NVSWITCH] * 4
+
+
+@needs_blackwell
+def test_a_genuine_blackwell_gpu_states_its_firmware():
+    items = gpu_evidence("blackwell_evidence")
+    (gpu,) = verify_gpus(items, nonce_of(items), 1, GPU_TIME)
+    assert (gpu.architecture, gpu.chip) == ("BLACKWELL", "GB100")
+    assert gpu.fwid is not None
+    assert gpu.fwid.hex().startswith("d090cab1b6e6ffdd")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5, 8])
@@ -159,8 +176,8 @@ def test_a_report_cut_anywhere_or_longer_is_refused():
             parse_report(report[:size])
         assert caught.value.code == "gpu_report_truncated"
     with pytest.raises(EvidenceError) as caught:
-        parse_report(report + b"\0")
-    assert caught.value.code == "gpu_report_size"
+        parse_report(report + b"\1")
+    assert caught.value.code == "gpu_report_trailing_data"
 
 
 def test_every_byte_of_genuine_certificates_counts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 from typing import Any
 
@@ -9,17 +10,22 @@ import pytest
 
 from agent.attestation.claims import SnpClaims
 from agent.attestation.collateral import Endorsements, split_pem
+from agent.attestation.document_v2 import unpack
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected
 from agent.attestation.policy import EvidencePolicy, check_claims
 from agent.attestation.roots import Trust
 from agent.attestation.snp import verify_report
 from agent.attestation.snp_tcb import Product
-from agent.config import AttestationConfig
+from agent.config import AttestationConfig, SnpConfig, SnpFloors
 from tests.fakes import vectors
 from tests.fakes.vectors import needs_vectors
 
 pytestmark = needs_vectors
+needs_turin = pytest.mark.skipif(
+    not (vectors.ROOT / "snp" / "turin.report.bin").is_file(),
+    reason="../shared/vectors/snp has no report of a genuine Turin",
+)
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 
 
@@ -34,9 +40,14 @@ def milan(name: str) -> SnpClaims:
     return verify_report(report, given, Trust(), NOW)
 
 
-def failed(claims: SnpClaims, **expected: Any) -> list[str]:
+# They are of 2022: what was good then has no floor now.
+OLD = SnpConfig(minimum=SnpFloors.NONE)
+FLOORS = ["snp_current_tcb", "snp_reported_tcb", "snp_launch_tcb"]
+
+
+def failed(claims: SnpClaims, config: SnpConfig = OLD, **expected: Any) -> list[str]:
     wanted = {"snp_measurement": claims.report.measurement, **expected}
-    policy = EvidencePolicy(config=AttestationConfig())
+    policy = EvidencePolicy(config=AttestationConfig(snp=config))
     checks = check_claims(claims, policy, Expected(**wanted), NOW)
     return [check.code for check in checks if not check.passed]
 
@@ -45,9 +56,30 @@ def test_a_genuine_milan_is_believed() -> None:
     claims = milan("milan")
     assert (claims.product, claims.simulated, claims.report.version) == (Product.MILAN, False, 2)
     assert claims.current.parts() == {"bootloader": 3, "tee": 0, "snp": 8, "microcode": 115}
-    assert (
-        failed(claims) == ["snp_host_data"] if any(claims.report.host_data) else not failed(claims)
-    )
+    assert not failed(claims)
+
+
+def test_the_firmware_of_an_old_genuine_milan_is_below_today_s_floors() -> None:
+    assert failed(milan("milan"), SnpConfig()) == FLOORS
+
+
+def test_a_genuine_genoa_of_today_is_good_by_default() -> None:
+    case = vectors.case_input("attestation-sev", "200-real-sev-snp-happy")
+    report = unpack(base64.b64decode(case["attestation_doc_b64"]))
+    given = chain("genoa", base64.b64decode(case["vcek_der_b64"]))
+    claims = verify_report(report, given, Trust(), NOW)
+    assert claims.report.line == (0x19, 0x11, 1)
+    assert failed(claims, SnpConfig(), host_data=claims.report.host_data) == []
+
+
+@needs_turin
+def test_a_genuine_turin_of_2026_is_good_by_default() -> None:
+    """Version 5, platform info bit 6, firmware of ABI 1.58, mitigation vectors."""
+    given = chain("turin_vcek", vectors.read("snp/turin.vcek.der"))
+    now = dt.datetime(2026, 9, 19, tzinfo=dt.UTC)
+    claims = verify_report(vectors.read("snp/turin.report.bin"), given, Trust(), now)
+    assert (claims.report.version, claims.report.platform.raw) == (5, 0x64)
+    assert failed(claims, SnpConfig()) == []
 
 
 def test_a_genuine_milan_that_may_be_debugged_is_refused_for_that() -> None:

@@ -72,7 +72,7 @@ def test_a_genuine_quote_claims_every_field_and_an_up_to_date_platform():
     assert claims.tcb.evaluation_data_number == 17
     # The PCK revocation list is the first document to end.
     assert claims.tcb.valid_until == datetime(2025, 7, 19, 10, 0, 35, tzinfo=UTC)
-    assert "TCB level of the platform" in claims.checked
+    assert "TCB level of the platform" in claims.judged
 
 
 def test_a_genuine_quote_passes_the_policy_that_expects_it():

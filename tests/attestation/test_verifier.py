@@ -16,17 +16,21 @@ from agent.attestation.document import MAX_DOCUMENT_BYTES, CpuKind
 from agent.attestation.fetch import EvidenceFetcher
 from agent.attestation.policy import EvidencePolicy
 from agent.attestation.port import NothingClaimedError, NotYetError, Verdict
+from agent.attestation.snp_tcb import Product
 from agent.attestation.unattested import Unattested
 from agent.attestation.verifier import Endorser, Verifier
-from agent.config import AttestationConfig, SnpConfig
+from agent.config import AttestationConfig, SnpConfig, SnpMinimum, TcbMinimum
 from agent.model.enclave import Endpoint
+from agent.model.evidence_edition import FIRST_EVIDENCE_EDITION
 from agent.model.release import Release
 from simulator.rows import enclave, release
 from tests.attestation.refusals import GOOD
+from tests.fakes.attested_guest import Guest
 from tests.fakes.evidence_guest import Clock, Served
-from tests.fakes.snp_chain import MEASUREMENT, NOW
+from tests.fakes.snp_chain import MEASUREMENT, NOW, tcb_bytes
 from tests.fakes.tls_guest import cut, endlessly, hang, identity, reply
 
+HOUR = dt.timedelta(hours=1)
 RELEASE = release(snp_measurement=MEASUREMENT.hex())
 ROW = enclave()
 
@@ -250,6 +254,60 @@ async def test_a_list_is_looked_at_although_the_document_brings_none(served: Ser
     verdict = await judge(served, verifier(config, endorser=revoked))
     assert failed(verdict) == ["certificate_revoked"]
     assert given.asked == []
+
+
+BEFORE = enclave(evidence_edition=FIRST_EVIDENCE_EDITION)
+OLD_FIRMWARE = GOOD.but(fields={"launch_tcb": tcb_bytes(Product.MILAN, snp=20)})
+
+
+@pytest.mark.parametrize(
+    ("guest", "endorser", "code"),
+    [
+        (OLD_FIRMWARE, None, "snp_launch_tcb"),
+        (GOOD.but(fields={"id_key_digest": b"\xab"}), None, "snp_id_key_digest"),
+        (GOOD.but(fields={"author_key_digest": b"\xab"}), None, "snp_author_key_digest"),
+        (GOOD, Cache(crls=(GOOD.amd.crl(end=NOW - HOUR),)), "snp_revocation"),
+    ],
+)
+async def test_what_was_admitted_before_a_default_became_stricter_is_judged_as_then(
+    guest: Guest, endorser: Cache | None, code: str
+) -> None:
+    served = Served(guest)
+    gate = verifier(endorser=endorser)
+    try:
+        endpoint = await served.start()
+        spki = served.identity.spki_sha256
+        today = await gate.verify(ROW, RELEASE, endpoint, spki)
+        assert (today.attested, failed(today), today.stricter) == (False, [code], ())
+        before = await gate.verify(BEFORE, RELEASE, endpoint, spki)
+    finally:
+        await served.stop()
+    assert (before.attested, failed(before)) == (True, [])
+    assert [check.code for check in before.stricter] == [code]
+
+
+@pytest.mark.parametrize(
+    ("guest", "snp", "code"),
+    [
+        (OLD_FIRMWARE, SnpConfig(minimum=SnpMinimum(snp=24)), "snp_launch_tcb"),
+        (OLD_FIRMWARE, SnpConfig(launch_tcb=TcbMinimum(snp=24)), "snp_launch_tcb"),
+        (GOOD, SnpConfig(require_crl=True), "snp_revocation"),
+        (GOOD.but(fields={"policy": 0x30000 | 1 << 19}), SnpConfig(), "snp_debug"),
+        (GOOD.but(fields={"measurement": bytes(48)}), SnpConfig(), "snp_measurement"),
+    ],
+)
+async def test_what_was_configured_or_was_never_good_is_refused_whenever_it_was_admitted(
+    guest: Guest, snp: SnpConfig, code: str
+) -> None:
+    served = Served(guest)
+    try:
+        endpoint = await served.start()
+        verdict = await verifier(AttestationConfig(snp=snp)).verify(
+            BEFORE, RELEASE, endpoint, served.identity.spki_sha256
+        )
+    finally:
+        await served.stop()
+    assert (verdict.attested, failed(verdict), verdict.stricter) == (False, [code], ())
 
 
 async def test_certificates_that_a_vendor_has_yet_to_give_are_waited_for() -> None:

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.config import Accel, Config, Tee
+from agent.config import Accel, Config, SnpFloors, SnpMinimum, Tee
 from agent.config_fields import CHECKS
 from agent.config_file import ConfigError, load_config
 
@@ -159,6 +159,15 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "attestation.snp.require_ciphertext_hiding": [("x", "expected bool")],
     "attestation.snp.require_alias_check": [("x", "expected bool")],
     "attestation.snp.require_crl": [("x", "expected bool")],
+    "attestation.snp.require_committed": [("x", "expected bool")],
+    **{
+        f"attestation.snp.minimum.{part}": [(-1, "0 to 255"), (256, "0 to 255")]
+        for part in ("bootloader", "tee", "snp", "microcode", "fmc")
+    },
+    **{
+        f"attestation.snp.minimum.{which}_mitigations": [(-1, "0 to"), ("x", "expected int")]
+        for which in ("launch", "current")
+    },
     "attestation.snp.max_vmpl": [(4, "0 to 3"), (-1, "0 to 3")],
     "attestation.snp.minimum_abi": [("1", "MAJOR.MINOR"), (1.55, "expected str"), ("01.5", "MA")],
     "attestation.snp.minimum_guest_svn": [(-1, "0 to 4294967295"), (1 << 32, "0 to")],
@@ -169,6 +178,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     },
     "attestation.snp.id_key_digest": [("ab" * 47, "96 digits"), ("AB" * 48, "lower case")],
     "attestation.snp.author_key_digest": [("", "96 digits"), (5, "expected str")],
+    "attestation.tdx.update": [("late", "one of standard, early")],
     "attestation.tdx.platforms": [
         ([{"mrtd": "ab" * 48, "rtmr0": "ab" * 47}], "number 1: rtmr0 must be 96 digits"),
         ([{"mrtd": "AB" * 48, "rtmr0": "ab" * 48}], "number 1: mrtd must be 96 digits"),
@@ -315,6 +325,40 @@ def test_all_wrong_values_are_told_at_once(tmp_path: Path):
     problems = problems_of(write(tmp_path, tree))
     told = {problem.partition(":")[0] for problem in problems}
     assert told == set(WRONG) - {"run_dir"}
+
+
+@pytest.mark.parametrize(
+    ("text", "minimum"),
+    [
+        ("{}", SnpFloors.ENDORSED),
+        ("minimum: endorsed", SnpFloors.ENDORSED),
+        ("minimum: none", SnpFloors.NONE),
+        ("minimum: {snp: 20}", SnpMinimum(snp=20)),
+        ("minimum: {current_mitigations: 0x3f}", SnpMinimum(current_mitigations=63)),
+        ("minimum: {}", SnpMinimum()),
+    ],
+)
+def test_floors_are_a_word_or_numbers(tmp_path: Path, text: str, minimum: object):
+    inner = "".join(f"      {line}\n" for line in text.splitlines())
+    (tmp_path / "agent.yaml").write_text(f"attestation:\n  snp:\n{inner}")
+    assert load_config(tmp_path / "agent.yaml", {}).attestation.snp.minimum == minimum
+    name = "ENCLAVE_AGENT_ATTESTATION__SNP__MINIMUM"
+    word = load_config(tmp_path / "agent.yaml", {name: "none"}).attestation.snp.minimum
+    assert word is SnpFloors.NONE
+
+
+@pytest.mark.parametrize("value", ["some", 5, ["endorsed"], {"more": 1}, {"snp": "endorsed"}])
+def test_floors_are_nothing_else(tmp_path: Path, value: object):
+    (problem,) = problems_of(write(tmp_path, tree_of("attestation.snp.minimum", value)))
+    assert problem.startswith("attestation.snp.minimum")
+
+
+def test_an_svn_of_the_guest_s_needs_the_key_that_vouches_for_it(tmp_path: Path):
+    snp = {"minimum_guest_svn": 1}
+    (problem,) = problems_of(write(tmp_path, {"attestation": {"snp": snp}}))
+    assert problem.startswith("attestation.snp.minimum_guest_svn: needs attestation.snp.id_key_")
+    both = {"attestation": {"snp": snp | {"id_key_digest": "ab" * 48}}}
+    assert load_config(write(tmp_path, both), {}).attestation.snp.minimum_guest_svn == 1
 
 
 def test_nothing_at_all_is_the_defaults_with_what_follows_from_them():

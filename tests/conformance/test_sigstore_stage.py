@@ -12,6 +12,7 @@ import jsonschema_rs
 import pytest
 
 from scripts.conformance_contract import full, sigstore
+from scripts.conformance_contract.capabilities import capabilities
 from scripts.conformance_contract.outcome import Exit
 from scripts.conformance_contract.stages import answer
 from tests.fakes.sigstore import (
@@ -122,8 +123,27 @@ def garbled(bundle: Json) -> None:
     bundle["verificationMaterial"]["certificate"]["rawBytes"] = "AAAA"
 
 
+def legacy(bundle: Json) -> None:
+    """As signers before version 0.3 wrote it; the library still reads that."""
+    material = bundle["verificationMaterial"]
+    material["x509CertificateChain"] = {"certificates": [material.pop("certificate")]}
+    bundle["mediaType"] = "application/vnd.dev.sigstore.bundle+json;version=0.2"
+
+
+def both(bundle: Json) -> None:
+    material = bundle["verificationMaterial"]
+    material["x509CertificateChain"] = {"certificates": [material["certificate"]]}
+
+
+def chain_of_none(bundle: Json) -> None:
+    bundle["verificationMaterial"]["x509CertificateChain"] = None
+
+
 BUNDLES: list[tuple[str, Signature, Change | None]] = [
     ("BUNDLE_MALFORMED", GOOD, garbled),
+    ("BUNDLE_MALFORMED", GOOD, legacy),
+    ("BUNDLE_MALFORMED", GOOD, both),
+    ("BUNDLE_MALFORMED", GOOD, chain_of_none),
     ("BUNDLE_MALFORMED", GOOD, lambda bundle: bundle.pop("dsseEnvelope")),
     ("DSSE_SIGNATURE_INVALID", GOOD.but(signed_by="another"), None),
     ("DSSE_SIGNATURE_INVALID", GOOD, another_payload),
@@ -205,6 +225,34 @@ def test_what_this_verifier_is_too_strict_for_is_unsupported_and_never_accepted(
     signature: Signature, change: Change | None, policy: Json
 ) -> None:
     assert asked(evidence(signature, change, **policy)) == (Exit.UNSUPPORTED, None)
+
+
+def test_what_is_claimed_of_bundles_is_what_is_done() -> None:
+    claimed = capabilities([])["sigstore"]
+    shown = {
+        # Zero is never enough, and two are never taken: the policy cannot say otherwise.
+        "tlog_entries_min": asked(evidence(GOOD, entries(0), tlog_entries_min=0)),
+        "sct_min": asked(evidence(GOOD.but(scts=()), sct_min=0)),
+        "observer_timestamps_min": asked(
+            evidence(GOOD, without_promise, observer_timestamps_min=0)
+        ),
+    }
+    assert set(shown.values()) == {(Exit.UNSUPPORTED, None)}
+    unclaimed = {
+        name for name, is_so in claimed["policy_fields_configurable"].items() if not is_so
+    }
+    assert unclaimed == set(shown)
+    assert asked(evidence(GOOD, entries(2)))[0] is Exit.UNSUPPORTED
+    assert not claimed["accepts_multi_tlog_entries"]
+    assert asked(evidence(GOOD, legacy))[0] is Exit.REJECTED
+    assert not claimed["legacy_bundle_format_supported"]
+    older = GOOD.but(extensions=((1, "https://a.example"),))
+    assert asked(evidence(older))[0] is Exit.REJECTED
+    assert not claimed["oidc_issuer_v2_preferred"]
+    told_apart = {asked(evidence(GOOD.but(scts=scts)))[1] for scts in ((), ("certificates",) * 2)}
+    assert len(told_apart) == 2
+    assert claimed["scts_count_distinguish_missing_vs_duplicate"]
+    assert claimed["rejects_duplicate_sct_log"]
 
 
 def test_any_kind_is_taken_where_the_policy_names_none() -> None:

@@ -19,6 +19,8 @@ from agent.attestation.document_v2 import unpack
 from scripts.conformance_contract import measurements, sev, sigstore, tdx
 from scripts.conformance_contract.outcome import Exit
 from scripts.conformance_contract.stages import STAGES, answer
+from tests.fakes.intel import NOW as INTEL_NOW
+from tests.fakes.tdx_guest import answers_of, intel
 from tests.tdx_gpu_vectors import CONFORMANCE, needs_vectors
 
 REPOSITORY = Path(__file__).parents[2]
@@ -150,6 +152,38 @@ def test_a_changed_document_is_refused_for_that_and_not_for_its_spaces(name: str
         text = json.dumps(json.loads(case["collateral"][member]), separators=(",", ":"))
         case["collateral"][member] = text
     assert answer(tdx.STAGE, json.dumps(case).encode()).note.startswith(f"{code}: ")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [
+        ("0100001000000000", "TD_ATTRIBUTES_DEBUG_SET"),
+        ("0000001001000000", "TD_ATTRIBUTES_RESERVED_BIT_SET"),
+    ],
+)
+def test_what_a_quote_says_is_named_before_its_collateral(attributes: str, code: str) -> None:
+    vendor = intel()
+    collateral = vendor.collateral(tcb_info={"nextUpdate": "2026-02-21T00:00:00Z"})
+    bodies = [base64.b64decode(one["body_base64"]) for one in answers_of(collateral)]
+    case = {
+        "schema_version": "1",
+        "quote_b64": base64.b64encode(
+            vendor.quote(report={"td_attributes": bytes.fromhex(attributes)})
+        ).decode(),
+        "collateral": {
+            "tcb_info_json": bodies[0].decode(),
+            "qe_identity_json": bodies[1].decode(),
+            "pck_crl_der_b64": base64.b64encode(bodies[2]).decode(),
+            "root_crl_der_b64": base64.b64encode(bodies[3]).decode(),
+            "intel_root_ca_pem": vendor.anchor.pem,
+            "tcb_info_issuer_chain_pem": collateral.tcb_info_issuer_chain,
+            "qe_identity_issuer_chain_pem": collateral.qe_identity_issuer_chain,
+        },
+        "expiration_check_date_unix": int(INTEL_NOW.timestamp()),
+    }
+    assert asked(tdx.STAGE, case) == (Exit.REJECTED, code)
+    case["quote_b64"] = base64.b64encode(vendor.quote()).decode()
+    assert asked(tdx.STAGE, case) == (Exit.REJECTED, "TCB_INFO_EXPIRED")
 
 
 @needs_vectors

@@ -98,6 +98,7 @@ class Guest:
     amd: FakeAmd = GENUINE_LOOKING
     fields: dict[str, int | bytes] = field(default_factory=dict)
     crls: Callable[[], tuple[bytes, ...]] = tuple
+    held: Callable[[], tuple[bytes, ...]] = tuple  # revocation lists that the agent has
     endorsements: Callable[[], Endorsements] | None = None  # others than the chip's own
     spki: str = SPKI  # that the guest binds
     shown_spki: str = SPKI  # that the connection showed
@@ -146,6 +147,9 @@ class Guest:
             document = read_document(body, self.asked)
         except EvidenceError as error:
             return decide((refusal(error),), simulated=False)
+        if document.collateral.amd is not None:
+            amd = replace(document.collateral.amd, held=self.held())
+            document = replace(document, collateral=replace(document.collateral, amd=amd))
         trust = self.trust() if self.trust else self.amd.trust
         return appraise(document, question, policy, trust, given)
 

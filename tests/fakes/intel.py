@@ -55,7 +55,11 @@ class FakeIntel:
     """One hierarchy and one platform. `root`: the pin under which its evidence verifies."""
 
     def __init__(
-        self, *, flags: tuple[bool, bool, bool] = (False, False, False), fmspc: bytes = FMSPC
+        self,
+        *,
+        flags: tuple[bool, bool, bool] = (False, False, False),
+        fmspc: bytes = FMSPC,
+        sgx_type: bool = True,
     ) -> None:
         self.anchor = issue("Intel SGX Root CA")
         self.platform_ca = issue("Intel SGX PCK Platform CA", self.anchor)
@@ -63,7 +67,7 @@ class FakeIntel:
             "Intel SGX PCK Certificate",
             self.platform_ca,
             ca=False,
-            extra=[(_sgx_extension(fmspc, flags), False)],
+            extra=[(_sgx_extension(fmspc, flags, sgx_type=sgx_type), False)],
         )
         self.tcb_signing = issue("Intel SGX TCB Signing", self.anchor, ca=False)
         self.root = spki_sha256(self.anchor.certificate)
@@ -217,7 +221,9 @@ def _raw_key(key: ec.EllipticCurvePrivateKey) -> bytes:
     return numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
 
 
-def _sgx_extension(fmspc: bytes, flags: tuple[bool, bool, bool]) -> x509.UnrecognizedExtension:
+def _sgx_extension(
+    fmspc: bytes, flags: tuple[bool, bool, bool], *, sgx_type: bool
+) -> x509.UnrecognizedExtension:
     """Intel SGX PCK Certificate specification, 1.3.5: a sequence of (OID, value)."""
     svns = [_pair(f"2.{n}", _integer(svn)) for n, svn in enumerate(CPU_SVN, 1)]
     tcb = [*svns, _pair("2.17", _integer(PCE_SVN)), _pair("2.18", _tlv(4, CPU_SVN))]
@@ -229,7 +235,7 @@ def _sgx_extension(fmspc: bytes, flags: tuple[bool, bool, bool]) -> x509.Unrecog
         _pair("2", _sequence(*tcb)),
         _pair("3", _tlv(4, bytes(2))),
         _pair("4", _tlv(4, fmspc)),
-        _pair("5", _tlv(10, b"\x01")),
+        *([_pair("5", _tlv(10, b"\x01"))] if sgx_type else []),
         _pair("6", _tlv(4, b"\x07" * 16)),
         _pair("7", _sequence(*configuration)),
     )

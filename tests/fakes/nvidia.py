@@ -44,13 +44,19 @@ class FakeNvidia:
         fwid: bytes | None = FWID,
         brom: Issued | None = None,
         names: Sequence[bytes] | None = None,
+        dice: Sequence[x509.UnrecognizedExtension] | None = None,
     ) -> FakeDevice:
-        """`name` as in `NVIDIA:GH100:48B02DF44660DA06`; `brom`: a provisioned key given before."""
+        """`name` as in `NVIDIA:GH100:48B02DF44660DA06`; `brom`: a provisioned key given before.
+
+        `dice`: in the place of Hopper's extension with `fwid`.
+        """
         brom = brom or self._issue("a device's key", self._provisioner)
         extra: list[tuple[x509.ExtensionType, bool]] = [
             (_device_names([_utf8(name)] if names is None else names), False)
         ]
-        if fwid is not None:
+        if dice is not None:
+            extra += [(one, False) for one in dice]
+        elif fwid is not None:
             extra.append((_dice(brom, fwid), False))
         leaf = self._issue("firmware", brom, ca=False, extra=extra)
         return FakeDevice(name, brom, (leaf, brom, self._provisioner, self.anchor))
@@ -153,3 +159,22 @@ def _dice(brom: Issued, fwid: bytes) -> x509.UnrecognizedExtension:
     digest = bytes.fromhex("303d06096086480165030402020430") + fwid
     value = bytes.fromhex("3081ba020101") + key + digest
     return x509.UnrecognizedExtension(x509.ObjectIdentifier("2.23.133.5.4.1"), value)
+
+
+def tcb_info(
+    *fwids: bytes,
+    oid: str = "2.23.133.5.4.1.1",
+    head: Sequence[bytes] = (b"\x80\x06NVIDIA", b"\x81\x05GB100", b"\x83\x01\x02"),
+    tail: Sequence[bytes] = (b"\x87\x05\x00\x80\x00\x00\x01",),
+    digest: bytes = bytes.fromhex("0609608648016503040202"),
+) -> x509.UnrecognizedExtension:
+    """As Blackwell's devices have it: TCG's DiceTcbInfo, whose member [6] lists the digests."""
+    listed = b"".join(_der(0x30, digest + _der(0x04, fwid)) for fwid in fwids)
+    value = _der(0x30, b"".join(head) + _der(0xA6, listed) + b"".join(tail))
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value)
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    long = [0x81, size] if size < 0x100 else [0x82, *size.to_bytes(2)]
+    return bytes([tag, *([size] if size < 0x80 else long)]) + content

@@ -121,6 +121,10 @@ class FakeAmd:
     ask_is_ca: bool = True
     ask_path_length: int | None = 0
     ark_path_length: int | None = None
+    ark_usage: tuple[bool, bool] | None = (True, True)  # may sign certificates, and lists
+    ask_usage: tuple[bool, bool] | None = (True, True)
+    leaf_usage: bool | None = None  # whether it may sign; None: it does not say
+    leaf_is_ca: bool | None = None
     ask_bits: int = 4096
     leaf_curve: type[ec.EllipticCurve] = ec.SECP384R1
     salt: int = 48
@@ -164,13 +168,14 @@ class FakeAmd:
         begin: dt.datetime = NOW - dt.timedelta(days=1),
         end: dt.datetime = NOW + dt.timedelta(days=1),
         critical: bool = False,
+        number: int = 7,
     ) -> bytes:
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(_name(issuer or self.ark_subject()))
             .last_update(begin)
             .next_update(end)
-            .add_extension(x509.CRLNumber(7), critical=critical)
+            .add_extension(x509.CRLNumber(number), critical=critical)
         )
         for serial in revoked:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(begin)
@@ -222,7 +227,16 @@ def _endorsements(amd: FakeAmd) -> Endorsements:
     root, ask = rsa_key(amd.root), rsa_key("ask", amd.ask_bits)
     ark_name, ask_name = amd.ark_subject(), amd.ask_subject()
     by = rsa_key(amd.ark_signed_by or amd.root)
-    ark_der = _authority(ark_name, ark_name, root, by, amd.ark_life, 0x10000, amd.ark_path_length)
+    ark_der = _authority(
+        ark_name,
+        ark_name,
+        root,
+        by,
+        amd.ark_life,
+        0x10000,
+        amd.ark_path_length,
+        usage=amd.ark_usage,
+    )
     issuer = rsa_key(amd.ask_signed_by or amd.root)
     ask_der = _authority(
         ask_name,
@@ -233,6 +247,7 @@ def _endorsements(amd: FakeAmd) -> Endorsements:
         amd.ask_serial,
         amd.ask_path_length,
         ca=amd.ask_is_ca,
+        usage=amd.ask_usage,
     )
     leaf = _builder(
         amd.leaf_name or f"SEV-{amd.signer.name}",
@@ -245,6 +260,10 @@ def _endorsements(amd: FakeAmd) -> Endorsements:
         if value is not None:
             unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier(f"{AMD}.{oid}"), value)
             leaf = leaf.add_extension(unknown, critical=False)
+    if amd.leaf_usage is not None:
+        leaf = leaf.add_extension(_usage(amd.leaf_usage, False, False), critical=True)
+    if amd.leaf_is_ca is not None:
+        leaf = leaf.add_extension(x509.BasicConstraints(amd.leaf_is_ca, None), critical=True)
     by = (
         rsa_key("ask", amd.ask_bits)
         if amd.leaf_signed_by == "ask"
@@ -307,11 +326,15 @@ def _authority(
     path_length: int | None,
     *,
     ca: bool = True,
+    usage: tuple[bool, bool] | None = (True, True),
 ) -> bytes:
-    usage = x509.KeyUsage(False, False, False, False, False, ca, True, False, False)
-    builder = (
-        _builder(subject, issuer, key.public_key(), life, serial)
-        .add_extension(x509.BasicConstraints(ca, path_length if ca else None), critical=True)
-        .add_extension(usage, critical=True)
+    builder = _builder(subject, issuer, key.public_key(), life, serial).add_extension(
+        x509.BasicConstraints(ca, path_length if ca else None), critical=True
     )
+    if usage is not None:
+        builder = builder.add_extension(_usage(False, *usage), critical=True)
     return builder.sign(by, hashes.SHA384(), rsa_padding=PSS).public_bytes(Encoding.DER)
+
+
+def _usage(signs: bool, certificates: bool, lists: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(signs, False, False, False, False, certificates, lists, False, False)

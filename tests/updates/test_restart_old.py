@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from agent.model.event import Event
+from agent.model.evidence_edition import EVIDENCE_EDITION, FIRST_EVIDENCE_EDITION
 from agent.model.reasons import Strategy
 from agent.model.revision import DeploymentStatus, Wish
 from agent.model.update import Step, UpdateStatus
+from agent.store.port import Transaction
 from agent.updates.admission import restart_old
 from agent.updates.errors import RefusedError
 from agent.updates.orders import Change
@@ -67,6 +70,29 @@ def test_it_waits_for_the_gpu_to_be_cleaned(host: SimulatedHost) -> None:
     clean()
     assert serves_again(host)
     assert [one.to for one in told(host)] == ["owed"]
+
+
+def test_it_is_judged_by_the_defaults_that_it_was_admitted_by(host: SimulatedHost) -> None:
+    def of_before(tx: Transaction) -> None:
+        (row,) = tx.enclaves(NAME)
+        revision = tx.revision(NAME, row.revision)
+        assert revision is not None
+        edition = FIRST_EVIDENCE_EDITION
+        tx.put_enclave(msgspec.structs.replace(row, evidence_edition=edition))
+        tx.put_revision(msgspec.structs.replace(revision, evidence_edition=edition))
+
+    host.transact(of_before)
+    clean = fail_and_wait(host)
+    host.crash()
+    clean()
+    assert serves_again(host)
+    (row,) = host.read(lambda tx: tx.enclaves(NAME))
+    assert row.evidence_edition == FIRST_EVIDENCE_EDITION
+    # A person who starts it asks for an admission of today.
+    host.request("v1")
+    host.settle(seconds=300)
+    (row,) = host.read(lambda tx: tx.enclaves(NAME))
+    assert row.evidence_edition == EVIDENCE_EDITION
 
 
 def test_it_is_owed_still_after_a_crash(host: SimulatedHost) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from agent.attestation.port import Check, Verdict
+from agent.model.evidence_edition import EVIDENCE_EDITION, FIRST_EVIDENCE_EDITION
 from agent.model.update import Step, UpdateStatus
 from agent.updates.planner.alarms import alarms
 from agent.updates.planner.types import ActionKind
@@ -126,6 +128,49 @@ def test_lost_attestation_degrades_and_is_told(host: SimulatedHost) -> None:
     host.evidence = GOOD
     host.settle(seconds=int(2 * EVERY_S))
     assert (status(host), told(host)) == ("running", set())
+
+
+STRICTER = Verdict(
+    attested=True,
+    stricter=(Check(code="snp_launch_tcb", passed=False, detail="snp 20, at least 24"),),
+)
+
+
+def test_what_serves_and_became_too_old_keeps_its_traffic_and_is_told(
+    strict: SimulatedHost,
+) -> None:
+    strict.evidence = STRICTER
+    strict.settle(seconds=int(3 * EVERY_S))
+    assert (status(strict), told(strict)) == ("running", {"policy_stricter"})
+    assert strict.serving_tag() == "v1"
+    strict.crash()
+    strict.settle(seconds=int(2 * EVERY_S))
+    assert (strict.serving_tag(), told(strict)) == ("v1", {"policy_stricter"})
+    strict.evidence = GOOD
+    strict.settle(seconds=int(2 * EVERY_S))
+    assert told(strict) == set()
+
+
+def test_what_ends_is_launched_again_by_the_defaults_that_it_was_admitted_by(
+    host: SimulatedHost,
+) -> None:
+    (before,) = host.read(lambda tx: tx.enclaves(NAME))
+    old = msgspec.structs.replace(before, evidence_edition=FIRST_EVIDENCE_EDITION)
+    host.transact(lambda tx: tx.put_enclave(old))
+    host.evidence = STRICTER
+    host.die(before.id)
+    host.settle(seconds=60)
+    (after,) = host.read(lambda tx: tx.enclaves(NAME))
+    assert after.launch_uuid != before.launch_uuid
+    assert after.evidence_edition == FIRST_EVIDENCE_EDITION
+    assert host.serving_tag() == "v1"
+
+
+def test_an_update_is_judged_by_today_s_defaults(host: SimulatedHost) -> None:
+    host.request("v2")
+    host.settle()
+    editions = {row.evidence_edition for row in host.read(lambda tx: tx.enclaves(NAME))}
+    assert editions == {EVIDENCE_EDITION}
 
 
 def test_by_policy_it_leaves_the_traffic_and_comes_back(strict: SimulatedHost) -> None:

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 
 from agent.attestation.collateral import Endorsements, split_pem
-from agent.attestation.collateral_cache.answer import Life, VendorAnswer
+from agent.attestation.collateral_cache.answer import Edition, Life, VendorAnswer
 from agent.attestation.collateral_cache.items import (
     AmdChain,
     AmdCrl,
@@ -44,11 +44,12 @@ from agent.attestation.snp import require_hardware, require_tcb
 from agent.attestation.snp_certificate import parse_certificate
 from agent.attestation.snp_chain import verify_chain as verify_amd_chain
 from agent.attestation.snp_chain import verify_issuers
-from agent.attestation.snp_crl import verify_crl
+from agent.attestation.snp_crl import authentic_crl
 from agent.attestation.snp_tcb import Signer, decode_tcb
 from agent.attestation.tdx.documents import Hex, Moment
-from agent.attestation.tdx.revocation import check_revocation
+from agent.attestation.tdx.revocation import authentic_list, edition_of
 from agent.attestation.tdx.signatures import intel_rules
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 # A newer list is looked for at least daily, and always long before the old one ends.
 _REFRESH = dt.timedelta(days=1)
@@ -68,6 +69,7 @@ class _Dated(msgspec.Struct, frozen=True, rename="camel"):
     id: str
     issue_date: Moment
     next_update: Moment
+    tcb_evaluation_data_number: int
     fmspc: Hex | None = None
 
 
@@ -86,7 +88,8 @@ def authenticate(
 ) -> Life:
     """How long the answer is good for. `voucher`: the answer to `voucher_of(item)`.
 
-    Raises EvidenceError: it is not the vendor's, not about this item, or over.
+    Raises EvidenceError: it is not the vendor's, not about this item, or over; a revocation list
+    that is over has a life that has ended.
     """
     match item:
         case AmdChain(product, signer):
@@ -99,25 +102,29 @@ def authenticate(
             return Life(_vcek_end(item, answer, voucher, roots, now), None)
         case AmdCrl():
             _, ark = amd_issuers(_given(voucher))
-            end = verify_crl(answer.body, parse_certificate(ark, "ARK"), now).next_update
+            crl = authentic_crl(answer.body, parse_certificate(ark, "ARK"))
+            end, edition = crl.next_update, Edition(0, *crl.order)
         case TcbInfoItem(fmspc):
             found, end = _signed_document(answer, _TcbInfoBody, roots, now)
+            edition = Edition(found.tcb_evaluation_data_number, 0, found.issue_date)
             if found.id != "TDX" or bytes.fromhex(found.fmspc or "") != fmspc:
                 raise _wrong("tcb-info", f"it is of {found.id!r} {found.fmspc}")
         case QeIdentityItem():
             found, end = _signed_document(answer, _QeIdentityBody, roots, now)
+            edition = Edition(found.tcb_evaluation_data_number, 0, found.issue_date)
             if found.id != "TD_QE":
                 raise _wrong("qe-identity", f"it is of {found.id!r}")
         case PckCrl(ca):
             issuer, anchor = _pck_issuer(answer, _PCK_CAS[ca], roots, now)
-            listed = check_revocation(answer.body, issuer, (), now, "pck_crl")
+            listed, edition = _list(answer, issuer, "pck_crl")
             end = min(listed, earliest_end([issuer, anchor]))
         case RootCrl():
-            anchor = _signing_chain(_given(voucher), roots, now)[-1]
-            end = check_revocation(answer.body, anchor, (), now, "root_crl")
+            # One out of a document has its issuer beside it, since nothing else of that is kept.
+            anchor = _signing_chain(answer if answer.chain else _given(voucher), roots, now)[-1]
+            end, edition = _list(answer, anchor, "root_crl")
         case _:
             assert_never(item)
-    return Life(end, now + min((end - now) / 2, _REFRESH))
+    return Life(end, now + min((end - now) / 2, _REFRESH), edition)
 
 
 def amd_issuers(answer: VendorAnswer) -> tuple[bytes, bytes]:
@@ -135,6 +142,15 @@ def amd_issuers(answer: VendorAnswer) -> tuple[bytes, bytes]:
 def chain_pem(answer: VendorAnswer) -> str:
     """The issuers' certificates out of the header."""
     return unquote(answer.chain)
+
+
+def _list(
+    answer: VendorAnswer, issuer: x509.Certificate, field: str
+) -> tuple[dt.datetime, Edition]:
+    """One of Intel's lists: its end, and which issue it is. One without an end is over."""
+    crl = authentic_list(answer.body, issuer, field)
+    edition = edition_of(crl)
+    return crl.next_update_utc or crl.last_update_utc, Edition(0, *edition)
 
 
 def _vcek_end(
@@ -158,9 +174,9 @@ def _signed_document(
 ) -> tuple[_Dated, dt.datetime]:
     """The document, in date and signed over its very bytes; and its end."""
     try:
-        body = msgspec.json.decode(answer.body, type=kind)
-        dated = msgspec.json.decode(body.document, type=_Dated)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        body = decode_strict_json(answer.body, kind)
+        dated = decode_strict_json(bytes(body.document), _Dated)
+    except StrictJsonError as error:
         raise _wrong("intel", f"the document cannot be read: {error}") from error
     chain = _signing_chain(answer, roots, now)
     signature = bytes.fromhex(body.signature)

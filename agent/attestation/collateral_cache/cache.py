@@ -1,8 +1,9 @@
 """The cache itself: an item from memory, the operator's directory, the disk, or its vendor.
 
 Invariants: what is given out was authenticated and is within its time; one item is asked for by
-one request at a time, however many want it; a vendor that refused is left alone until the wait is
-over, whoever wants what. Waits run on CLOCK_BOOTTIME and are not kept over a restart.
+one request at a time, however many want it; nothing is replaced by an older issue of itself,
+wherever that comes from; a vendor that refused is left alone until the wait is over, whoever
+wants what. Waits run on CLOCK_BOOTTIME and are not kept over a restart.
 """
 
 from __future__ import annotations
@@ -99,6 +100,20 @@ class CollateralCache:
         await self._singleflight.run(name_of(item), functools.partial(self._bring, item))
         return self._valid(item)
 
+    async def held(self, item: Item) -> VendorAnswer | None:
+        """The newest issue of it that was ever kept here, be it over; no vendor is asked."""
+        await self._singleflight.run(f"held {name_of(item)}", functools.partial(self._load, item))
+        kept = self._kept.get(item)
+        return kept.answer if kept else None
+
+    async def offer(self, item: Item, answer: VendorAnswer, voucher: VendorAnswer | None) -> None:
+        """What came from elsewhere: kept if it holds and no newer issue is here."""
+        before = await self.held(item)
+        if before == answer or not await self._take(item, answer, voucher):
+            return
+        if self._kept[item].answer is answer:
+            await self._store(item, answer)
+
     async def refresh_due(self) -> None:
         """Have what will end replaced; what cannot be had now stays until its end."""
         now = self._clock.now().wall
@@ -126,13 +141,28 @@ class CollateralCache:
         if self._valid(item) is not None:
             return
         voucher = await self._voucher(item)
+        await self._read(item, voucher)
+        if self._valid(item) is None:
+            await self._ask(item, voucher)
+
+    async def _load(self, item: Item) -> None:
+        """From here alone."""
+        if item in self._kept:
+            return
+        wanted = voucher_of(item)
+        voucher = await self.held(wanted) if wanted is not None else None
+        await self._read(item, voucher)
+
+    async def _read(self, item: Item, voucher: VendorAnswer | None) -> None:
+        """The operator's, unless the agent has a newer issue of it."""
         for disk_cache in (self._directory, self._disk_cache):
             if disk_cache is None:
                 continue
             answer = await finish_in_thread(disk_cache.load, name_of(item))
-            if answer is not None and await self._take(item, answer, voucher):
+            if answer is None or not await self._take(item, answer, voucher):
+                continue
+            if self._kept[item].life.edition is None:
                 return
-        await self._ask(item, voucher)
 
     async def _renew(self, item: Item) -> None:
         await self._ask(item, await self._voucher(item))
@@ -154,25 +184,33 @@ class CollateralCache:
         except VendorError as error:
             self._refused(item, error)
             return
-        if not await self._take(item, answer, voucher):
+        if not await self._take(item, answer, voucher) or self._valid(item) is None:
             text = f"{name_of(item)}: the vendor's answer does not hold"
             self._refused(item, VendorError(text))
             return
         self._refusals.pop(item, None)
         self._busy.pop(service, None)
+        if self._kept[item].answer is answer:
+            await self._store(item, answer)
+
+    async def _store(self, item: Item, answer: VendorAnswer) -> None:
         try:
             await finish_in_thread(self._disk_cache.store, name_of(item), answer)
         except StorageError as error:
             log.warning("collateral is not kept on disk", extra=_fields(item, error))
 
     async def _take(self, item: Item, answer: VendorAnswer, voucher: VendorAnswer | None) -> bool:
-        """Whether it holds; it is kept in memory then."""
+        """Whether it holds; it is kept in memory then, unless a newer issue of it is."""
         now = self._clock.now().wall
         try:
             life = await finish_in_thread(_authenticate, item, answer, voucher, self._roots, now)
         except EvidenceError as error:
             log.warning("collateral does not hold", extra=_fields(item, error))
             return False
+        kept = self._kept.get(item)
+        if kept is not None and _is_before(life, kept.life):
+            log.warning("collateral is older than what is kept", extra={"item": name_of(item)})
+            return True
         self._kept[item] = AuthenticatedAnswer(answer, life)
         self._kept.move_to_end(item)
         while len(self._kept) > _MAX_IN_MEMORY:
@@ -218,6 +256,12 @@ class CollateralCache:
         )
         if not error.absent:
             raise CollateralNotYetError(why, wait_s) from error
+
+
+def _is_before(one: Life, other: Life) -> bool:
+    if one.edition is None or other.edition is None:
+        return False
+    return one.edition.is_before(other.edition)
 
 
 def _authenticate(

@@ -25,6 +25,7 @@ from agent.host.files import (
     storage_errors,
     write_atomic,
 )
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,8 @@ class DiskCache:
         if data is None:
             return None
         try:
-            file = msgspec.json.decode(data, type=_File)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            file = decode_strict_json(data, _File)
+        except StrictJsonError:
             log.warning("collateral on disk is damaged", extra={"file": self._path(name).name})
             return None
         return file.answer if file.name == name else None
@@ -89,11 +90,11 @@ class DiskCache:
         return self._directory / f"{name}.json"
 
     def _evict(self) -> None:
-        """Only files of ours are counted, and removed."""
+        """Only files of ours are counted, and removed; revocation lists, a few, stay for good."""
         ours: list[tuple[int, Path]] = []
         for path in self._directory.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if _OURS.fullmatch(path.name):
+                if _OURS.fullmatch(path.name) and "-crl" not in path.name:
                     ours.append((path.stat().st_mtime_ns, path))
         for _, path in sorted(ours)[: max(0, len(ours) - self._max_files)]:
             path.unlink(missing_ok=True)

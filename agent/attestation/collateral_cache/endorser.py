@@ -1,4 +1,8 @@
-"""What stands for a guest's evidence, out of the cache; implements `verifier.Endorser`.
+"""What stands for a guest's evidence, out of the cache; implements `verifier.Endorser` and
+`verifier.ListKeeper`.
+
+Revocation lists are monotonic: the newest that ever came, from a vendor or in a document, is kept
+and given, even when it is over. Nothing else of a document is kept.
 
 The evidence of a guest that was believed is remembered, so that after a restart what stands for
 this host's chip and TCB is at hand before anything asks for it.
@@ -17,8 +21,8 @@ from agent.attestation.collateral_cache.answer import AuthenticatedAnswer, Vendo
 from agent.attestation.collateral_cache.bundle import pcs_response
 from agent.attestation.collateral_cache.cache import CollateralCache
 from agent.attestation.collateral_cache.disk_cache import DiskCache
-from agent.attestation.collateral_cache.items import AmdChain, AmdCrl, Item, Vcek
-from agent.attestation.document import CpuKind
+from agent.attestation.collateral_cache.items import AmdChain, AmdCrl, Item, PckCrl, RootCrl, Vcek
+from agent.attestation.document import CpuKind, Document
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.port import NotYetError
 from agent.attestation.snp_tcb import Signer
@@ -30,24 +34,27 @@ from agent.host.wake import Wake
 
 if TYPE_CHECKING:
     from agent.attestation.collateral_cache.authentic import Roots
+    from agent.attestation.collateral_cache.offered import Offer
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SnpParts:
-    """What stands for a report."""
+    """What stands for a report. `crl` None: there is no current one of `listed`."""
 
     vcek: AuthenticatedAnswer
     chain: AuthenticatedAnswer
     crl: AuthenticatedAnswer | None
+    listed: AmdCrl
 
 
 TdxParts = tuple[tuple[Item, AuthenticatedAnswer], ...]
 
 
 class CachedEndorser:
-    """`require_crl`: without AMD's list an answer is not complete, and is waited for.
+    """`require_crl`: without AMD's current list an answer is not complete, and is waited for.
+    `early`: which of Intel's sets is kept.
 
     `changed` rings when this host's own chip or TCB is seen to be another one.
     """
@@ -59,13 +66,15 @@ class CachedEndorser:
         roots: Callable[[], Roots],
         clock: Clock,
         *,
-        require_crl: bool = False,
+        require_crl: bool | None = None,
+        early: bool = False,
     ) -> None:
         self._cache = cache
         self._disk_cache = disk_cache
         self._roots = roots
         self._clock = clock
-        self._require_crl = require_crl
+        self._require_crl = bool(require_crl)
+        self._early = early
         self._latest: dict[CpuKind, tuple[bytes, bytes]] = {}
         self.changed = Wake()
 
@@ -74,13 +83,33 @@ class CachedEndorser:
         parts = await self.snp_parts(report)
         if parts is None:
             return None
-        return await finish_in_thread(_endorsements, parts)
+        held = () if parts.crl else await self._held(parts.listed)
+        return await finish_in_thread(_endorsements, parts, held)
 
     async def revocation_lists(self, report: bytes, ark: bytes) -> tuple[bytes, ...]:
         """See the protocol. Raises NotYetError where a list is required and may come later."""
         item = await finish_in_thread(_crl_of, report, ark, self._roots)
-        crl = await self._crl(item) if item is not None else None
-        return (crl.answer.body,) if crl else ()
+        if item is None:
+            return ()
+        crl = await self._crl(item)
+        return (crl.answer.body,) if crl else await self._held(item)
+
+    async def intel_lists(self, quote: bytes) -> tuple[bytes, ...]:
+        """See the protocol. Raises EvidenceError for no genuine quote."""
+        now = self._clock.now().wall
+        items = await finish_in_thread(_tdx_needs, quote, self._roots, now, self._early)
+        lists = [item for item in items if isinstance(item, PckCrl | RootCrl)]
+        return tuple([body for item in lists for body in await self._held(item)])
+
+    async def offer(self, document: Document) -> None:
+        """See the protocol. What does not hold is not kept, and is no failure here."""
+        now = self._clock.now().wall
+        try:
+            offers = await finish_in_thread(_offers, document, self._roots, now)
+        except EvidenceError:
+            return
+        for item, answer, voucher in offers:
+            await self._cache.offer(item, answer, voucher)
 
     async def intel(self, quote: bytes) -> tuple[PcsResponse, ...]:
         """See the protocol. Raises NotYetError; EvidenceError for no genuine quote."""
@@ -94,13 +123,14 @@ class CachedEndorser:
             leaf = await self._cache.get(vcek)
             chain = await self._cache.get(AmdChain(vcek.product, signer))
             if leaf is not None and chain is not None:
-                return SnpParts(leaf, chain, await self._crl(AmdCrl(vcek.product, signer)))
+                listed = AmdCrl(vcek.product, signer)
+                return SnpParts(leaf, chain, await self._crl(listed), listed)
         return None
 
     async def tdx_parts(self, quote: bytes) -> TdxParts:
         """All of it, or nothing. Raises NotYetError; EvidenceError for no genuine quote."""
         now = self._clock.now().wall
-        items = await finish_in_thread(_tdx_needs, quote, self._roots, now)
+        items = await finish_in_thread(_tdx_needs, quote, self._roots, now, self._early)
         found = [(item, await self._cache.get(item)) for item in items]
         parts = tuple((item, kept) for item, kept in found if kept is not None)
         return parts if len(parts) == len(found) else ()
@@ -143,6 +173,10 @@ class CachedEndorser:
             except (NotYetError, EvidenceError) as error:
                 log.info("collateral of this host", extra={"error": describe(error)})
 
+    async def _held(self, item: Item) -> tuple[bytes, ...]:
+        answer = await self._cache.held(item)
+        return (answer.body,) if answer else ()
+
     async def _crl(self, item: AmdCrl) -> AuthenticatedAnswer | None:
         try:
             return await self._cache.get(item)
@@ -164,12 +198,13 @@ def _mark(kind: CpuKind, evidence: bytes) -> bytes:
     return parse_quote(evidence).pck_chain
 
 
-def _endorsements(parts: SnpParts) -> Endorsements:
+def _endorsements(parts: SnpParts, held: tuple[bytes, ...]) -> Endorsements:
     from agent.attestation.collateral_cache.authentic import amd_issuers
 
     ask, ark = amd_issuers(parts.chain.answer)
-    crls = (parts.crl.answer.body,) if parts.crl else ()
-    return Endorsements(leaf=parts.vcek.answer.body, ask=ask, ark=ark, crls=crls)
+    if parts.crl is not None:
+        held = (parts.crl.answer.body,)
+    return Endorsements(leaf=parts.vcek.answer.body, ask=ask, ark=ark, held=held)
 
 
 def _snp_needs(report: bytes) -> tuple[Signer, tuple[Vcek, ...]]:
@@ -184,7 +219,15 @@ def _crl_of(report: bytes, ark: bytes, roots: Callable[[], Roots]) -> AmdCrl | N
     return crl_of(report, ark, roots())
 
 
-def _tdx_needs(quote: bytes, roots: Callable[[], Roots], now: dt.datetime) -> tuple[Item, ...]:
+def _tdx_needs(
+    quote: bytes, roots: Callable[[], Roots], now: dt.datetime, early: bool
+) -> tuple[Item, ...]:
     from agent.attestation.collateral_cache.needs import tdx_needs
 
-    return tdx_needs(quote, roots(), now)
+    return tdx_needs(quote, roots(), now, early=early)
+
+
+def _offers(document: Document, roots: Callable[[], Roots], now: dt.datetime) -> list[Offer]:
+    from agent.attestation.collateral_cache.offered import offers
+
+    return offers(document, roots(), now)

@@ -34,6 +34,7 @@ from agent.attestation.evidence import EvidenceError
 from agent.errors import AgentError
 from agent.host.clock import Clock
 from agent.model.resources import Listen
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 log = logging.getLogger(__name__)
 
@@ -132,10 +133,10 @@ class CollateralEndpoint:
         except web.HTTPRequestEntityTooLarge:
             return _refusal(413, "too_large", f"the body is over {_MAX_BODY_BYTES} bytes")
         try:
-            question = msgspec.json.decode(data, type=_Question)
+            question = decode_strict_json(data, _Question)
             evidence = base64.b64decode(question.quote_base64, validate=True)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return _refusal(400, "bad_request", str(error).replace("`", "")[:200])
+        except StrictJsonError as error:
+            return _refusal(400, "bad_request", str(error))
         except (binascii.Error, ValueError):
             return _refusal(400, "bad_request", "quote_base64: it is not base64")
         return await self._found(CpuKind(question.platform), evidence)

@@ -65,14 +65,19 @@ class AmdCrl:
 
 @dataclass(frozen=True, slots=True)
 class TcbInfoItem:
-    """The TCB levels of a family of platforms; 6 bytes name it."""
+    """The TCB levels of a family of platforms; 6 bytes name it. `early`: of the set that Intel
+    gives out before platforms can be expected to have its updates.
+    """
 
     fmspc: bytes
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class QeIdentityItem:
-    """The quoting enclave that Intel stands for."""
+    """The quoting enclave that Intel stands for; `early` as of TcbInfoItem."""
+
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +104,10 @@ def name_of(item: Item) -> str:
             return f"amd-{signer}-chain-{product.lower()}"
         case AmdCrl(product, signer):
             return f"amd-{signer}-crl-{product.lower()}"
-        case TcbInfoItem(fmspc):
-            return f"intel-tcb-info-{fmspc.hex()}"
-        case QeIdentityItem():
-            return "intel-qe-identity"
+        case TcbInfoItem(fmspc, early):
+            return f"intel-tcb-info-{fmspc.hex()}{'-early' if early else ''}"
+        case QeIdentityItem(early):
+            return f"intel-qe-identity{'-early' if early else ''}"
         case PckCrl(ca):
             return f"intel-pck-crl-{ca}"
         case RootCrl():
@@ -135,10 +140,12 @@ def path_of(item: Item) -> str:
             return f"/{signer}/v1/{product}/cert_chain"
         case AmdCrl(product, signer):
             return f"/{signer}/v1/{product}/crl"
-        case TcbInfoItem(fmspc):
-            return f"/tdx/certification/v4/tcb?fmspc={fmspc.hex()}"
-        case QeIdentityItem():
-            return "/tdx/certification/v4/qe/identity"
+        case TcbInfoItem(fmspc, early):
+            return (
+                f"/tdx/certification/v4/tcb?fmspc={fmspc.hex()}{'&update=early' if early else ''}"
+            )
+        case QeIdentityItem(early):
+            return f"/tdx/certification/v4/qe/identity{'?update=early' if early else ''}"
         case PckCrl(ca):
             return f"/sgx/certification/v4/pckcrl?ca={ca}&encoding=der"
         case RootCrl():

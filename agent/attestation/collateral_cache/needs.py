@@ -15,14 +15,14 @@ from agent.attestation.collateral_cache.items import (
     TcbInfoItem,
     Vcek,
 )
-from agent.attestation.pinned_chain import name_of
+from agent.attestation.pinned_chain import Chain, name_of
 from agent.attestation.roots import PINNED
 from agent.attestation.snp_certificate import parse_certificate
 from agent.attestation.snp_report import parse_report
 from agent.attestation.snp_tcb import Product, Signer
+from agent.attestation.tdx.pck import read_platform
 from agent.attestation.tdx.quote import parse_quote
 from agent.attestation.tdx.signatures import verify_signatures
-from agent.attestation.tdx.tcb import read_platform
 
 _CAS = {
     "Intel SGX PCK Platform CA": PckCa.PLATFORM,
@@ -53,10 +53,17 @@ def crl_of(report: bytes, ark: bytes, roots: Roots) -> AmdCrl | None:
     return AmdCrl(product, parse_report(report).signer) if product else None
 
 
-def tdx_needs(quote: bytes, roots: Roots, now: dt.datetime) -> tuple[Item, ...]:
-    """Raises EvidenceError, also for a quote whose signatures do not hold: nobody has the
-    platform that it names.
+def tdx_needs(
+    quote: bytes, roots: Roots, now: dt.datetime, *, early: bool = False
+) -> tuple[Item, ...]:
+    """`early`: of which of Intel's sets. Raises EvidenceError, also for a quote whose signatures
+    do not hold: nobody has the platform that it names.
     """
     chain = verify_signatures(parse_quote(quote), now, roots.intel_spki_sha256)
-    fmspc, ca = read_platform(chain[0]).fmspc, _CAS[name_of(chain[1])]
-    return TcbInfoItem(fmspc), QeIdentityItem(), PckCrl(ca), RootCrl()
+    fmspc = read_platform(chain[0]).fmspc
+    return TcbInfoItem(fmspc, early), QeIdentityItem(early), PckCrl(pck_ca(chain)), RootCrl()
+
+
+def pck_ca(chain: Chain) -> PckCa:
+    """Which authority issued the leaf of a verified PCK chain."""
+    return _CAS[name_of(chain[1])]

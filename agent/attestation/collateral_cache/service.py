@@ -14,7 +14,7 @@ from agent.attestation.collateral_cache.endorser import CachedEndorser
 from agent.attestation.collateral_cache.items import Service
 from agent.attestation.collateral_cache.vendor import Vendors
 from agent.attestation.roots import Trust
-from agent.config import AttestationConfig
+from agent.config import AttestationConfig, TdxUpdate
 from agent.host.clock import Clock
 from agent.model.resources import Listen
 
@@ -91,7 +91,12 @@ def open_collateral(
         directory=DiskCache(collateral.directory) if collateral.directory else None,
     )
     endorser = CachedEndorser(
-        cache, disk_cache, _vendors_roots, clock, require_crl=config.snp.require_crl
+        cache,
+        disk_cache,
+        _vendors_roots,
+        clock,
+        require_crl=config.snp.require_crl,
+        early=config.tdx.update is TdxUpdate.EARLY,
     )
     return CollateralService(cache, endorser, collateral.listen, clock)
 

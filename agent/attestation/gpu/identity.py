@@ -1,7 +1,7 @@
 """Who a device says it is in its certificates: chip, own name, firmware digest.
 
-Source: DMTF SPDM's device information (other name 1.3.6.1.4.1.412.274.1) and TCG DICE
-(2.23.133.5.4.1), in the one form that NVIDIA's devices use.
+Source: DMTF SPDM's device information (other name 1.3.6.1.4.1.412.274.1), in the one form that
+NVIDIA's devices use.
 """
 
 from __future__ import annotations
@@ -13,16 +13,11 @@ from cryptography import x509
 
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.gpu.claims import DeviceKind
-from agent.attestation.gpu.spdm import DIGEST_BYTES
+from agent.attestation.gpu.dice import firmware_digest
 from agent.attestation.pinned_chain import UNREADABLE, Chain, spki_sha256
 
 _DEVICE_INFO = x509.ObjectIdentifier("1.3.6.1.4.1.412.274.1")
-_DICE = x509.ObjectIdentifier("2.23.133.5.4.1")
 _NAME = re.compile(r"NVIDIA:([A-Z]{2}_?[0-9]{2,3}[A-Z]?):([0-9A-F]{16})")
-# SEQUENCE { INTEGER 1, P-384 key (120 bytes), SEQUENCE { SHA-384, OCTET STRING (48 bytes) } }
-_DICE_HEAD = bytes.fromhex("3081ba020101")
-_DICE_DIGEST = bytes.fromhex("303d060960864801650304020204 30")
-_DICE_KEY_BYTES = 120
 
 _FAMILIES = (
     (re.compile(r"GH[0-9]{3}"), DeviceKind.GPU, "HOPPER"),
@@ -62,7 +57,7 @@ def read_identity(chain: Chain) -> DeviceIdentity:
                 chip=chip,
                 device=name,
                 key=spki_sha256(chain[1]),
-                fwid=_fwid(extensions),
+                fwid=firmware_digest(extensions),
             )
     raise EvidenceError("gpu_chip", f"chip {chip!r} is none of Hopper, Blackwell, LS10")
 
@@ -82,18 +77,3 @@ def _device_name(extensions: x509.Extensions) -> str:
     if not 2 <= len(other) < 130 or other[:2] != bytes([0x0C, len(other) - 2]):
         raise EvidenceError("gpu_identity", "the certificate's device name is no short text")
     return other[2:].decode("ascii", "replace")
-
-
-def _fwid(extensions: x509.Extensions) -> bytes | None:
-    """The firmware digest in the certificate; None where it is not in the one known form."""
-    try:
-        extension = extensions.get_extension_for_oid(_DICE)
-    except x509.ExtensionNotFound:
-        return None
-    value = extension.value
-    raw = value.value if isinstance(value, x509.UnrecognizedExtension) else b""
-    key_end = len(_DICE_HEAD) + _DICE_KEY_BYTES
-    head, digest = raw[: len(_DICE_HEAD)], raw[key_end : key_end + len(_DICE_DIGEST)]
-    fwid = raw[key_end + len(_DICE_DIGEST) :]
-    known = (head, digest, len(fwid)) == (_DICE_HEAD, _DICE_DIGEST, DIGEST_BYTES)
-    return fwid if known else None

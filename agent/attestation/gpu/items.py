@@ -25,8 +25,8 @@ VENDOR = "nvidia"
 T = TypeVar("T")
 
 
-class _Switches(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All switches of a board in one, as NVIDIA's tool prints them."""
+class _Switches(msgspec.Struct, frozen=True):
+    """All switches of a board in one, as NVIDIA's tool prints them; members may be added to it."""
 
     evidences: tuple[GpuEvidence, ...]
     result_code: int

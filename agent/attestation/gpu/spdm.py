@@ -1,7 +1,8 @@
 """A signed SPDM measurement exchange, as NVIDIA's evidence carries it: strictly cut. Pure.
 
 Source: DMTF DSP0274 (SPDM 1.1), GET_MEASUREMENTS and MEASUREMENTS; the signature is over the whole
-request and the whole response before it. The request is 37 bytes; numbers are little-endian.
+request and the whole response before it. The request is 37 bytes; numbers are little-endian. The
+report ends where its own sizes say: zero bytes after that are padding, anything else is refused.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def parse_report(data: bytes) -> MeasurementReport:
     opaque = cursor.take(cursor.number(2, "size of the opaque data"), "opaque data")
     signed = data[: cursor.position]
     signature = cursor.take(_SIGNATURE_BYTES, "signature")
-    cursor.end("gpu_report_size")
+    _require_padding(data[cursor.position :], cursor.position)
     return MeasurementReport(
         nonce=nonce,
         device_nonce=device_nonce,
@@ -62,6 +63,15 @@ def parse_report(data: bytes) -> MeasurementReport:
         signed=signed,
         signature=signature,
     )
+
+
+def _require_padding(rest: bytes, end: int) -> None:
+    """Collectors may hand out a buffer that is longer than the report."""
+    if any(rest):
+        raise EvidenceError(
+            "gpu_report_trailing_data",
+            f"{len(rest)} bytes follow the report's end at {end}, and not all are zero",
+        )
 
 
 def _expect(cursor: Cursor, wanted: bytes, field: str) -> None:

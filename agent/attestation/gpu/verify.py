@@ -24,6 +24,7 @@ from agent.attestation.gpu.identity import DeviceIdentity, read_identity
 from agent.attestation.gpu.spdm import MeasurementReport, parse_report
 from agent.attestation.pinned_chain import ChainRules, ec_key, load_chain, verify_chain
 from agent.attestation.roots import NVIDIA_ROOT
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 MAX_DEVICES = 32
 MAX_EVIDENCE_BYTES = 2 << 20
@@ -37,8 +38,12 @@ _NONCE = re.compile(r"[0-9a-f]{64}")
 _PRINTABLE = re.compile(rb"[!-~]{1,32}\0*")
 
 
-class GpuEvidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One device's evidence as NVIDIA's tools write it. Base64, the certificates of PEM inside."""
+class GpuEvidence(msgspec.Struct, frozen=True, kw_only=True):
+    """One device's evidence as NVIDIA's tools write it. Base64, the certificates of PEM inside.
+
+    Newer collectors write more beside it (`version`, `driver_version`, `vbios_version`): nothing
+    vouches for that, the report says the same signed, and it is not read.
+    """
 
     arch: str
     certificate: str
@@ -51,8 +56,8 @@ def decode_evidence(raw: bytes) -> tuple[GpuEvidence, ...]:
     if len(raw) > MAX_EVIDENCE_BYTES:
         raise EvidenceError("gpu_malformed", f"more than {MAX_EVIDENCE_BYTES} bytes of evidence")
     try:
-        return msgspec.json.decode(raw, type=tuple[GpuEvidence, ...])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decode_strict_json(raw, tuple[GpuEvidence, ...])
+    except StrictJsonError as error:
         raise EvidenceError("gpu_malformed", str(error)) from error
 
 
@@ -133,7 +138,9 @@ def _claims(report: MeasurementReport, identity: DeviceIdentity, *, simulated: b
     fwid = report.opaque.get(_FWID)
     if fwid is not None and fwid != identity.fwid:
         raise EvidenceError(
-            "gpu_fwid", "the report's firmware is not the one that the certificate is for"
+            "gpu_fwid",
+            f"the report is of firmware {fwid.hex()}, the certificate is for "
+            f"{identity.fwid.hex() if identity.fwid else 'none that it states in a known form'}",
         )
     vbios = _opaque(report, _VBIOS_VERSION)
     return GpuClaims(

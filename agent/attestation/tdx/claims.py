@@ -38,8 +38,8 @@ class PlatformClaims:
 class TdxClaims:
     """Every field is under signatures that hold. `tcb` None: collateral was not judged.
 
-    `checked`: what was verified, in order, in words for a verdict. `simulated`: under another root
-    than Intel's.
+    `checked`, `judged`: what was verified of the quote and of the collateral, in order, in words
+    for a verdict. `simulated`: under another root than Intel's.
     """
 
     quote_version: int
@@ -50,6 +50,7 @@ class TdxClaims:
     tcb: TcbClaims | None
     checked: tuple[str, ...]
     simulated: bool
+    judged: tuple[str, ...] = ()
 
     @property
     def report_data(self) -> bytes:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from agent.attestation.evidence import EvidenceError
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 MAX_DOCUMENT_BYTES = 256 << 10
 
@@ -107,8 +108,8 @@ def _decode(raw: bytes, kind: type[_T], field: str) -> _T:
     if len(raw) > MAX_DOCUMENT_BYTES:
         raise malformed(field, f"more than {MAX_DOCUMENT_BYTES} bytes")
     try:
-        return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decode_strict_json(raw, kind)
+    except StrictJsonError as error:
         raise malformed(field, str(error)) from error
 
 

@@ -19,6 +19,7 @@ from agent.attestation.pinned_chain import Chain, ChainRules, ec_key, load_chain
 from agent.attestation.tdx.collateral import MAX_DOCUMENT_BYTES, TdxCollateral, malformed
 from agent.attestation.tdx.quote import QeReport
 from agent.attestation.tdx.signatures import intel_rules
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Hex = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-fA-F]{2})+$")]
@@ -136,8 +137,8 @@ def _read(document: str, kind: type[_T], field: str) -> _T:
     if len(document) > MAX_DOCUMENT_BYTES:
         raise malformed(field, f"more than {MAX_DOCUMENT_BYTES} characters")
     try:
-        return msgspec.json.decode(document, type=kind)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        return decode_strict_json(document.encode(), kind)
+    except (StrictJsonError, UnicodeEncodeError) as error:
         raise malformed(field, str(error)) from error
 
 

@@ -65,16 +65,23 @@ class TdxPolicy:
 
 def tdx_checks(claims: TdxClaims, policy: TdxPolicy) -> tuple[Check, ...]:
     """Every check in a fixed order. The quote is good where all have passed."""
+    return (*quote_checks(claims, policy), *tcb_checks(claims, policy))
+
+
+def quote_checks(claims: TdxClaims, policy: TdxPolicy) -> tuple[Check, ...]:
+    """What the signed quote says by itself, each field: so that it is named whatever is wrong with
+    the collateral. Not enough to believe it.
+    """
     return (
-        *_tcb(claims, policy),
-        *_platform(claims, policy),
-        *_module(claims, policy),
         *_attributes(claims, policy),
         *_measurements(claims, policy),
+        *_module(claims, policy),
+        *_platform(claims, policy),
     )
 
 
-def _tcb(claims: TdxClaims, policy: TdxPolicy) -> Iterator[Check]:
+def tcb_checks(claims: TdxClaims, policy: TdxPolicy) -> Iterator[Check]:
+    """What Intel's collateral says of the platform."""
     tcb = claims.tcb
     if tcb is None:
         yield _check("tdx_tcb_status", False, "the TCB was not judged: no collateral was given")

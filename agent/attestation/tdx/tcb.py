@@ -7,24 +7,19 @@ must agree before anything is claimed. It is heavy, and imported where a quote i
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.pinned_chain import Chain
-from agent.attestation.tdx.claims import PlatformClaims, TcbClaims
+from agent.attestation.tdx.claims import TcbClaims
 from agent.attestation.tdx.collateral import TdxCollateral
 from agent.attestation.tdx.quote import TdxQuote
 from agent.attestation.tdx.report import TdReport
 from agent.model.tcb_status import TcbStatus
 
-# In the PCK certificate's SGX extension: Intel SGX PCK Certificate specification, 1.3.5.
-_CONFIGURATION = "1.2.840.113741.1.13.1.7"
-_FLAGS = {b"\xff": True, b"\x00": False, None: None}
 # Our names of the report's fields → the library's.
 _SPELLING = {
     "tee_tcb_svn": "tee_tcb_svn",
@@ -67,27 +62,6 @@ class _Claims(msgspec.Struct):
     platform: _Platform
     qe: _Qe
     report: dict[str, dict[str, Any]]
-
-
-@lru_cache(maxsize=64)
-def read_platform(leaf: x509.Certificate) -> PlatformClaims:
-    """What the leaf of a verified PCK chain says of the platform."""
-    import dcap_qvl
-
-    try:
-        pck = dcap_qvl.parse_pck_extension_from_pem(leaf.public_bytes(Encoding.PEM))
-        dynamic, cached, smt = (_FLAGS[pck.get_value(f"{_CONFIGURATION}.{n}")] for n in (1, 2, 3))
-    except (ValueError, KeyError) as error:
-        raise EvidenceError(
-            "tdx_pck_extension", f"the PCK certificate's SGX extension cannot be read: {error}"
-        ) from error
-    return PlatformClaims(
-        fmspc=bytes(pck.fmspc),
-        pce_id=bytes(pck.pce_id),
-        dynamic_platform=dynamic,
-        cached_keys=cached,
-        smt=smt,
-    )
 
 
 def judge_tcb(

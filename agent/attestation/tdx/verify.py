@@ -7,7 +7,7 @@ is the policy's part.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from agent.attestation.evidence import EvidenceError
@@ -21,10 +21,11 @@ from agent.attestation.tdx.documents import (
     read_tcb_info,
     verify_documents,
 )
+from agent.attestation.tdx.pck import read_platform
 from agent.attestation.tdx.quote import TdxQuote, parse_quote
 from agent.attestation.tdx.revocation import check_revocation
 from agent.attestation.tdx.signatures import verify_signatures
-from agent.attestation.tdx.tcb import judge_tcb, read_platform
+from agent.attestation.tdx.tcb import judge_tcb
 
 _SIGNED = (
     "quote parsed to the letter",
@@ -38,36 +39,24 @@ _JUDGED = (
 )
 
 
-def verify_quote(
-    quote: bytes,
-    collateral: TdxCollateral,
-    now: datetime,
-    *,
-    root_spki_sha256: str = INTEL_ROOT,
-) -> TdxClaims:
-    """Verify everything; `now` is aware. Raises EvidenceError, and never claims in part."""
-    parsed, chain, claims = _signed(quote, now, root_spki_sha256)
-    valid_until = _verify_collateral(
-        parsed, claims.platform, chain, collateral, now, root=root_spki_sha256
-    )
-    tcb = judge_tcb(parsed, chain, collateral, now, valid_until)
-    return replace(claims, tcb=tcb, checked=(*_SIGNED, *_JUDGED))
-
-
-def verify_signed_quote(
-    quote: bytes, now: datetime, *, root_spki_sha256: str = INTEL_ROOT
-) -> TdxClaims:
-    """Verify the signatures alone, without collateral: `tcb` is None, which no policy accepts.
-
-    For a caller that shows what a quote says while its collateral is still to come.
+@dataclass(frozen=True, slots=True)
+class SignedQuote:
+    """A quote whose signatures hold up to the root. Its `claims` have no TCB: no policy accepts
+    them before `judge_collateral` has said what Intel thinks of the platform.
     """
-    _parsed, _chain, claims = _signed(quote, now, root_spki_sha256)
-    return claims
+
+    claims: TdxClaims
+    quote: TdxQuote
+    chain: Chain
+    root_spki_sha256: str
 
 
-def _signed(quote: bytes, now: datetime, root: str) -> tuple[TdxQuote, Chain, TdxClaims]:
+def verify_signatures_of(
+    quote: bytes, now: datetime, *, root_spki_sha256: str = INTEL_ROOT
+) -> SignedQuote:
+    """Verify what can be verified without collateral; `now` is aware. Raises EvidenceError."""
     parsed = parse_quote(quote)
-    chain = verify_signatures(parsed, now, root)
+    chain = verify_signatures(parsed, now, root_spki_sha256)
     claims = TdxClaims(
         quote_version=parsed.version,
         qe_vendor_id=parsed.qe_vendor_id,
@@ -76,9 +65,42 @@ def _signed(quote: bytes, now: datetime, root: str) -> tuple[TdxQuote, Chain, Td
         platform=read_platform(chain[0]),
         tcb=None,
         checked=_SIGNED,
-        simulated=root != INTEL_ROOT,
+        simulated=root_spki_sha256 != INTEL_ROOT,
     )
-    return parsed, chain, claims
+    return SignedQuote(claims, parsed, chain, root_spki_sha256)
+
+
+def judge_collateral(signed: SignedQuote, collateral: TdxCollateral, now: datetime) -> TdxClaims:
+    """The claims with the platform's TCB. Raises EvidenceError for collateral that is not good."""
+    valid_until = _verify_collateral(
+        signed.quote,
+        signed.claims.platform,
+        signed.chain,
+        collateral,
+        now,
+        root=signed.root_spki_sha256,
+    )
+    tcb = judge_tcb(signed.quote, signed.chain, collateral, now, valid_until)
+    return replace(signed.claims, tcb=tcb, judged=_JUDGED)
+
+
+def verify_signed_quote(
+    quote: bytes, now: datetime, *, root_spki_sha256: str = INTEL_ROOT
+) -> TdxClaims:
+    """Claims by the signatures alone: `tcb` is None, which no policy accepts."""
+    return verify_signatures_of(quote, now, root_spki_sha256=root_spki_sha256).claims
+
+
+def verify_quote(
+    quote: bytes,
+    collateral: TdxCollateral,
+    now: datetime,
+    *,
+    root_spki_sha256: str = INTEL_ROOT,
+) -> TdxClaims:
+    """Verify everything; `now` is aware. Raises EvidenceError, and never claims in part."""
+    signed = verify_signatures_of(quote, now, root_spki_sha256=root_spki_sha256)
+    return judge_collateral(signed, collateral, now)
 
 
 def _verify_collateral(

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from agent.releases.fields import Field
 from agent.releases.port import ReleaseError
+from agent.strict_json import StrictJsonError, load_strict_json
 
 _MARK = "oci-layout"
 _MAX_DOCUMENT = 4 << 20
@@ -118,9 +117,9 @@ def _document(layout: Path, digest: str) -> Field:
 
 def _decoded(data: bytes, digest: str) -> object:
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ReleaseError(f"blob {digest} is not JSON") from error
+        return load_strict_json(data)
+    except StrictJsonError as error:
+        raise ReleaseError(f"blob {digest} is not JSON: {error}") from error
 
 
 def _bytes(layout: Path, digest: str) -> bytes:

@@ -300,6 +300,7 @@ def _admit(
     revision = msgspec.structs.replace(
         revision,
         demand=demand,
+        evidence_edition=options.evidence_edition,
         guest_domain=revision.own_guest_domain
         or guest_domain_of(name, terms.supply.default_domain),
     )

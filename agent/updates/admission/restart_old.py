@@ -84,7 +84,10 @@ def restart_old(
     if revision is None:
         return True
     gone = missing(name, revision.secrets)
-    options = Options(obstacles=(secrets_gone(gone),) if gone else ())
+    options = Options(
+        obstacles=(secrets_gone(gone),) if gone else (),
+        evidence_edition=revision.evidence_edition,
+    )
     supply = msgspec.structs.replace(supply, draining=False)
     terms = Terms(supply=supply, now=now, caller=_CALLER)
     try:

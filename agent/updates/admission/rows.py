@@ -10,6 +10,7 @@ from agent.capacity.supply import Grant, HostSupply
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.event import EventDraft
+from agent.model.evidence_edition import EVIDENCE_EDITION
 from agent.model.ids import new_enclave_id, new_update_id
 from agent.model.lease import Claim, ClaimKind
 from agent.model.reasons import DecidedStrategy, Decision, Reason, Strategy
@@ -28,7 +29,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How an update to an existing revision is to go."""
+    """How an update to an existing revision is to go. `evidence_edition`: by which defaults its
+    evidence is judged; today's, but for what is brought back.
+    """
 
     staging: bool = False
     strategy: Strategy | None = None
@@ -37,6 +40,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     lease: str | None = None
     obstacles: tuple[Reason, ...] = ()
     warnings: tuple[str, ...] = ()
+    evidence_edition: int = EVIDENCE_EDITION
 
 
 def new_enclave(
@@ -60,6 +64,7 @@ def new_enclave(
         vcpus=revision.demand.vcpus,
         replaces=replaces,
         created_at=now,
+        evidence_edition=revision.evidence_edition,
     )
 
 

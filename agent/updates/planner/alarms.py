@@ -33,6 +33,7 @@ def alarms(s: Situation, not_taken: str | None = None) -> dict[str, Alarm]:
     single = {
         "outage": _outage(s),
         "attestation": _distrust(s),
+        "policy": _stricter(s),
         "secrets": _secrets(s),
         "route": _not_routed(s, not_taken),
     }
@@ -69,6 +70,23 @@ def _stuck(row: Enclave) -> Alarm:
         severity="error",
         detail=f"{row.deployment}: QEMU of enclave {row.id} was killed and does not end{kept}",
         mend="look for a device or file system that hangs; if it stays, reboot the host",
+    )
+
+
+def _stricter(s: Situation) -> Alarm | None:
+    """It was admitted by defaults of before, and by today's it would not be."""
+    row = active_enclave(s)
+    judged = s.verdicts.get(row.id) if row is not None else None
+    if row is None or judged is None or not judged.verdict.stricter:
+        return None
+    name, failed = s.deployment.name, judged.verdict.stricter
+    told = "; ".join(f"{check.code}: {check.detail}" for check in failed)
+    return Alarm(
+        code="policy_stricter",
+        severity="warning",
+        detail=f"{name} keeps its traffic, and nothing new would be admitted so: {told}",
+        mend="bring the host's firmware up to date, or say in attestation.snp what is good "
+        f"enough; until then no update of {name} becomes ready",
     )
 
 

@@ -1,0 +1,138 @@
+"""The doctor about SEV-SNP: told before a tenant is turned away. Only the device is played."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.attestation.collateral_cache.answer import VendorAnswer
+from agent.attestation.collateral_cache.disk_cache import DiskCache
+from agent.attestation.snp_tcb import Product
+from agent.cli.doctor_line import Line
+from agent.cli.doctor_snp import snp_lines
+from agent.config import AttestationConfig, Config, SignerRule, SnpConfig, SnpFloors, SnpMinimum
+from agent.host.sev import SevError, SnpPlatformStatus, snp_platform_status
+from tests.fakes.snp_chain import FakeAmd, tcb_bytes
+
+MILAN = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\nstepping\t: 1\n\n"
+
+
+OLD_SNP = tcb_bytes(Product.MILAN, snp=20)
+OLD_PATCH = tcb_bytes(Product.MILAN, microcode=218)
+
+
+class PlayedSev:
+    """A secure processor at the ioctl: it answers where the caller's command points."""
+
+    def __init__(self, **fields: Any) -> None:
+        tcb = tcb_bytes(Product.MILAN)
+        values = {"flags": 0, "current": tcb, "reported": tcb, "minor": 55} | fields
+        self.answer = struct.pack(
+            "<BBBBIII8s8s",
+            *(1, values["minor"], 1, 1, 21, values["flags"], 0),
+            *(values["current"], values["reported"]),
+        )
+
+    def __call__(self, descriptor: int, request: int, command: bytearray) -> None:
+        number, address, _ = struct.unpack("<IQI", command)
+        assert (request, number) == (0xC0105300, 9)
+        ctypes.memmove(address, self.answer, len(self.answer))
+
+
+def lines(
+    tmp_path: Path, snp: SnpConfig | None = None, cpu: str = MILAN, **sev: Any
+) -> list[Line]:
+    device, cpuinfo = tmp_path / "sev", tmp_path / "cpuinfo"
+    device.touch()
+    cpuinfo.write_text(cpu)
+    config = msgspec.structs.replace(
+        Config(), state_dir=tmp_path, attestation=AttestationConfig(snp=snp or SnpConfig())
+    )
+    return snp_lines(config, lambda: snp_platform_status(device, PlayedSev(**sev)), cpuinfo)
+
+
+def test_a_host_of_today_is_good_enough(tmp_path: Path) -> None:
+    (line,) = lines(tmp_path)
+    assert (line.what, line.state) == ("snp firmware", "ok")
+    assert line.detail == "API 1.55, build 21: new enough for attestation.snp"
+
+
+@pytest.mark.parametrize(
+    ("sev", "snp", "word"),
+    [
+        ({"current": OLD_SNP}, SnpConfig(), "current TCB: snp 20, at least 24 (AMD-SB-3019"),
+        ({"reported": OLD_PATCH}, SnpConfig(), "reported TCB: microcode 218, at least 219"),
+        ({}, SnpConfig(minimum=SnpMinimum(bootloader=5)), "at least 5 (attestation.snp.minimum)"),
+        ({"minor": 54}, SnpConfig(minimum_abi="1.55"), "API 1.54, at least 1.55"),
+        ({"flags": 2}, SnpConfig(), "the chip's key is masked"),
+        ({"flags": 4}, SnpConfig(), "a VLEK is loaded"),
+        ({}, SnpConfig(signer=SignerRule.VLEK), "no VLEK is loaded"),
+    ],
+)
+def test_what_evidence_would_be_refused_for_is_told_beforehand(
+    tmp_path: Path, sev: dict[str, Any], snp: SnpConfig, word: str
+) -> None:
+    (line,) = lines(tmp_path, snp, **sev)
+    assert line.state == "error"
+    assert "evidence of this host would be refused: " in line.detail
+    assert word in line.detail
+    assert "attestation.snp" in line.mend
+
+
+def test_what_was_not_asked_for_is_no_fault(tmp_path: Path) -> None:
+    (line,) = lines(tmp_path, SnpConfig(minimum=SnpFloors.NONE), current=OLD_SNP)
+    assert line.state == "ok"
+    (line,) = lines(tmp_path, SnpConfig(signer=SignerRule.ANY), flags=4)
+    assert line.state == "ok"
+
+
+def test_a_processor_that_is_not_known_is_told(tmp_path: Path) -> None:
+    (line,) = lines(tmp_path, cpu="cpu family\t: 27\nmodel\t: 1\n")
+    assert line.state == "error"
+    assert "no product that we know" in line.detail
+
+
+def test_a_device_that_cannot_be_asked_is_a_warning_with_the_reason(tmp_path: Path) -> None:
+    def absent() -> SnpPlatformStatus:
+        return snp_platform_status(tmp_path / "none")
+
+    (line,) = snp_lines(Config(), absent)
+    assert line.state == "warn"
+    assert "none cannot be opened: No such file" in line.detail
+
+
+def test_a_command_that_fails_tells_the_firmware_s_error(tmp_path: Path) -> None:
+    def fails(descriptor: int, request: int, command: bytearray) -> None:
+        command[-4:] = (0x1A).to_bytes(4, "little")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    device = tmp_path / "sev"
+    device.touch()
+    with pytest.raises(SevError, match=r"Input/output error, firmware error 0x1a"):
+        snp_platform_status(device, fails)
+
+
+@pytest.mark.parametrize(
+    ("committed", "required", "state"),
+    [((21, 55, 1), True, "ok"), ((20, 55, 1), False, "warn"), ((20, 55, 1), True, "error")],
+)
+def test_provisional_firmware_is_told_by_the_newest_evidence(
+    tmp_path: Path, committed: tuple[int, int, int], required: bool, state: str
+) -> None:
+    report = FakeAmd().report(committed_firmware=bytes(committed))
+    DiskCache(tmp_path / "collateral").store("latest-sev-snp", VendorAnswer(body=report))
+    _, line = lines(tmp_path, SnpConfig(require_committed=required))
+    assert (line.what, line.state) == ("snp commit", state)
+    assert state == "ok" or "provisional: the host can go back to 1.55.20" in line.detail
+
+
+def test_damaged_evidence_says_nothing(tmp_path: Path) -> None:
+    DiskCache(tmp_path / "collateral").store("latest-sev-snp", VendorAnswer(body=b"x"))
+    assert len(lines(tmp_path)) == 1
