@@ -219,6 +219,25 @@ class TdxConfig(_Section, frozen=True, kw_only=True):
     xfam: str = "e702060000000000"
 
 
+class VbiosMinimum(_Section, frozen=True, kw_only=True):
+    """Five numbers in hex, as `96.00.74.00.01`; they count up within one architecture only."""
+
+    hopper: str | None = None
+    blackwell: str | None = None
+    nvswitch: str | None = None
+
+
+class GpuPolicy(_Section, frozen=True, kw_only=True):
+    """What NVIDIA's devices must be. `require_rim`: all of their measurements are held against
+    the vendor's reference manifests. `allow_expired_rim`: those count whose certificate has ended.
+    """
+
+    require_rim: bool = False
+    allow_expired_rim: bool = False
+    minimum_driver: str | None = None
+    minimum_vbios: VbiosMinimum = VbiosMinimum()
+
+
 class CollateralConfig(_Section, frozen=True, kw_only=True):
     """Where the vendors' certificates and lists come from. `directory`: the operator's, read
     first; `offline`: no vendor is asked. `listen`: where guests may ask us for theirs.
@@ -227,6 +246,7 @@ class CollateralConfig(_Section, frozen=True, kw_only=True):
     amd_url: str = "https://kdsintf.amd.com"
     intel_url: str = "https://api.trustedservices.intel.com"
     intel_root_crl_url: str = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
+    nvidia_rim_url: str = "https://rim.attestation.nvidia.com/v1/rim"
     directory: Path | None = None
     offline: bool = False
     listen: str | None = None
@@ -240,6 +260,7 @@ class AttestationConfig(_Section, frozen=True, kw_only=True):
     on_loss: str = "degrade"
     snp: SnpConfig = SnpConfig()
     tdx: TdxConfig = TdxConfig()
+    gpu: GpuPolicy = GpuPolicy()
     collateral: CollateralConfig = CollateralConfig()
 
 

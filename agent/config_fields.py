@@ -181,6 +181,9 @@ def _template(*names: str) -> Check:
 _SHA384 = _optional(_hex(48))
 _TCBS = ("current_tcb", "reported_tcb", "committed_tcb", "launch_tcb")
 _TCB_PARTS = ("bootloader", "tee", "snp", "microcode", "fmc")
+_VBIOS = _matching(
+    r"[0-9A-F]{2}(\.[0-9A-F]{2}){4}", "five numbers of two hex digits, as '96.00.74.00.01'"
+)
 _PROGRAM = _matching(r"[^\x00-\x1f\x7f]{1,4096}", "the name or the path of a file")
 _SECONDS = _between(0.1, 3600)
 
@@ -248,9 +251,17 @@ CHECKS: dict[str, Check] = {
     "attestation.tdx.fmspcs": _optional(_each(_hex(6))),
     "attestation.tdx.td_attributes": _hex(8),
     "attestation.tdx.xfam": _hex(8),
+    "attestation.gpu.minimum_driver": _optional(
+        _matching(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}", "a driver's version in quotes, as '580.95.05'")
+    ),
+    **{
+        f"attestation.gpu.minimum_vbios.{line}": _optional(_VBIOS)
+        for line in ("hopper", "blackwell", "nvswitch")
+    },
     "attestation.collateral.amd_url": _https_url,
     "attestation.collateral.intel_url": _https_url,
     "attestation.collateral.intel_root_crl_url": _https_url,
+    "attestation.collateral.nvidia_rim_url": _https_url,
     "attestation.collateral.listen": _optional(_listen),
     "secrets.at_rest": _one_of("off", "systemd_creds"),
     "listen.status": _optional(_loopback_listen),

@@ -23,7 +23,13 @@ from agent.attestation.document_v2 import DUMMY, FORMATS, read_v2
 from agent.attestation.document_v3 import FORMAT, read_v3
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected
-from agent.attestation.policy import EvidencePolicy, check_claims, check_devices, decide
+from agent.attestation.policy import (
+    EvidencePolicy,
+    check_claims,
+    check_devices,
+    decide,
+    simulated_devices,
+)
 from agent.attestation.policy_document import check_freshness, check_tls_key
 from agent.attestation.port import Check, Verdict
 from agent.attestation.roots import Trust
@@ -32,6 +38,7 @@ from agent.attestation.strict_json import read_json, shown
 if TYPE_CHECKING:
     from agent.attestation.claims import Claims
     from agent.attestation.gpu.claims import GpuClaims
+    from agent.attestation.gpu.golden import References
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +91,16 @@ def appraise(
         expected = msgspec.structs.replace(question.expected, report_data=document.report_data)
         checks += check_claims(claims, policy, expected, question.now)
         if question.expected.gpus or document.devices:
-            devices = _devices(document, question, trust)
-            simulated |= any(device.simulated for device in devices)
-            checks += check_devices(devices, policy, question.nonce, question.expected.gpus)
+            devices, references = _devices(document, question, trust)
+            simulated |= simulated_devices(devices, references)
+            checks += check_devices(
+                devices,
+                policy,
+                references,
+                nonce=question.nonce,
+                gpus=question.expected.gpus,
+                now=question.now,
+            )
     except EvidenceError as error:
         checks.append(refusal(error))
     return decide(checks, simulated=simulated, firmware=firmware)
@@ -125,8 +139,11 @@ def _claims(
 
 def _devices(
     document: Document, question: EvidenceQuestion, trust: Trust
-) -> tuple[GpuClaims, ...]:
+) -> tuple[tuple[GpuClaims, ...], References]:
     """The evidence of each is over the nonce itself; report data binds the list of them."""
+    from agent.attestation.gpu.golden import References
     from agent.attestation.gpu.items import verify_items
 
-    return verify_items(document.devices, question.now, trust.nvidia)
+    claims = verify_items(document.devices, question.now, trust.nvidia)
+    given = document.collateral.manifests
+    return claims, References(manifests=given, root_spki_sha256=trust.nvidia_rim)

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from agent.attestation.claims import Claims, SnpClaims
 from agent.attestation.expected import Expected
 from agent.attestation.port import Check, Verdict
+from agent.attestation.roots import NVIDIA_RIM_ROOT
 from agent.config import SIMULATED, AttestationConfig
 
 if TYPE_CHECKING:
     from agent.attestation.gpu.claims import GpuClaims
+    from agent.attestation.gpu.golden import References
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +46,27 @@ def check_claims(
 
 
 def check_devices(
-    claims: Sequence[GpuClaims], policy: EvidencePolicy, nonce: bytes, gpus: int
+    claims: Sequence[GpuClaims],
+    policy: EvidencePolicy,
+    references: References,
+    *,
+    nonce: bytes,
+    gpus: int,
+    now: dt.datetime,
 ) -> tuple[Check, ...]:
-    """Every check of the devices, of which `gpus` must be GPUs."""
+    """Every check of the devices, of which `gpus` must be GPUs. Raises EvidenceError."""
     from agent.attestation.gpu.checks import device_checks
+    from agent.attestation.gpu.golden import golden_checks
 
-    simulated = any(device.simulated for device in claims)
-    root = check_root("gpu_genuine_root", policy, simulated=simulated)
-    return (root, *device_checks(claims, nonce, gpus))
+    root = check_root("gpu_genuine_root", policy, simulated=simulated_devices(claims, references))
+    golden = golden_checks(claims, references, policy.config.gpu, now)
+    return (root, *device_checks(claims, nonce, gpus), *golden)
+
+
+def simulated_devices(claims: Sequence[GpuClaims], references: References) -> bool:
+    """Whether somebody else than the vendor vouches for a device, or for its golden values."""
+    foreign = references.root_spki_sha256 != NVIDIA_RIM_ROOT
+    return any(device.simulated for device in claims) or (foreign and bool(references.manifests))
 
 
 def check_root(code: str, policy: EvidencePolicy, *, simulated: bool) -> Check:

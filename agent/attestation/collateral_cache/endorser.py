@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,11 @@ from agent.attestation.collateral_cache.answer import AuthenticatedAnswer, Vendo
 from agent.attestation.collateral_cache.bundle import pcs_response
 from agent.attestation.collateral_cache.cache import CollateralCache
 from agent.attestation.collateral_cache.disk_cache import DiskCache
-from agent.attestation.collateral_cache.items import AmdChain, AmdCrl, Item, Vcek
-from agent.attestation.document import CpuKind
+from agent.attestation.collateral_cache.items import AmdChain, AmdCrl, Item, Rim, Vcek
+from agent.attestation.collateral_cache.manifests import manifest_bytes
+from agent.attestation.document import CpuKind, DeviceItem
 from agent.attestation.evidence import EvidenceError
+from agent.attestation.manifest_name import ManifestName
 from agent.attestation.port import NotYetError
 from agent.attestation.snp_tcb import Signer
 from agent.errors import describe
@@ -47,7 +49,8 @@ TdxParts = tuple[tuple[Item, AuthenticatedAnswer], ...]
 
 
 class CachedEndorser:
-    """`require_crl`: without AMD's list an answer is not complete, and is waited for.
+    """`require_crl`, `require_rim`: without AMD's list, without NVIDIA's reference manifests an
+    answer is not complete, and is waited for.
 
     `changed` rings when this host's own chip or TCB is seen to be another one.
     """
@@ -60,12 +63,14 @@ class CachedEndorser:
         clock: Clock,
         *,
         require_crl: bool = False,
+        require_rim: bool = False,
     ) -> None:
         self._cache = cache
         self._disk_cache = disk_cache
         self._roots = roots
         self._clock = clock
         self._require_crl = require_crl
+        self._require_rim = require_rim
         self._latest: dict[CpuKind, tuple[bytes, bytes]] = {}
         self.changed = Wake()
 
@@ -86,6 +91,23 @@ class CachedEndorser:
         """See the protocol. Raises NotYetError; EvidenceError for no genuine quote."""
         parts = await self.tdx_parts(quote)
         return tuple(pcs_response(item, kept.answer) for item, kept in parts)
+
+    async def manifests(self, devices: Sequence[DeviceItem]) -> Mapping[str, bytes]:
+        """See the protocol. Raises NotYetError where they are required and may come later;
+        EvidenceError for devices that are not genuine.
+        """
+        now = self._clock.now().wall
+        found: dict[str, bytes] = {}
+        for name in await finish_in_thread(_gpu_needs, devices, self._roots, now):
+            try:
+                kept = await self._cache.get(Rim(name))
+            except NotYetError:
+                if self._require_rim:
+                    raise
+                continue
+            if kept is not None:
+                found[name.id] = manifest_bytes(kept.answer.body)
+        return found
 
     async def snp_parts(self, report: bytes) -> SnpParts | None:
         """Raises NotYetError; EvidenceError for what is no report."""
@@ -188,3 +210,11 @@ def _tdx_needs(quote: bytes, roots: Callable[[], Roots], now: dt.datetime) -> tu
     from agent.attestation.collateral_cache.needs import tdx_needs
 
     return tdx_needs(quote, roots(), now)
+
+
+def _gpu_needs(
+    devices: Sequence[DeviceItem], roots: Callable[[], Roots], now: dt.datetime
+) -> tuple[ManifestName, ...]:
+    from agent.attestation.collateral_cache.needs import gpu_needs
+
+    return gpu_needs(devices, roots(), now)
