@@ -249,6 +249,10 @@ FORGERIES: dict[str, tuple[str, Callable[[], bytes]]] = {
         "gpu_rim_signature",
         lambda: _covering("#xpointer(id('it'))"),
     ),
+    "a reference by id to all of it": (
+        "gpu_rim_signature",
+        lambda: signer().signed(GOOD, uri="#it"),
+    ),
     "a document elsewhere": ("gpu_rim_signature", lambda: _covering("https://example.org/rim")),
     "the signature of another document": ("gpu_rim_signature", _with_stolen_signature),
     "a signed document inside another": ("gpu_rim_signature", _wrapped),
