@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.model.shape import Shape
 from agent.model.tcb_status import TcbStatus
 
 # What everything says that shows, or comes of, `tee: simulated`.
@@ -190,11 +191,19 @@ class SnpConfig(_Section, frozen=True, kw_only=True):
 
 
 class TdxPlatform(_Section, frozen=True, kw_only=True):
-    """A firmware (MRTD) on a virtual machine (RTMR0), which count together. `name`: for print."""
+    """A firmware (MRTD) on a virtual machine (RTMR0), which count together. `name`: for print.
+
+    `shape`: the machine that the register is of; None: it counts for any.
+    """
 
     mrtd: str
     rtmr0: str
     name: str | None = None
+    shape: Shape | None = None
+
+    def fits(self, shape: Shape | None) -> bool:
+        """Whether it is endorsed for a VM of this shape (None: not known)."""
+        return self.shape is None or self.shape == shape
 
 
 class TdxConfig(_Section, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from agent.config import TdxPlatform
 from agent.model.resources import Listen
+from agent.model.shape import FIXED_DISKS, Shape
 from agent.model.tcb_status import TcbStatus
 from agent.wire.text import DOMAIN_PATTERN
 
@@ -161,6 +162,18 @@ def _tdx_platform(value: TdxPlatform) -> str | None:
             return f"{name} {reason}"
     if value.name is not None and not re.fullmatch(r"[ -~]{1,64}", value.name):
         return "name must be 1 to 64 printable characters"
+    return _shape(value.shape) if value.shape is not None else None
+
+
+def _shape(value: Shape) -> str | None:
+    for name, number, least in (
+        ("cpus", value.cpus, 1),
+        ("memory_mb", value.memory_mb, 1),
+        ("gpus", value.gpus, 0),
+        ("disks", value.disks, FIXED_DISKS),
+    ):
+        if not least <= number < 1 << 31:
+            return f"shape.{name} must be at least {least}"
     return None
 
 

@@ -19,6 +19,8 @@ from agent.config_fields import CHECKS
 from agent.config_file import ConfigError, load_config
 
 TLS = {"certificate": "a.pem", "key": "a.key", "ca": "ca.pem", "trust_domain": "fleet.example"}
+PLATFORM = {"mrtd": "ab" * 48, "rtmr0": "ab" * 48}
+SHAPE = {"cpus": 4, "memory_mb": 16384, "gpus": 0, "disks": 3}
 LONG = "/" + "x" * 120
 
 # Field -> values that are wrong, each with a word of the reason.
@@ -147,6 +149,12 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
         ([{"mrtd": "ab" * 48, "rtmr0": "ab" * 48, "rtmr1": "ab" * 48}], "unknown field rtmr1"),
         ([{"mrtd": "ab" * 48, "rtmr0": "ab" * 48} for _ in range(2)], "twice"),
         ([{"mrtd": "ab" * 48, "rtmr0": "ab" * 48, "name": "a\nb"}], "number 1: name"),
+        ([PLATFORM | {"shape": {"cpus": 4}}], "missing required field memory_mb"),
+        ([PLATFORM | {"shape": SHAPE | {"disks": 2}}], "number 1: shape.disks must be at least 3"),
+        ([PLATFORM | {"shape": SHAPE | {"cpus": 0}}], "number 1: shape.cpus must be at least 1"),
+        ([PLATFORM | {"shape": SHAPE | {"memory_mb": 0}}], "shape.memory_mb must be at least 1"),
+        ([PLATFORM | {"shape": SHAPE | {"gpus": -1}}], "shape.gpus must be at least 0"),
+        ([PLATFORM | {"shape": SHAPE | {"volumes": 1}}], "unknown field volumes"),
         ({"mrtd": "ab" * 48}, "expected array"),
     ],
     "attestation.tdx.mrseams": [
