@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.config_attestation import (
     AttestationConfig,
     CollateralConfig,
+    GpuPolicy,
     SignerRule,
     SnpConfig,
     SnpFloors,
@@ -21,6 +22,7 @@ from agent.config_attestation import (
     TdxConfig,
     TdxPlatform,
     TdxUpdate,
+    VbiosMinimum,
 )
 from agent.config_limits import DEFAULT_LIMITS, LimitsConfig
 from agent.config_section import Section as _Section
@@ -30,6 +32,7 @@ from agent.model.egress import GuestEgress
 __all__ = [
     "AttestationConfig",
     "CollateralConfig",
+    "GpuPolicy",
     "SignerRule",
     "SnpConfig",
     "SnpFloors",
@@ -38,6 +41,7 @@ __all__ = [
     "TdxConfig",
     "TdxPlatform",
     "TdxUpdate",
+    "VbiosMinimum",
 ]
 
 # What everything says that shows, or comes of, `tee: simulated`.

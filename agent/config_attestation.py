@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from agent.config_section import Section
+from agent.model.shape import Shape
 from agent.model.tcb_status import TcbStatus
 
 
@@ -79,11 +80,19 @@ class TdxUpdate(StrEnum):
 
 
 class TdxPlatform(Section, frozen=True, kw_only=True):
-    """A firmware (MRTD) on a virtual machine (RTMR0), which count together. `name`: for print."""
+    """A firmware (MRTD) on a virtual machine (RTMR0), which count together. `name`: for print.
+
+    `shape`: the machine that the register is of; None: it counts for any.
+    """
 
     mrtd: str
     rtmr0: str
     name: str | None = None
+    shape: Shape | None = None
+
+    def fits(self, shape: Shape | None) -> bool:
+        """Whether it is endorsed for a VM of this shape (None: not known)."""
+        return self.shape is None or self.shape == shape
 
 
 class TdxConfig(Section, frozen=True, kw_only=True):
@@ -109,6 +118,25 @@ class TdxConfig(Section, frozen=True, kw_only=True):
     xfam: str = "e702060000000000"
 
 
+class VbiosMinimum(Section, frozen=True, kw_only=True):
+    """Five numbers in hex, as `96.00.74.00.01`; they count up within one architecture only."""
+
+    hopper: str | None = None
+    blackwell: str | None = None
+    nvswitch: str | None = None
+
+
+class GpuPolicy(Section, frozen=True, kw_only=True):
+    """What NVIDIA's devices must be. `require_rim`: all of their measurements are held against
+    the vendor's reference manifests. `allow_expired_rim`: those count whose certificate has ended.
+    """
+
+    require_rim: bool = False
+    allow_expired_rim: bool = False
+    minimum_driver: str | None = None
+    minimum_vbios: VbiosMinimum = VbiosMinimum()
+
+
 class CollateralConfig(Section, frozen=True, kw_only=True):
     """Where the vendors' certificates and lists come from. `directory`: the operator's, read
     first; `offline`: no vendor is asked. `listen`: where guests may ask us for theirs.
@@ -117,6 +145,7 @@ class CollateralConfig(Section, frozen=True, kw_only=True):
     amd_url: str = "https://kdsintf.amd.com"
     intel_url: str = "https://api.trustedservices.intel.com"
     intel_root_crl_url: str = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
+    nvidia_rim_url: str = "https://rim.attestation.nvidia.com/v1/rim"
     directory: Path | None = None
     offline: bool = False
     listen: str | None = None
@@ -130,4 +159,5 @@ class AttestationConfig(Section, frozen=True, kw_only=True):
     on_loss: str = "degrade"
     snp: SnpConfig = SnpConfig()
     tdx: TdxConfig = TdxConfig()
+    gpu: GpuPolicy = GpuPolicy()
     collateral: CollateralConfig = CollateralConfig()

@@ -16,6 +16,7 @@ from agent.config import TdxPlatform
 from agent.model.egress import parse_allowed
 from agent.model.gpu_selection import GPU_ADDRESS
 from agent.model.resources import Listen
+from agent.model.shape import FIXED_DISKS, Shape
 from agent.model.tcb_status import TcbStatus
 from agent.wire.text import DOMAIN_PATTERN
 
@@ -201,6 +202,18 @@ def _tdx_platform(value: TdxPlatform) -> str | None:
             return f"{name} {reason}"
     if value.name is not None and not re.fullmatch(r"[ -~]{1,64}", value.name):
         return "name must be 1 to 64 printable characters"
+    return _shape(value.shape) if value.shape is not None else None
+
+
+def _shape(value: Shape) -> str | None:
+    for name, number, least in (
+        ("cpus", value.cpus, 1),
+        ("memory_mb", value.memory_mb, 1),
+        ("gpus", value.gpus, 0),
+        ("disks", value.disks, FIXED_DISKS),
+    ):
+        if not least <= number < 1 << 31:
+            return f"shape.{name} must be at least {least}"
     return None
 
 
@@ -221,6 +234,9 @@ def _template(*names: str) -> Check:
 _SHA384 = _optional(_hex(48))
 _TCBS = ("current_tcb", "reported_tcb", "committed_tcb", "launch_tcb")
 _TCB_PARTS = ("bootloader", "tee", "snp", "microcode", "fmc")
+_VBIOS = _matching(
+    r"[0-9A-F]{2}(\.[0-9A-F]{2}){4}", "five numbers of two hex digits, as '96.00.74.00.01'"
+)
 _PROGRAM = _matching(r"[^\x00-\x1f\x7f]{1,4096}", "the name or the path of a file")
 _SECONDS = _between(0.1, 3600)
 
@@ -303,9 +319,17 @@ CHECKS: dict[str, Check] = {
     "attestation.tdx.fmspcs": _optional(_each(_hex(6))),
     "attestation.tdx.td_attributes": _hex(8),
     "attestation.tdx.xfam": _hex(8),
+    "attestation.gpu.minimum_driver": _optional(
+        _matching(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}", "a driver's version in quotes, as '580.95.05'")
+    ),
+    **{
+        f"attestation.gpu.minimum_vbios.{line}": _optional(_VBIOS)
+        for line in ("hopper", "blackwell", "nvswitch")
+    },
     "attestation.collateral.amd_url": _https_url,
     "attestation.collateral.intel_url": _https_url,
     "attestation.collateral.intel_root_crl_url": _https_url,
+    "attestation.collateral.nvidia_rim_url": _https_url,
     "attestation.collateral.listen": _optional(_listen),
     "secrets.at_rest": _one_of("off", "systemd_creds"),
     "listen.status": _optional(_loopback_listen),

@@ -16,24 +16,27 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.attestation import pinned_chain
+from agent.attestation.gpu import rim
 from agent.attestation.gpu.verify import decode_evidence, verify_gpus
+from agent.attestation.roots import NVIDIA_RIM_ROOT
 from agent.attestation.tdx import documents, revocation, tcb
 from agent.attestation.tdx.collateral import decode_collateral
 from agent.attestation.tdx.verify import verify_quote
 from bench.figures import Bound, Figure, median
 from bench.place import ROOT
-from tests.fakes import intel, nvidia
+from tests.fakes import intel, nvidia, nvidia_rim
 
 VECTORS = ROOT.parent / "shared" / "vectors"
 GENUINE = VECTORS.is_dir()
-TDX_MS, GPU_MS = 1.2, 2.5
+TDX_MS, GPU_MS, RIM_MS = 1.2, 2.5, 0.2
 TIMES = 400
 # Verifications of our own steps, without those of dcap-qvl: quote and QE report; with the chains
 # of PCK and TCB signing (the root once), two revocation lists, two documents.
 _TDX_WARM, _TDX_COLD = 2, 10
 _GPU_WARM, _GPU_COLD = 1, 6  # the report; with five certificates
+_RIM_WARM, _RIM_COLD = 0, 5  # nothing anew; the manifest with four certificates
 
-_CACHING: tuple[ModuleType, ...] = (pinned_chain, documents, revocation, tcb)
+_CACHING: tuple[ModuleType, ...] = (pinned_chain, documents, revocation, tcb, rim)
 
 
 def measure_vendors() -> tuple[list[Figure], list[str]]:
@@ -43,6 +46,7 @@ def measure_vendors() -> tuple[list[Figure], list[str]]:
     for what, call, limit, bare, counts in (
         ("TDX quote with collateral", _tdx(), TDX_MS, p256, (_TDX_WARM, _TDX_COLD)),
         ("one GPU", _gpu(), GPU_MS, p384, (_GPU_WARM, _GPU_COLD)),
+        ("a reference manifest", _rim(), RIM_MS, p384, (_RIM_WARM, _RIM_COLD)),
     ):
         for state, count, cold in (("warm", counts[0], False), ("cold", counts[1], True)):
             figures.append(
@@ -50,14 +54,14 @@ def measure_vendors() -> tuple[list[Figure], list[str]]:
                     f"{what}, {state}",
                     _median_ms(call, cold=cold),
                     "ms",
-                    baseline=count * bare,
-                    baseline_is=f"{count} bare verifications of {bare:.3f} ms",
+                    baseline=count * bare if count else None,
+                    baseline_is=f"{count} bare verifications of {bare:.3f} ms" if count else "",
                     bound=None if cold else Bound(limit),
                 )
             )
     source = "genuine" if GENUINE else "made for the run: ../shared/vectors is absent"
     return figures, [
-        f"evidence of TDX and of the GPU: {source}",
+        f"evidence of TDX and of the GPU, and the manifest: {source}",
         "TDX includes dcap-qvl's own verification of everything, every time",
     ]
 
@@ -81,6 +85,16 @@ def _gpu() -> Callable[[], object]:
     items = decode_evidence((VECTORS / "nvidia-gpu" / "hopper_evidence.json").read_bytes())
     nonce, now = bytes.fromhex(items[0].nonce), datetime.now(UTC)
     return lambda: verify_gpus(items, nonce, 1, now)
+
+
+def _rim() -> Callable[[], object]:
+    if not GENUINE:
+        signer = nvidia_rim.FakeRimSigner()
+        made = signer.manifest(nvidia_rim.VBIOS_GOLDEN)
+        return lambda: rim.read_manifest(made, signer.root, nvidia.NOW)
+    data = (VECTORS / "nvidia-rim" / "vbios-1010_0200_882_96005E0001.swidtag").read_bytes()
+    now = datetime(2025, 1, 1, tzinfo=UTC)
+    return lambda: rim.read_manifest(data, NVIDIA_RIM_ROOT, now)
 
 
 def _bare(curve: ec.EllipticCurve, digest: hashes.HashAlgorithm) -> float:

@@ -29,6 +29,7 @@ from agent.attestation.policy import (
     check_devices,
     check_root,
     decide,
+    simulated_devices,
 )
 from agent.attestation.policy_document import check_freshness, check_tls_key
 from agent.attestation.port import Check, Verdict
@@ -160,11 +161,17 @@ class _Appraisal:
         gpus, devices = self._question.expected.gpus, self._document.devices
         if not gpus and not devices:
             return
+        from agent.attestation.gpu.golden import References
         from agent.attestation.gpu.items import verify_items
 
-        claims = verify_items(devices, self._question.now, self._trust.nvidia)
-        self.simulated |= any(device.simulated for device in claims)
-        self.checks += check_devices(claims, self._policy, self._question.nonce, gpus)
+        now, manifests = self._question.now, self._document.collateral.manifests
+        claims = verify_items(devices, now, self._trust.nvidia)
+        references = References(manifests=manifests, root_spki_sha256=self._trust.nvidia_rim)
+        self.simulated |= simulated_devices(claims, references)
+        nonce = self._question.nonce
+        self.checks += check_devices(
+            claims, self._policy, references, nonce=nonce, gpus=gpus, now=now
+        )
 
     def _bound(self, claims: Claims) -> None:
         """Whose word it is, and over which key."""

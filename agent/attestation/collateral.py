@@ -7,8 +7,8 @@ so that a wrong one can only cause a refusal. Formats that are not ours to read 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -82,11 +82,15 @@ class Endorsements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collateral:
-    """What there is for the CPU's evidence. `intel_held`: revocation lists that the agent has."""
+    """What there is for the CPU's evidence, and for the devices': manifests by NVIDIA's id.
+
+    `intel_held`: revocation lists that the agent has.
+    """
 
     amd: Endorsements | None = None
     intel: tuple[PcsResponse, ...] = ()
     intel_held: tuple[bytes, ...] = ()
+    manifests: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def read_collateral(entries: Sequence[Entry]) -> Collateral:

@@ -8,6 +8,7 @@ import msgspec
 
 from agent.model.igvm import Igvm
 from agent.model.release import Release
+from agent.model.shape import Shape, shape_of
 
 NO_HOST_DATA = bytes(32)
 ZERO_REGISTER = bytes(48)
@@ -19,7 +20,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     Host data is zero with firmware of the OVMF kind; clients require it. A measurement that is
     None is not known, and then no evidence is good enough; `rtmr1` and `rtmr2` are those of TDX.
     A launch in one measured file fixes more than that: what is None of it is not compared, and
-    `mrtd` with `rtmr0` None is for the operator's endorsed platforms to say.
+    `mrtd` with `rtmr0` None is for the operator's endorsed platforms to say, of which those for
+    another `shape` do not count.
     """
 
     snp_measurement: bytes | None = None
@@ -35,6 +37,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     mrconfigid: bytes = ZERO_REGISTER
     report_data: bytes | None = None
     gpus: int = 0
+    shape: Shape | None = None
 
 
 ExpectedSource = Callable[[Release], Expected]
@@ -50,6 +53,7 @@ def expected_of(release: Release) -> Expected:
         rtmr1=bytes.fromhex(tdx["rtmr1"]) if tdx else None,
         rtmr2=bytes.fromhex(tdx["rtmr2"]) if tdx else None,
         gpus=release.demand.gpus,
+        shape=shape_of(release),
     )
 
 

@@ -17,22 +17,26 @@ import msgspec
 from agent.attestation.claims import Claims, SnpClaims
 from agent.attestation.expected import Expected
 from agent.attestation.port import Check, Verdict
+from agent.attestation.roots import NVIDIA_RIM_ROOT
 from agent.config import SIMULATED, AttestationConfig, SignerRule, SnpConfig, SnpFloors
 from agent.model.evidence_edition import EVIDENCE_EDITION
 
 if TYPE_CHECKING:
     from agent.attestation.gpu.claims import GpuClaims
+    from agent.attestation.gpu.golden import References
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidencePolicy:
     """What is asked of evidence. `allow_simulated`: never in a production configuration.
-    `unnamed_keys`: ID keys and author keys pass that nobody named.
+    `unnamed_keys`: ID keys and author keys pass that nobody named. `hold_to_manifests`: devices'
+    measurements are compared with reference manifests wherever there are any.
     """
 
     config: AttestationConfig
     allow_simulated: bool = False
     unnamed_keys: bool = False
+    hold_to_manifests: bool = True
 
     def of_edition(self, edition: int) -> EvidencePolicy:
         """With the defaults of that edition in the place of stricter ones that came later; what
@@ -45,7 +49,8 @@ class EvidencePolicy:
         kept = {name: one for name, one in former.items() if _same(snp, default, name)}
         relaxed = msgspec.structs.replace(snp, **kept)
         config = msgspec.structs.replace(self.config, snp=relaxed)
-        return replace(self, config=config, unnamed_keys=True)
+        asked_for = self.config.gpu.require_rim
+        return replace(self, config=config, unnamed_keys=True, hold_to_manifests=asked_for)
 
 
 def _same(snp: SnpConfig, default: SnpConfig, name: str) -> bool:
@@ -73,14 +78,29 @@ def check_claims(
 
 
 def check_devices(
-    claims: Sequence[GpuClaims], policy: EvidencePolicy, nonce: bytes, gpus: int
+    claims: Sequence[GpuClaims],
+    policy: EvidencePolicy,
+    references: References,
+    *,
+    nonce: bytes,
+    gpus: int,
+    now: dt.datetime,
 ) -> tuple[Check, ...]:
-    """Every check of the devices, of which `gpus` must be GPUs."""
+    """Every check of the devices, of which `gpus` must be GPUs. Raises EvidenceError."""
     from agent.attestation.gpu.checks import device_checks
+    from agent.attestation.gpu.golden import golden_checks
 
-    simulated = any(device.simulated for device in claims)
-    root = check_root("gpu_genuine_root", policy, simulated=simulated)
-    return (root, *device_checks(claims, nonce, gpus))
+    if not policy.hold_to_manifests:
+        references = replace(references, manifests={})
+    root = check_root("gpu_genuine_root", policy, simulated=simulated_devices(claims, references))
+    golden = golden_checks(claims, references, policy.config.gpu, now)
+    return (root, *device_checks(claims, nonce, gpus), *golden)
+
+
+def simulated_devices(claims: Sequence[GpuClaims], references: References) -> bool:
+    """Whether somebody else than the vendor vouches for a device, or for its golden values."""
+    foreign = references.root_spki_sha256 != NVIDIA_RIM_ROOT
+    return any(device.simulated for device in claims) or (foreign and bool(references.manifests))
 
 
 def check_root(code: str, policy: EvidencePolicy, *, simulated: bool) -> Check:

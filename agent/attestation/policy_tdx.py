@@ -52,7 +52,11 @@ def policy_of(config: TdxConfig, expected: Expected) -> TdxPolicy:
         if expected.mrtd is None or expected.rtmr0 is None
         else EndorsedPlatform("of the release", expected.mrtd, expected.rtmr0),
         mrconfigid=expected.mrconfigid,
-        platforms=tuple(_endorsed(n, one) for n, one in enumerate(config.platforms, 1)),
+        platforms=tuple(
+            _endorsed(number, one)
+            for number, one in enumerate(config.platforms, 1)
+            if one.fits(expected.shape)
+        ),
         mrseams=_bytes(config.mrseams),
         tcb_statuses=frozenset(config.tcb_statuses),
         refused_advisories=frozenset(config.refused_advisories),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, assert_never
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 import msgspec
 
 from agent.attestation.collateral import Endorsements, PcsResponse
-from agent.attestation.document import NONCE_BYTES, CpuKind, Document
+from agent.attestation.document import NONCE_BYTES, CpuKind, DeviceItem, Document
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected, ExpectedSource, expected_of
 from agent.attestation.fetch import EvidenceFetcher, Fetched
@@ -54,6 +55,10 @@ class Endorser(Protocol):
         """Intel's answers for this quote: all that it needs, or none."""
         ...
 
+    async def manifests(self, devices: Sequence[DeviceItem]) -> Mapping[str, bytes]:
+        """NVIDIA's reference manifests for these devices, by id, as far as they are to be had."""
+        ...
+
     async def seen(self, kind: CpuKind, evidence: bytes) -> None:
         """This evidence was believed: there will be more of its chip and TCB."""
         ...
@@ -88,6 +93,10 @@ class NoEndorser:
     async def intel(self, quote: bytes) -> tuple[PcsResponse, ...]:
         del quote
         return ()
+
+    async def manifests(self, devices: Sequence[DeviceItem]) -> Mapping[str, bytes]:
+        del devices
+        return {}
 
     async def seen(self, kind: CpuKind, evidence: bytes) -> None:
         """Nothing is remembered."""
@@ -209,11 +218,20 @@ class Verifier:
             await self._lists.offer(document)
         with suppress(EvidenceError):  # what cannot be read is refused below, beside other checks
             document = await self._completed(document)
+        with suppress(EvidenceError):
+            document = await self._with_manifests(document)
         policies = self._policy, self._policy.of_edition(edition)
         verdict = await finish_in_thread(_appraise, document, question, policies, self._trust)
         if verdict.attested and not verdict.simulated:
             await self._endorser.seen(document.cpu, document.report)
         return verdict
+
+    async def _with_manifests(self, document: Document) -> Document:
+        """Never with any that the document brings: the vendor's are the only ones looked at."""
+        if not document.devices:
+            return document
+        manifests = await self._endorser.manifests(document.devices)
+        return replace(document, collateral=replace(document.collateral, manifests=manifests))
 
     async def _completed(self, document: Document) -> Document:
         """The document with the collateral that it does not carry, as far as it is known here."""

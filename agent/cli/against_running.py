@@ -7,6 +7,7 @@ collateral that lies in the state directory. Nothing is asked of a vendor or wri
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -24,7 +25,7 @@ from agent.wire.answers import AttestationAnswer
 
 if TYPE_CHECKING:
     from agent.attestation.collateral import Endorsements, PcsResponse
-    from agent.attestation.document import CpuKind
+    from agent.attestation.document import CpuKind, DeviceItem
 
 _HEX_FIELDS = frozenset(
     {"snp_measurement", "rtmr1", "rtmr2", "host_data", "id_key_digest", "author_key_digest"}
@@ -123,6 +124,9 @@ class _Reader:
 
     async def intel(self, quote: bytes) -> tuple[PcsResponse, ...]:
         return await self._endorser.intel(quote)
+
+    async def manifests(self, devices: Sequence[DeviceItem]) -> Mapping[str, bytes]:
+        return await self._endorser.manifests(devices)
 
     async def seen(self, kind: CpuKind, evidence: bytes) -> None:
         """Nothing is written."""

@@ -45,7 +45,6 @@ from agent.probes.runner import Prober
 from agent.releases.measurement import (
     MeasurementCheck,
     SnpMeasurements,
-    promised_to_tdx,
     unmeasured,
 )
 from agent.releases.store import ReleaseStore, open_releases
@@ -143,7 +142,7 @@ def build(
         ),
         policy=policy(config, choices.tee.value),
         host_id=host_id,
-        measured=_measured(tee, measurements),
+        measured=_measured(config, tee, measurements),
         preflight=HostPreflight(
             tee,
             config,
@@ -154,7 +153,7 @@ def build(
         )
         if confidential
         else no_preflight,
-        launchable=LaunchFormats(tee, enclaves.qemu),
+        launchable=LaunchFormats(tee, enclaves.qemu, gpus),
         foresee=foresee_of(config, choices),
         host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
@@ -170,10 +169,14 @@ def build(
     )
 
 
-def _measured(tee: Tee, measurements: SnpMeasurements | None) -> MeasurementCheck:
+def _measured(config: Config, tee: Tee, measurements: SnpMeasurements | None) -> MeasurementCheck:
     if measurements is not None:
         return measurements.check_image
-    return promised_to_tdx if tee is Tee.TDX else unmeasured
+    if tee is not Tee.TDX:
+        return unmeasured
+    from agent.releases.tdx_measurement import TdxMeasurements
+
+    return TdxMeasurements(config.attestation.tdx.platforms).check_image
 
 
 async def make_simulated_chain(config: Config, clock: RealClock) -> None:

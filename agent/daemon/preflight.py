@@ -57,6 +57,8 @@ class HostPreflight:
             devices=devices,
             inherits=enclave.replaces is not None and not prepared,
             prepared=prepared,
+            data_disks=len(image.models),
+            ports_by_board=enclave.ports_by_board,
         )
         wrong = lacks_of(need, await self._ground(need, image))
         if wrong:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from agent.enclaves import argv_tee
-from agent.enclaves.pci_layout import Layout, PciSlot, layout_of
+from agent.enclaves.pci_layout import Layout, PciSlot, RootPorts, layout_of, root_ports_of
 from agent.enclaves.spec import (
     Disk,
     FileSource,
@@ -23,6 +23,7 @@ from agent.enclaves.spec import (
     PlainTee,
     SevSnpTee,
     SimulatedTee,
+    SpecError,
     TapNic,
     TdxTee,
     TeeVariant,
@@ -39,17 +40,17 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 
 def build_argv(binary: str, spec: VmSpec) -> list[str]:
     """The command line that starts this VM. Raises SpecError if the layout has no room for it."""
-    layout = layout_of(spec.layout)
+    layout, ports = layout_of(spec.layout), root_ports_of(spec.root_ports)
     return [
         binary,
         *_process(spec),
-        *_machine(spec),
+        *_machine(spec, ports),
         *_boot(spec),
         *_monitors(spec),
         *argv_tee.panic_device(spec),
-        *_root_ports(spec, layout),
+        *_devices_of_host(spec, layout, ports),
         *_nic(spec.nic, layout),
-        *_disks(spec, layout),
+        *_disks(spec, layout, ports),
         *_simulated(spec.tee, layout),
         *_debug_console(spec, layout),
     ]
@@ -70,8 +71,10 @@ def _process(spec: VmSpec) -> Iterator[str]:
     yield from ("-no-reboot", "-no-shutdown", "-action", "panic=pause")
 
 
-def _machine(spec: VmSpec) -> Iterator[str]:
+def _machine(spec: VmSpec, ports: RootPorts | None) -> Iterator[str]:
     yield from ("-machine", argv_tee.machine(spec))
+    if ports is not None:
+        yield from ("-global", f"q35-pcihost.pci-hole64-size={ports.hole64}")
     yield from ("-accel", spec.accel.value)
     yield from ("-cpu", argv_tee.cpu(spec))
     yield from ("-smp", str(spec.vcpus))
@@ -107,22 +110,46 @@ def _monitors(spec: VmSpec) -> Iterator[str]:
     yield from ("-serial", f"chardev:{CONSOLE_CHARDEV}")
 
 
-def _root_ports(spec: VmSpec, layout: Layout) -> Iterator[str]:
+def _devices_of_host(spec: VmSpec, layout: Layout, ports: RootPorts | None) -> Iterator[str]:
     """A root port for each GPU and NVSwitch, with the host's device behind it."""
-    yield from argv_tee.passthrough(spec)
+    yield from argv_tee.passthrough(spec, ports)
     reached = {"iommufd": argv_tee.IOMMUFD} if spec.iommufd else {}
-    ports = [
-        *zip(layout.gpu_ports(len(spec.gpus)), spec.gpus, strict=True),
-        *zip(layout.switch_ports(len(spec.switches)), spec.switches, strict=True),
-    ]
-    for chassis, (address, bdf) in enumerate(ports, 1):
-        port = f"port{chassis}"
-        device = _pci("pcie-root-port", port, address) | {"chassis": chassis}
-        if address.endswith(".0"):
-            device["multifunction"] = True
-        yield from ("-device", _json(device))
-        passed = {"driver": "vfio-pci", "id": f"passed{chassis}", "bus": port, "host": bdf}
+    devices = (*spec.gpus, *spec.switches)
+    for chassis, (port, bdf) in enumerate(
+        zip(_root_ports(spec, layout, ports), devices, strict=True), 1
+    ):
+        yield from ("-device", _json(port))
+        passed = {"driver": "vfio-pci", "id": f"passed{chassis}", "bus": port["id"], "host": bdf}
         yield from ("-device", _json(passed | reached))
+
+
+def _root_ports(spec: VmSpec, layout: Layout, ports: RootPorts | None) -> Iterator[dict[str, Any]]:
+    if ports is not None:
+        yield from _public_ports(spec, ports)
+        return
+    own = (*layout.gpu_ports(len(spec.gpus)), *layout.switch_ports(len(spec.switches)))
+    for chassis, address in enumerate(own, 1):
+        device = _pci("pcie-root-port", f"port{chassis}", address) | {"chassis": chassis}
+        yield device | _many_functions(address)
+
+
+def _public_ports(spec: VmSpec, ports: RootPorts) -> Iterator[dict[str, Any]]:
+    """As the public launcher has them; a port's number is from 16 on, a chassis' from 1."""
+    count = len(spec.gpus) + len(spec.switches)
+    if count != ports.count:
+        raise SpecError(f"{count} devices: the root ports {ports.name!r} are {ports.count}")
+    for number in range(count):
+        device = {"driver": "pcie-root-port", "id": f"port{number + 1}", "bus": "pcie.0"}
+        address = ports.address(number)
+        if address is None:
+            yield device | {"slot": 1, "pref64-reserve": ports.reserve64_bytes}
+        else:
+            place = {"addr": address, "port": 16 + number, "chassis": number + 1}
+            yield device | place | _many_functions(address)
+
+
+def _many_functions(address: str) -> dict[str, bool]:
+    return {"multifunction": True} if address.endswith(".0") else {}
 
 
 def _nic(nic: Nic, layout: Layout) -> Iterator[str]:
@@ -157,8 +184,8 @@ def _nic(nic: Nic, layout: Layout) -> Iterator[str]:
     yield from ("-device", _json(device | {"netdev": "net", "mac": nic.mac, "romfile": ""}))
 
 
-def _disks(spec: VmSpec, layout: Layout) -> Iterator[str]:
-    places = layout.data_disks(len(spec.models), len(spec.volumes))
+def _disks(spec: VmSpec, layout: Layout, ports: RootPorts | None) -> Iterator[str]:
+    places = layout.data_disks(len(spec.models), len(spec.volumes), ports)
     disks = [
         ("root", spec.root_disk, layout.root_disk),
         ("config", spec.config_disk, layout.config_disk),

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, assert_never
 
+from agent.enclaves.pci_layout import RootPorts
 from agent.enclaves.spec import (
     ConfidentialTee,
     PlainTee,
@@ -51,7 +52,9 @@ def machine(spec: VmSpec) -> str:
         return plain
     guest = f"confidential-guest-support={_GUEST},memory-backend={_MEMORY}"
     file = f",igvm-cfg={_IGVM}" if spec.igvm is not None else ""
-    return f"{plain},kernel-irqchip=split,{guest}{file}"
+    # What a trust domain has anyway; said, as the public launcher says it with its root ports.
+    off = ",smm=off,pic=off" if spec.root_ports is not None else ""
+    return f"{plain},kernel-irqchip=split{off},{guest}{file}"
 
 
 def igvm(file: str) -> Iterator[str]:
@@ -167,11 +170,19 @@ def _quotes(service: QuoteService) -> dict[str, str]:
     assert_never(service)
 
 
-def passthrough(spec: VmSpec) -> Iterator[str]:
-    """What devices of the host need besides themselves: iommufd, and a window for their BARs."""
+def passthrough(spec: VmSpec, ports: RootPorts | None) -> Iterator[str]:
+    """What devices of the host need besides themselves: iommufd, and a window for their BARs.
+
+    The public launcher's boards have a window by the firmware's own measure: what they tell it
+    of each port has names that it does not look for, and where BARs lie is seen in ACPI's tables.
+    """
     if spec.iommufd and (spec.gpus or spec.switches):
         yield from ("-object", _json({"qom-type": "iommufd", "id": IOMMUFD}))
-    if spec.mmio_window_mib is not None:
+    if ports is not None and ports.port_window_mib is not None:
+        for number in range(1, ports.count + 1):
+            name = f"opt/ovmf/X-PciMmio64Mb{number}"
+            yield from ("-fw_cfg", f"name={name},string={ports.port_window_mib}")
+    elif spec.mmio_window_mib is not None:
         window = f"name=opt/ovmf/X-PciMmio64Mb,string={spec.mmio_window_mib}"
         yield from ("-fw_cfg", window)
 

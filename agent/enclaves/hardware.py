@@ -16,6 +16,7 @@ from agent.enclaves.capabilities import lacks
 from agent.enclaves.mmio import window_mib
 from agent.enclaves.port import EnclaveError
 from agent.enclaves.qemu_probe import QemuProbe
+from agent.enclaves.root_ports import root_ports_for
 from agent.enclaves.rundir import RunDir
 from agent.enclaves.spec import (
     PlainTee,
@@ -39,6 +40,7 @@ class Passage:
     mmio_window_mib: int | None = None
     iommufd: bool = False
     numa_node: int | None = None
+    root_ports: str | None = None
 
 
 class Hardware:
@@ -103,6 +105,7 @@ class Hardware:
             mmio_window_mib=window_mib(map(self._bars, devices)),
             iommufd=True,
             numa_node=self._node(devices),
+            root_ports=self._root_ports(enclave),
         )
 
     def cpu_kind(self) -> str:
@@ -121,6 +124,13 @@ class Hardware:
                 "gpu_unknown", f"the BARs of {bdf} are not known: is it still on the bus?"
             )
         return device.bars
+
+    def _root_ports(self, enclave: Enclave) -> str | None:
+        if self.tee is not Tee.TDX or not enclave.ports_by_board:
+            return None
+        known = [self._device_of(bdf) for bdf in (*enclave.gpus, *enclave.switches)]
+        ports = root_ports_for([device for device in known if device is not None])
+        return ports.name if ports else None
 
     def _node(self, devices: tuple[Bdf, ...]) -> int | None:
         """The one node that all of them are at; None if there is no such."""

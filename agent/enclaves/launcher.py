@@ -243,5 +243,6 @@ def _spec(
         mmio_window_mib=passage.mmio_window_mib,
         iommufd=passage.iommufd,
         numa_node=passage.numa_node,
+        root_ports=passage.root_ports,
         debug_console=release.debug,
     )

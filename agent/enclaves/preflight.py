@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agent.config import Tee
+from agent.enclaves.pci_layout import VIRTIO_PCI, RootPorts
+from agent.enclaves.root_ports import root_ports_for
 from agent.errors import AgentError
 from agent.model.gpu import Gpu
 from agent.model.ids import Bdf
@@ -47,7 +49,8 @@ class PreflightError(AgentError):
 class Need:
     """What a launch takes. `inherits`: memory and TEE id are another's until that is stopped.
 
-    `prepared`: its devices should be prepared by now.
+    `prepared`: its devices should be prepared by now. `data_disks`: as many models as it has;
+    `ports_by_board`: see `Enclave`.
     """
 
     tee: Tee
@@ -55,6 +58,8 @@ class Need:
     devices: tuple[Bdf, ...] = ()
     inherits: bool = False
     prepared: bool = False
+    data_disks: int = 0
+    ports_by_board: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +87,7 @@ def lacks_of(need: Need, ground: Ground) -> list[Lack]:
         *_firmware(ground),
         *([] if need.inherits else [*_tee_id(need, ground.host), *_memory(need, ground)]),
         *_devices(need, ground),
+        *_places(need, ground),
         *_quotes(ground),
     ]
 
@@ -157,6 +163,23 @@ def _device(bdf: Bdf, device: Gpu | None, *, prepared: bool) -> Iterator[Lack]:
     if prepared and (not is_vfio(device.driver) or device.vfio_device is None):
         mend = f"see `enclave-agent gpus`; it is at {device.driver or 'no driver'}"
         yield Lack("gpus_dirty", f"{bdf} is not prepared", mend)
+
+
+def _places(need: Need, ground: Ground) -> Iterator[Lack]:
+    """Where a trust domain's root ports are, no disk can be."""
+    if need.tee is not Tee.TDX or not need.ports_by_board:
+        return
+    ports = root_ports_for([ground.devices[bdf] for bdf in need.devices if bdf in ground.devices])
+    room = VIRTIO_PCI.data_disk_room(ports)
+    if ports is not None and need.data_disks > room:
+        yield disks_lack(ports, need.data_disks, room)
+
+
+def disks_lack(ports: RootPorts, disks: int, room: int) -> Lack:
+    """That there is no place for so many disks beside these root ports."""
+    detail = f"{disks} models, and with the root ports of the layout {ports.name!r} for {room}"
+    mend = "put the models into fewer packs"
+    return Lack("disks_do_not_fit", f"there is no place for {detail}", mend)
 
 
 def _quotes(ground: Ground) -> Iterator[Lack]:

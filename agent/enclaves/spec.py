@@ -219,7 +219,9 @@ class VmSpec:
 
     `gpus` and `switches` are PCI addresses of the host, in the order that the guest is to see;
     `mmio_window_mib` is the 64-bit window that their BARs need (`mmio.window_mib`), and `iommufd`
-    how they are reached. `numa_node`: where the host is to take a confidential guest's memory.
+    how they are reached. `root_ports`: those of the public launcher by their name, in the place of
+    the layout's own; a trust domain's alone. `numa_node`: where the host is to take a confidential
+    guest's memory.
     `stop_socket` is a second monitor, for who stops the VM without the agent. `debug_console`: of
     a debug release, whose guest needs hvc0 and prints there. With `igvm` there is no firmware,
     kernel, initrd or command line.
@@ -251,6 +253,7 @@ class VmSpec:
     mmio_window_mib: int | None = None
     iommufd: bool = False
     numa_node: int | None = None
+    root_ports: str | None = None
     debug_console: bool = False
 
     def __post_init__(self) -> None:
@@ -274,6 +277,8 @@ class VmSpec:
             raise SpecError("a window for BARs has at least 1 MiB")
         if self.numa_node is not None and self.numa_node < 0:
             raise SpecError(f"there is no NUMA node {self.numa_node}")
+        if self.root_ports is not None and not isinstance(self.tee, TdxTee):
+            raise SpecError("only a trust domain has the root ports of the public launcher")
         if isinstance(self.tee, ConfidentialTee):
             _check_confidential(self)
 

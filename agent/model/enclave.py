@@ -49,7 +49,9 @@ class Enclave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     of the host in user mode. `replaces` names the enclave whose resources this one inherits in a
     stop_then_start: the two never run together. `switches` go with the GPUs of a whole board;
     `gpu_mode` is the mode that all of them are to be in. `evidence_edition`: by which defaults its
-    evidence is judged, in every launch of it.
+    evidence is judged, in every launch of it. `ports_by_board`: a trust domain's root ports are
+    where its board's layout has them; rows of before that keep the machine that they were launched
+    with, and so the register that was endorsed for it.
     """
 
     id: EnclaveId
@@ -62,6 +64,7 @@ class Enclave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     gpus: tuple[Bdf, ...] = ()
     switches: tuple[Bdf, ...] = ()
     gpu_mode: CcMode | None = None
+    ports_by_board: bool = False
     memory_mib: int
     vcpus: int
     replaces: EnclaveId | None = None

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 
+from agent.model.shape import FIXED_DISKS
+
 VERSION = re.compile(
     r"v?([0-9]{1,5})\.([0-9]{1,5})\.([0-9]{1,5})([-+][0-9A-Za-z.+-]{1,64})?(@sha256:[0-9a-f]{64})?"
 )
@@ -19,7 +21,6 @@ VERSION_RULE = "must be a version such as 0.11.0"
 _FIRST_WITH_POWER_BUTTON = (0, 12, 0)
 _LAYOUTS = (((0, 11, 0), "virtio-pci"),)  # newest first: from which version on, which layout
 _ONE_FILE_SINCE = (0, 15, 0)  # before it: firmware, kernel, initrd and command line
-FIXED_DISKS = 3  # root, config, external config
 
 
 def parse_version(text: str) -> tuple[int, int, int]:

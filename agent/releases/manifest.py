@@ -17,11 +17,11 @@ from agent.model.ids import parse_repo, parse_tag
 from agent.model.igvm import Igvm
 from agent.model.release import Artifact, Release
 from agent.model.resources import Demand
+from agent.model.shape import FIXED_DISKS
 from agent.releases.cmdline import check_word, cmdline_words
 from agent.releases.fields import Field, ReleaseFieldError
 from agent.releases.igvm import check_size, is_igvm, read_igvm
 from agent.releases.layout import (
-    FIXED_DISKS,
     VERSION,
     boots_kernel,
     disks_of,

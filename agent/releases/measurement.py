@@ -83,20 +83,6 @@ async def unmeasured(release: Release, image: LocalImage, vcpus: int) -> None:
     del release, image, vcpus
 
 
-async def promised_to_tdx(release: Release, image: LocalImage, vcpus: int) -> None:
-    """A trust domain's registers are the promise of a release whose hashes its files have.
-
-    They are not predicted here: RTMR1 and RTMR2 are over the same kernel, initrd and command line
-    that the manifest's hashes fix, MRTD and RTMR0 are the operator's. Raises ReleaseError.
-    """
-    del image, vcpus
-    if release.tdx_measurement is None:
-        raise ReleaseError(
-            f"{release.repo} {release.tag}: the manifest has no tdx_measurement, so that nothing "
-            "could be attested on this host: publish it with one"
-        )
-
-
 class SnpMeasurements:
     """Predicts and compares. Digests are remembered by the hashes of what they are over."""
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from agent.config import Config, Tee
 from agent.errors import AgentError, describe
-from agent.releases.measurement import SnpMeasurements, promised_to_tdx
+from agent.releases.measurement import SnpMeasurements
 from agent.releases.store import open_releases
+from agent.releases.tdx_measurement import TdxMeasurements
 from scripts.accepting.command import Command
 from scripts.accepting.report import Result, Step
 
@@ -57,8 +58,9 @@ async def _release(config: Config, repo: str, tag: str) -> str:
         image = releases.local(found) or await releases.fetch(found)
         vcpus = found.demand.vcpus
         if config.tee is Tee.TDX:
-            await promised_to_tdx(found, image, vcpus)
-            return "resolved and fetched; it promises RTMR1 and RTMR2"
+            platforms = config.attestation.tdx.platforms
+            await TdxMeasurements(platforms).check_image(found, image, vcpus)
+            return "predicted RTMR1 and RTMR2 are the manifest's; a platform is endorsed for it"
         await SnpMeasurements().check_image(found, image, vcpus)
         return f"predicted launch digest is the manifest's: {found.snp_measurement}"
     finally:

@@ -5,6 +5,7 @@ Invariant of all of them: any bytes are read, or refused with an EvidenceError; 
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 from collections.abc import Callable
@@ -17,11 +18,13 @@ import msgspec
 
 from agent.attestation.appraisal import read_document
 from agent.attestation.collateral import Endorsements, PcsResponse, split_pem
+from agent.attestation.collateral_cache.manifests import manifest_bytes
 from agent.attestation.document import DeviceItem
 from agent.attestation.document_v2 import unpack
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.gpu.identity import read_identity
 from agent.attestation.gpu.items import verify_items
+from agent.attestation.gpu.rim import read_manifest
 from agent.attestation.gpu.spdm import parse_report as parse_spdm
 from agent.attestation.gpu.verify import decode_evidence
 from agent.attestation.pinned_chain import ChainRules, load_chain
@@ -41,6 +44,7 @@ from agent.releases.trusted_root import Used, narrow
 from tests.fakes import intel as intel_fakes
 from tests.fakes import sigstore
 from tests.fakes.attested_guest import NONCE, Guest, pem
+from tests.fakes.nvidia_rim import VBIOS_GOLDEN, FakeRimSigner
 from tests.fakes.snp_chain import NOW, FakeAmd
 from tests.fakes.tdx_guest import (
     TdxGuest,
@@ -155,6 +159,21 @@ def _devices(data: bytes) -> None:
     verify_items(items, intel_fakes.NOW, nvidia().root)
 
 
+@cache
+def _rim_signer() -> FakeRimSigner:
+    return FakeRimSigner()
+
+
+def _rim(data: bytes) -> None:
+    read_manifest(manifest_bytes(data), _rim_signer().root, intel_fakes.NOW)
+
+
+def _rims() -> list[bytes]:
+    manifest = _rim_signer().manifest(VBIOS_GOLDEN)
+    answer = json.dumps({"id": "it", "rim": base64.b64encode(manifest).decode()})
+    return [manifest, answer.encode()]
+
+
 def _sigstore(parse: Parse) -> Parse:
     """What refuses with an error of its own."""
 
@@ -218,6 +237,7 @@ ENTRIES: dict[str, Entry] = {
     "gpu_report": Entry(parse_spdm, lambda: [device(1).report()]),
     "gpu_chain": Entry(_chain, lambda: [device(1).pem]),
     "gpu_evidence": Entry(decode_evidence, lambda: [msgspec.json.encode([device(1).evidence()])]),
+    "gpu_rim": Entry(_rim, _rims),
     "gpu_devices": Entry(_devices, lambda: [json.dumps([gpu_item(1), switch_item(1)]).encode()]),
 }
 

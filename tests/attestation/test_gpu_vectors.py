@@ -12,8 +12,11 @@ import pytest
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.gpu.checks import device_checks
 from agent.attestation.gpu.claims import DeviceKind
+from agent.attestation.gpu.golden import References, golden_checks
 from agent.attestation.gpu.spdm import parse_report
 from agent.attestation.gpu.verify import GpuEvidence, verify_gpus
+from agent.attestation.roots import NVIDIA_RIM_ROOT
+from agent.config import GpuPolicy
 from tests.tdx_gpu_vectors import (
     GPU_TIME,
     board_evidence,
@@ -139,12 +142,15 @@ def test_another_root_than_the_pinned_one_is_refused():
 def test_the_verdict_says_what_was_not_checked():
     items = gpu_evidence("multi_gpu_hopper")
     claims = verify_gpus(items, nonce_of(items), 4, GPU_TIME)
-    checks = device_checks(claims, nonce_of(items), 4)
+    nothing = References(manifests={}, root_spki_sha256=NVIDIA_RIM_ROOT)
+    golden = tuple(golden_checks(claims, nothing, GpuPolicy(), GPU_TIME))
+    checks = (*golden, *device_checks(claims, nonce_of(items), 4))
     assert all(check.passed for check in checks)
     codes = [check.code for check in checks]
+    assert codes[:4] == ["gpu_rim_not_checked"] * 4
     assert codes.count("gpu_nonce") == 4
-    assert codes[-3:] == ["gpu_fwid", "gpu_rim_not_checked", "gpu_ocsp_not_checked"]
-    assert "(RIM)" in checks[-2].detail
+    assert codes[-2:] == ["gpu_fwid", "gpu_ocsp_not_checked"]
+    assert "(RIM) NV_GPU_DRIVER_GH100_" in checks[0].detail
     assert "(OCSP)" in checks[-1].detail
 
 

@@ -19,6 +19,8 @@ from agent.config_fields import CHECKS
 from agent.config_file import ConfigError, load_config
 
 TLS = {"certificate": "a.pem", "key": "a.key", "ca": "ca.pem", "trust_domain": "fleet.example"}
+PLATFORM = {"mrtd": "ab" * 48, "rtmr0": "ab" * 48}
+SHAPE = {"cpus": 4, "memory_mb": 16384, "gpus": 0, "disks": 3}
 LONG = "/" + "x" * 120
 
 # Field -> values that are wrong, each with a word of the reason.
@@ -186,6 +188,12 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
         ([{"mrtd": "ab" * 48, "rtmr0": "ab" * 48, "rtmr1": "ab" * 48}], "unknown field rtmr1"),
         ([{"mrtd": "ab" * 48, "rtmr0": "ab" * 48} for _ in range(2)], "twice"),
         ([{"mrtd": "ab" * 48, "rtmr0": "ab" * 48, "name": "a\nb"}], "number 1: name"),
+        ([PLATFORM | {"shape": {"cpus": 4}}], "missing required field memory_mb"),
+        ([PLATFORM | {"shape": SHAPE | {"disks": 2}}], "number 1: shape.disks must be at least 3"),
+        ([PLATFORM | {"shape": SHAPE | {"cpus": 0}}], "number 1: shape.cpus must be at least 1"),
+        ([PLATFORM | {"shape": SHAPE | {"memory_mb": 0}}], "shape.memory_mb must be at least 1"),
+        ([PLATFORM | {"shape": SHAPE | {"gpus": -1}}], "shape.gpus must be at least 0"),
+        ([PLATFORM | {"shape": SHAPE | {"volumes": 1}}], "unknown field volumes"),
         ({"mrtd": "ab" * 48}, "expected array"),
     ],
     "attestation.tdx.mrseams": [
@@ -210,9 +218,16 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "attestation.tdx.allow_smt": [("x", "expected bool")],
     "attestation.tdx.td_attributes": [("00" * 7, "16 digits"), (10, "expected str")],
     "attestation.tdx.xfam": [("E702060000000000", "lower case")],
+    "attestation.gpu.require_rim": [("x", "expected bool")],
+    "attestation.gpu.allow_expired_rim": [(1, "expected bool")],
+    "attestation.gpu.minimum_driver": [("r580", "a driver's version"), (580.95, "expected str")],
+    "attestation.gpu.minimum_vbios.hopper": [("9600740001", "five numbers"), (1, "expected str")],
+    "attestation.gpu.minimum_vbios.blackwell": [("97.00.82.00", "five numbers")],
+    "attestation.gpu.minimum_vbios.nvswitch": [("96.10.5e.00.01", "two hex digits")],
     "attestation.collateral.amd_url": [("http://a.example", "https URL"), ("", "https URL")],
     "attestation.collateral.intel_url": [("https://u:p@a.example", "without credentials")],
     "attestation.collateral.intel_root_crl_url": [("https://a.example/?x", "without"), (1, "str")],
+    "attestation.collateral.nvidia_rim_url": [("http://a.example/v1/rim", "https URL")],
     "attestation.collateral.directory": [("", "a path"), (True, "a path")],
     "attestation.collateral.offline": [("x", "expected bool")],
     "attestation.collateral.listen": [("8480", "ADDRESS:PORT"), ("10.0.0.1:0", "1 to 65535")],

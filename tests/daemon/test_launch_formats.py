@@ -14,9 +14,12 @@ from agent.daemon.launch_formats import LaunchFormats
 from agent.enclaves.capabilities import DEVICES, OBJECTS, QemuCapabilities, igvm_lacks
 from agent.enclaves.qemu_probe import QemuProbe
 from agent.model.igvm import Igvm
+from agent.model.release import Release
+from agent.model.resources import Demand
 from agent.releases.port import LaunchFormatError
 from simulator.rows import release
 from tests.daemon.conftest import running
+from tests.fakes import gpus
 from tests.fakes.argv_bench import cached_qemu
 from tests.fakes.fake_vms import fake_releases, install, settings
 from tests.fakes.guest_releases import REPO, config_of
@@ -73,6 +76,55 @@ async def test_a_qemu_that_lacks_nothing_was_not_tried() -> None:
     formats = LaunchFormats(Tee.SEV_SNP, Able())  # type: ignore[arg-type]
     with pytest.raises(LaunchFormatError, match="not been tried with any QEMU"):
         await formats(release(igvm=Igvm(snp_sha256="7a" * 32)))
+
+
+def on_boards(*counts: tuple[int, int]) -> LaunchFormats:
+    """On a TDX host with boards of so many GPUs of that device id; Hopper's with its switches."""
+
+    class Seen:
+        inventory = gpus.inventory(
+            *(
+                gpus.gpu(f"{number:04x}:{n + 1:02x}:00.0", device=device)
+                for number, (count, device) in enumerate(counts)
+                for n in range(count)
+            ),
+            switches=tuple(
+                gpus.gpu(f"00ff:{n:02x}:00.0", device=0x22A3, is_switch=True) for n in range(4)
+            ),
+        )
+
+    return LaunchFormats(Tee.TDX, Able(), Seen())  # type: ignore[arg-type]
+
+
+def with_models(models: int, count: int) -> Release:
+    demand = Demand(memory_mib=1024, vcpus=2, gpus=count)
+    return release(demand=demand, models=tuple(f"{n:064x}" for n in range(models)))
+
+
+H100, B200, PCIE = 0x2330, 0x2901, 0x2331
+
+
+@pytest.mark.parametrize(
+    ("board", "gpus_wanted", "room"),
+    [
+        ((8, H100), 8, 15),
+        ((8, B200), 8, 15),
+        ((8, H100), 1, 24),
+        ((8, PCIE), 8, 24),
+        ((8, B200), 0, 24),
+        ((8, B200), 4, 24),
+    ],
+)
+async def test_models_that_would_lie_where_the_board_s_root_ports_are_refused_by_name(
+    board: tuple[int, int], gpus_wanted: int, room: int
+) -> None:
+    formats = on_boards(board)
+    await formats(with_models(room, gpus_wanted))
+    if room == 24:
+        return
+    with pytest.raises(LaunchFormatError, match=f"room for {room} beside the root ports"):
+        await formats(with_models(room + 1, gpus_wanted))
+    await LaunchFormats(Tee.SEV_SNP, Able())(with_models(room + 1, gpus_wanted))  # type: ignore[arg-type]
 
 
 def spoil(source: Path, tag: str, change: dict[str, Any]) -> None:

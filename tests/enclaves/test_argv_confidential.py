@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -112,6 +113,73 @@ def test_addresses_are_widened_only_where_the_window_does_not_fit() -> None:
     assert values(SPECS["tdx-kvm-tap-8-gpus-everything"], "-cpu") == ["host"]
 
 
+def ports_of(spec: VmSpec) -> list[dict[str, object]]:
+    devices = [json.loads(text) for text in values(spec, "-device")]
+    return [device for device in devices if device["driver"] == "pcie-root-port"]
+
+
+@pytest.mark.parametrize(("layout", "count"), [("hopper", 12), ("blackwell", 8)])
+def test_a_board_of_a_trust_domain_has_the_public_launcher_s_ports(
+    layout: str, count: int
+) -> None:
+    spec = SPECS[f"tdx-kvm-tap-{layout}"]
+    ports = ports_of(spec)
+    assert [port["addr"] for port in ports] == [f"{0x16 + n // 8:x}.{n % 8}" for n in range(count)]
+    assert [port["port"] for port in ports] == list(range(16, 16 + count))
+    assert [port["chassis"] for port in ports] == list(range(1, count + 1))
+    assert [n for n, port in enumerate(ports) if port.get("multifunction")] == (
+        [0, 8] if count == 12 else [0]
+    )
+    assert values(spec, "-fw_cfg") == [
+        f"name=opt/ovmf/X-PciMmio64Mb{n},string=262144" for n in range(1, count + 1)
+    ]
+    assert values(spec, "-global") == ["q35-pcihost.pci-hole64-size=4096G"]
+    (machine,) = values(spec, "-machine")
+    assert {"smm=off", "pic=off", "kernel-irqchip=split"} <= set(machine.split(","))
+
+
+def test_one_gpu_of_a_trust_domain_has_the_public_launcher_s_port() -> None:
+    spec = SPECS["tdx-kvm-tap-single"]
+    (port,) = ports_of(spec)
+    assert port == {
+        "driver": "pcie-root-port",
+        "id": "port1",
+        "bus": "pcie.0",
+        "slot": 1,
+        "pref64-reserve": 512 * GIB,
+    }
+    assert values(spec, "-fw_cfg") == ["name=opt/ovmf/X-PciMmio64Mb,string=262144"]
+    assert values(spec, "-global") == ["q35-pcihost.pci-hole64-size=4096G"]
+
+
+def many_models(layout: str, count: int) -> VmSpec:
+    disk = SPECS[f"tdx-kvm-tap-{layout}"].models[0]
+    return dataclasses.replace(SPECS[f"tdx-kvm-tap-{layout}"], models=(disk,) * count, volumes=())
+
+
+@pytest.mark.parametrize(("layout", "room"), [("hopper", 15), ("blackwell", 15), ("single", 24)])
+def test_no_disk_lies_where_root_ports_are(layout: str, room: int) -> None:
+    argv = "\n".join(build_argv("qemu", many_models(layout, room)))
+    assert f'"id":"data{room}-disk","bus":"pcie.0","addr":"{6 + room:02x}.0"' in argv
+    with pytest.raises(SpecError, match=f"there is room for {room}"):
+        build_argv("qemu", many_models(layout, room + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("snp-kvm-tap-1-gpu", {"root_ports": "single"}, "only a trust domain"),
+        ("tdx-kvm-tap-1-gpu", {"root_ports": "hopper"}, "1 devices"),
+        ("tdx-kvm-tap-1-gpu", {"root_ports": "rubin"}, "unknown; known: blackwell, hopper"),
+    ],
+)
+def test_root_ports_that_are_none_of_it_are_refused(
+    name: str, change: dict[str, str], text: str
+) -> None:
+    with pytest.raises(SpecError, match=text):
+        build_argv("qemu", dataclasses.replace(SPECS[name], **change))
+
+
 def other_slot(spec: VmSpec) -> VmSpec:
     """The same revision in the other slot: another enclave, on other devices of the host."""
     run = Path("/run/enclave-agent/zzzz7777/qmp.sock")
@@ -142,8 +210,13 @@ def guest_sees(spec: VmSpec) -> list[str]:
     return text.replace(f'"host-nodes":[{spec.numa_node}]', '"host-nodes":[*]').splitlines()
 
 
-@pytest.mark.parametrize("kind", ["snp", "tdx"])
-@pytest.mark.parametrize("size", ["0-gpus", "1-gpu", "8-gpus-everything"])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        *itertools.product(("snp", "tdx"), ("0-gpus", "1-gpu", "8-gpus-everything")),
+        *(("tdx", layout) for layout in vm_specs.PUBLIC),
+    ],
+)
 def test_both_slots_of_a_revision_are_the_same_machine_to_the_guest(kind: str, size: str) -> None:
     spec = SPECS[f"{kind}-kvm-tap-{size}"]
     other = other_slot(spec)

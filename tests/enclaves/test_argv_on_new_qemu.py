@@ -61,6 +61,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def make(kind: str, size: str, bench: Bench) -> VmSpec:
     """The golden VM of that kind and size, over files that are there."""
     run = bench.directory / "q"
+    if size in vm_specs.PUBLIC:
+        spec = vm_specs.public_board(size, bench.inherited, vm_specs.TAP, run)
+        return replace(spec, memory_mib=SMALL_MIB, vcpus=2)
     if size == "everything":
         spec = vm_specs.with_everything(kind, bench.inherited, vm_specs.TAP, run)
         return replace(spec, memory_mib=SMALL_MIB, vcpus=2)
@@ -92,14 +95,15 @@ def cut(argv: list[str], keep: int | None = None) -> list[str]:
         if word.startswith(HARDWARE_OBJECTS) and place != keep:
             words.pop()
             continue
-        if place == keep:
-            words.append(unlinked(word))
+        if place == keep:  # its guest object is not there, which would be told first
+            words.append(unlinked(word).replace("confidential-guest-support=tee,", ""))
         elif before == "-machine":
             words.append(word.replace("confidential-guest-support=tee,", ""))
         elif before == "-accel":
             words.append("tcg")
         elif before == "-cpu":
-            words.append("max" if word == "host" else word)
+            # The host that is not there: its processor has more address bits than that of TCG.
+            words.append("max,phys-bits=46" if word == "host" else word)
         elif before == "-netdev":
             words.append(USER_NET)
         else:
@@ -122,8 +126,10 @@ HARDWARE = re.compile(
 )
 
 
-@pytest.mark.parametrize("kind", ["snp", "tdx"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [*itertools.product(("snp", "tdx"), SIZES), *(("tdx", one) for one in vm_specs.PUBLIC)],
+)
 def test_the_whole_line_wants_nothing_but_the_hardware(kind: str, size: str, bench: Bench) -> None:
     binary = parser(kind)
     argv = build_argv(binary, make(kind, size, bench))
@@ -170,6 +176,7 @@ class Mutation:
 
 
 WITH_KEYS = {"-name", "-sandbox", "-machine", "-cpu", "-chardev", "-mon", "-add-fd", "-fw_cfg"}
+WITH_KEYS |= {"-global"}
 KEY = re.compile(r"(?:^|,)([+a-z0-9._-]+)=|(?:^|,)\+([a-z0-9._-]+)")
 
 
@@ -224,6 +231,30 @@ def untried(kind: str, argv: list[str], tried: set[tuple[object, ...]]) -> list[
     return found
 
 
+@pytest.mark.parametrize(
+    ("layout", "places"),
+    [
+        ("hopper", [*(f"16.{n}" for n in range(8)), *(f"17.{n}" for n in range(4))]),
+        ("blackwell", [f"16.{n}" for n in range(8)]),
+        ("single", ["01.0"]),
+    ],
+)
+async def test_the_public_launcher_s_root_ports_are_where_it_has_them(
+    layout: str, places: list[str], bench: Bench
+) -> None:
+    """QEMU places the one port that has no address, the first of its bus that is free."""
+    binary = parser("tdx")
+    spec = make("tdx", layout, bench)
+    seen = await look(cut(build_argv(binary, spec)), bench.fds, bench.directory / "q", binary)
+    placed = addresses(seen["pci"])
+    assert [placed[f"port{n}"] for n in range(1, len(places) + 1)] == places
+    assert [placed[f"data{n}-disk"] for n in (1, 2, 3)] == ["07.0", "08.0", "09.0"]
+    assert (placed["nic"], placed["root-disk"]) == ("02.0", "04.0")
+    for passed, behind in seen["behind"].items():
+        port = passed.replace("passed", "port")
+        assert behind == f"/machine/peripheral/{port}/{port}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tee", ["snp", "tdx"])
 def test_every_misspelt_key_is_told(tee: str, bench: Bench) -> None:
@@ -231,9 +262,11 @@ def test_every_misspelt_key_is_told(tee: str, bench: Bench) -> None:
     kinds = [kind for kind, needs in PARSER.items() if needs == tee]
     binary, tried = parser(kinds[0]), set[tuple[object, ...]]()
     missed = []
-    for kind in kinds:
-        own = bench.within(kind)
-        argv = build_argv(binary, vm_specs.debug(make(kind, "everything", own)))
+    lines = [(kind, "everything") for kind in kinds]
+    lines += [("tdx", layout) for layout in vm_specs.PUBLIC if tee == "tdx"]
+    for kind, size in lines:
+        own = bench.within(f"{kind}-{size}")
+        argv = build_argv(binary, vm_specs.debug(make(kind, size, own)))
         assert TAKEN in answer(binary, argv, own, None)  # all that is right is taken
         todo = untried(kind, argv, tried)
         with ThreadPoolExecutor(2) as pool:
@@ -254,6 +287,9 @@ def test_every_key_of_every_golden_line_is_among_those_that_are_misspelt() -> No
     for kind in PARSER:
         spec = vm_specs.with_everything(kind, vm_specs.imagined(), vm_specs.TAP, vm_specs.RUN)
         spec = vm_specs.debug(spec)
+        tried |= {mutation.what for mutation in mutations(build_argv("qemu", spec))}
+    for layout in vm_specs.PUBLIC:
+        spec = vm_specs.public_board(layout, vm_specs.imagined(), vm_specs.TAP, vm_specs.RUN)
         tried |= {mutation.what for mutation in mutations(build_argv("qemu", spec))}
     golden = {
         mutation.what

@@ -228,3 +228,31 @@ async def test_the_loop_goes_on_while_a_launch_is_hashed_and_measured(tmp_path: 
         await launch(tmp_path, row("aaaaaaa2"), Image(files=image.files, release=release))
     ticking.cancel()
     assert ticks >= 5  # 64 MiB take longer than that by far
+
+
+TD_CARD = msgspec.structs.replace(CARD, device=0x2330)
+
+
+@pytest.mark.parametrize(("by_board", "slot"), [(True, 1), (False, None)])
+async def test_a_row_of_before_keeps_the_machine_that_it_was_launched_with(
+    tmp_path: Path, by_board: bool, slot: int | None
+) -> None:
+    """Its root port, and so the register that is endorsed for it, stays after an upgrade."""
+    image = measured(tmp_path)
+    vm = msgspec.structs.replace(row("tdxgpu22"), gpus=(GPU,), ports_by_board=by_board)
+    recorder = await launch(
+        tmp_path,
+        vm,
+        image,
+        tee=Tee.TDX,
+        device_of={GPU: TD_CARD}.get,
+        firmware=image.files.firmware,
+    )
+    argv = recorder.requests[0].argv
+    ports = [json.loads(one) for one in argv if one.startswith('{"driver":"pcie-root-port"')]
+    assert [port.get("slot") for port in ports] == [slot]
+    assert [port.get("addr") for port in ports] == [None if by_board else "01.0"]
+    old = msgspec.json.encode(msgspec.structs.replace(vm, ports_by_board=False))
+    kept = json.loads(old)
+    del kept["ports_by_board"]
+    assert msgspec.convert(kept, Enclave).ports_by_board is False

@@ -65,6 +65,35 @@ def test_a_device_that_a_variant_of_vfio_has_is_prepared(driver: str) -> None:
     assert lacks_of(NEED, with_card(driver=driver)) == []
 
 
+BOARD = tuple(Bdf(f"0000:{0x20 + n:02x}:00.0") for n in range(12))
+
+
+def on_a_board(disks: int, **changes: object) -> tuple[Need, Ground]:
+    """A whole Hopper board in a trust domain, with so many models."""
+    cards = {
+        bdf: msgspec.structs.replace(
+            CARD,
+            bdf=bdf,
+            device=0x2330 if n < 8 else 0x22A3,
+            is_switch=n >= 8,
+            group=(GroupMember(bdf=bdf, kind=PciKind.GPU, driver="vfio-pci"),),
+        )
+        for n, bdf in enumerate(BOARD)
+    }
+    need = dataclasses.replace(
+        NEED, tee=Tee.TDX, devices=BOARD, data_disks=disks, ports_by_board=True
+    )
+    return dataclasses.replace(need, **changes), dataclasses.replace(GROUND, devices=cards)
+
+
+def test_models_that_have_no_place_beside_the_root_ports_are_told() -> None:
+    assert lacks_of(*on_a_board(15)) == []
+    (lack,) = lacks_of(*on_a_board(16))
+    assert (lack.code, "for 15" in lack.detail) == ("disks_do_not_fit", True)
+    assert lacks_of(*on_a_board(16, tee=Tee.SEV_SNP)) == []
+    assert lacks_of(*on_a_board(16, ports_by_board=False)) == []
+
+
 STRANGER = GroupMember(bdf=Bdf("0000:19:00.0"), kind=PciKind.OTHER, driver="ice")
 FULL = (TeeIds(kind="sev-snp", total=3, used=3),)
 CASES = {

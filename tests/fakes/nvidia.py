@@ -24,6 +24,9 @@ GPU_FIELDS: Mapping[int, bytes] = {
     6: bytes.fromhex("00a5009601000000"),
     3: b"590.12\0",
     20: FWID,
+    15: b"885\0\0",
+    17: b"g520\0",
+    18: b"0200\0",
 }
 SWITCH_FIELDS: Mapping[int, bytes] = {6: b"96.10.55.00.01"}
 MEASUREMENTS: Sequence[tuple[int, bytes]] = tuple((n, bytes([n]) * 48) for n in range(1, 5))

@@ -129,6 +129,7 @@ class TdxGuest:
     config: AttestationConfig = AttestationConfig(tdx=TDX)  # noqa: RUF009 - it is frozen
     allow_simulated: bool = True
     trust: Callable[[], Trust] | None = None
+    manifests: Callable[[], Mapping[str, bytes]] = dict  # that the host has
 
     def but(self, **changes: Any) -> TdxGuest:
         return replace(self, **changes)
@@ -170,6 +171,8 @@ class TdxGuest:
             document = read_document(body, NONCE)
         except EvidenceError as error:
             return decide((refusal(error),), simulated=False)
+        given = replace(document.collateral, manifests=self.manifests())
+        document = replace(document, collateral=given)
         trust = self.trust() if self.trust else Trust(intel=intel().root, nvidia=nvidia().root)
         return appraise(document, question, policy, trust)
 

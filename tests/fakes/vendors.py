@@ -47,6 +47,7 @@ class FakeVendors:
             Service.AMD: self.url,
             Service.INTEL: self.url,
             Service.INTEL_ROOT: f"{self.url}/root.der",
+            Service.NVIDIA_RIM: f"{self.url}/v1/rim",
         }
 
     def asked(self) -> Counter[str]:

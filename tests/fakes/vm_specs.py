@@ -165,6 +165,16 @@ def with_everything(kind: str, files: Files, nic: Nic, run: Path) -> VmSpec:
     return with_data_disks(with_board(spec, 8, 4), files)
 
 
+# Devices of the public launcher's layouts for a trust domain: GPUs and switches.
+PUBLIC = {"hopper": (8, 4), "blackwell": (8, 0), "single": (1, 0)}
+
+
+def public_board(layout: str, files: Files, nic: Nic, run: Path) -> VmSpec:
+    """A trust domain whose root ports are the public launcher's, with models."""
+    spec = with_data_disks(with_board(tee_spec("tdx", files, nic, run), *PUBLIC[layout]), files)
+    return dataclasses.replace(spec, root_ports=layout)
+
+
 def boards() -> dict[str, VmSpec]:
     """Every kind of TEE, with no GPU, one, and a whole board."""
     found = {}
@@ -172,6 +182,8 @@ def boards() -> dict[str, VmSpec]:
         found[f"{kind}-kvm-tap-0-gpus"] = tee_spec(kind, imagined(), TAP, RUN)
         found[f"{kind}-kvm-tap-1-gpu"] = with_board(tee_spec(kind, imagined(), TAP, RUN), 1)
         found[f"{kind}-kvm-tap-8-gpus-everything"] = with_everything(kind, imagined(), TAP, RUN)
+    for layout in PUBLIC:
+        found[f"tdx-kvm-tap-{layout}"] = public_board(layout, imagined(), TAP, RUN)
     found["snp-kvm-tap-debug"] = debug(tee_spec("snp", imagined(), TAP, RUN))
     found["plain-kvm-tap-8-gpus-everything"] = debug(found["plain-kvm-tap-8-gpus-everything"])
     found["tdx-unix-kvm-user"] = tee_spec("tdx-unix", imagined(), user_nic(HTTPS), RUN)

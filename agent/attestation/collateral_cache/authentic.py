@@ -24,12 +24,15 @@ from agent.attestation.collateral_cache.items import (
     Item,
     PckCrl,
     QeIdentityItem,
+    Rim,
     RootCrl,
     TcbInfoItem,
     Vcek,
 )
+from agent.attestation.collateral_cache.manifests import manifest_bytes
 from agent.attestation.ecdsa import signature_holds
 from agent.attestation.evidence import EvidenceError
+from agent.attestation.manifest_name import ManifestName
 from agent.attestation.pinned_chain import (
     UNREADABLE,
     Chain,
@@ -53,6 +56,8 @@ from agent.strict_json import StrictJsonError, decode_strict_json
 
 # A newer list is looked for at least daily, and always long before the old one ends.
 _REFRESH = dt.timedelta(days=1)
+_MONTH = dt.timedelta(days=30)
+_FOR_GOOD = dt.datetime.max.replace(tzinfo=dt.UTC)
 _TCB_SIGNING = "Intel SGX TCB Signing"
 _PCK_CAS = {"platform": "Intel SGX PCK Platform CA", "processor": "Intel SGX PCK Processor CA"}
 
@@ -122,9 +127,25 @@ def authenticate(
             # One out of a document has its issuer beside it, since nothing else of that is kept.
             anchor = _signing_chain(answer if answer.chain else _given(voucher), roots, now)[-1]
             end, edition = _list(answer, anchor, "root_crl")
+        case Rim(name):
+            return _manifest_life(name, answer, roots, now)
         case _:
             assert_never(item)
     return Life(end, now + min((end - now) / 2, _REFRESH), edition)
+
+
+def _manifest_life(
+    name: ManifestName, answer: VendorAnswer, roots: Roots, now: dt.datetime
+) -> Life:
+    """A manifest stays what it is when its certificate ends, which the policy judges; from a month
+    before that on one that was signed anew is looked for.
+    """
+    from agent.attestation.gpu.rim import read_manifest
+
+    manifest = read_manifest(manifest_bytes(answer.body), roots.amd.nvidia_rim, now)
+    if not manifest.is_of(name):
+        raise _wrong(name.id, f"it is of {manifest.product} {manifest.version}")
+    return Life(_FOR_GOOD, max(manifest.valid_until - _MONTH, now + _REFRESH))
 
 
 def amd_issuers(answer: VendorAnswer) -> tuple[bytes, bytes]:

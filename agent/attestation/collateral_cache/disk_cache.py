@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 MAX_FILES = 256
 _MAX_FILE_BYTES = 4 * MAX_BODY_BYTES // 3 + 2 * MAX_CHAIN_CHARS + 1024
-_OURS = re.compile(r"(amd|intel|latest)-[a-z0-9-]{1,190}\.json", re.ASCII)
+_OURS = re.compile(r"(amd|intel|latest|nvidia)-[a-z0-9._-]{1,190}\.json", re.ASCII)
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

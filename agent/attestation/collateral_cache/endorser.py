@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,19 @@ from agent.attestation.collateral_cache.answer import AuthenticatedAnswer, Vendo
 from agent.attestation.collateral_cache.bundle import pcs_response
 from agent.attestation.collateral_cache.cache import CollateralCache
 from agent.attestation.collateral_cache.disk_cache import DiskCache
-from agent.attestation.collateral_cache.items import AmdChain, AmdCrl, Item, PckCrl, RootCrl, Vcek
-from agent.attestation.document import CpuKind, Document
+from agent.attestation.collateral_cache.items import (
+    AmdChain,
+    AmdCrl,
+    Item,
+    PckCrl,
+    Rim,
+    RootCrl,
+    Vcek,
+)
+from agent.attestation.collateral_cache.manifests import manifest_bytes
+from agent.attestation.document import CpuKind, DeviceItem, Document
 from agent.attestation.evidence import EvidenceError
+from agent.attestation.manifest_name import ManifestName
 from agent.attestation.port import NotYetError
 from agent.attestation.snp_tcb import Signer
 from agent.errors import describe
@@ -53,8 +63,8 @@ TdxParts = tuple[tuple[Item, AuthenticatedAnswer], ...]
 
 
 class CachedEndorser:
-    """`require_crl`: without AMD's current list an answer is not complete, and is waited for.
-    `early`: which of Intel's sets is kept.
+    """`require_crl`, `require_rim`: without AMD's current list, without NVIDIA's reference
+    manifests an answer is not complete, and is waited for. `early`: which of Intel's sets is kept.
 
     `changed` rings when this host's own chip or TCB is seen to be another one.
     """
@@ -67,6 +77,7 @@ class CachedEndorser:
         clock: Clock,
         *,
         require_crl: bool | None = None,
+        require_rim: bool = False,
         early: bool = False,
     ) -> None:
         self._cache = cache
@@ -75,6 +86,7 @@ class CachedEndorser:
         self._clock = clock
         self._require_crl = bool(require_crl)
         self._early = early
+        self._require_rim = require_rim
         self._latest: dict[CpuKind, tuple[bytes, bytes]] = {}
         self.changed = Wake()
 
@@ -115,6 +127,23 @@ class CachedEndorser:
         """See the protocol. Raises NotYetError; EvidenceError for no genuine quote."""
         parts = await self.tdx_parts(quote)
         return tuple(pcs_response(item, kept.answer) for item, kept in parts)
+
+    async def manifests(self, devices: Sequence[DeviceItem]) -> Mapping[str, bytes]:
+        """See the protocol. Raises NotYetError where they are required and may come later;
+        EvidenceError for devices that are not genuine.
+        """
+        now = self._clock.now().wall
+        found: dict[str, bytes] = {}
+        for name in await finish_in_thread(_gpu_needs, devices, self._roots, now):
+            try:
+                kept = await self._cache.get(Rim(name))
+            except NotYetError:
+                if self._require_rim:
+                    raise
+                continue
+            if kept is not None:
+                found[name.id] = manifest_bytes(kept.answer.body)
+        return found
 
     async def snp_parts(self, report: bytes) -> SnpParts | None:
         """Raises NotYetError; EvidenceError for what is no report."""
@@ -231,3 +260,11 @@ def _offers(document: Document, roots: Callable[[], Roots], now: dt.datetime) ->
     from agent.attestation.collateral_cache.offered import offers
 
     return offers(document, roots(), now)
+
+
+def _gpu_needs(
+    devices: Sequence[DeviceItem], roots: Callable[[], Roots], now: dt.datetime
+) -> tuple[ManifestName, ...]:
+    from agent.attestation.collateral_cache.needs import gpu_needs
+
+    return gpu_needs(devices, roots(), now)

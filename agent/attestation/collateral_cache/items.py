@@ -1,8 +1,9 @@
 """What a vendor can be asked for, and where it stands there. Pure.
 
 Sources: AMD, VCEK certificate and KDS interface (57230), 4; Intel SGX/TDX Provisioning
-Certification Service API, version 4. An item's name is its file's and is made of nothing but the
-numbers in it: whoever asks for one cannot make us ask for anything else.
+Certification Service API, version 4; NVIDIA RIM service, version 1. An item's name is its file's
+and is made of nothing but the numbers in it, or of a name that genuine evidence gave: whoever asks
+for one cannot make us ask for anything else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
+from agent.attestation.manifest_name import ManifestName
 from agent.attestation.snp_tcb import Product, Signer, decode_tcb
 
 _AMD_PARTS = {
@@ -29,6 +31,7 @@ class Service(StrEnum):
     AMD = "amd"
     INTEL = "intel"
     INTEL_ROOT = "intel-root"
+    NVIDIA_RIM = "nvidia-rim"
 
 
 class PckCa(StrEnum):
@@ -92,11 +95,18 @@ class RootCrl:
     """What Intel's root revoked."""
 
 
-Item = Vcek | AmdChain | AmdCrl | TcbInfoItem | QeIdentityItem | PckCrl | RootCrl
+@dataclass(frozen=True, slots=True)
+class Rim:
+    """A reference manifest of NVIDIA's, by the name that a device's signed report gives it."""
+
+    name: ManifestName
+
+
+Item = Vcek | AmdChain | AmdCrl | TcbInfoItem | QeIdentityItem | PckCrl | RootCrl | Rim
 
 
 def name_of(item: Item) -> str:
-    """A file's name, at most 200 characters of a-z, 0-9 and '-'."""
+    """A file's name, at most 200 characters of a-z, 0-9, '-', '_' and '.'."""
     match item:
         case Vcek(product, chip_id, tcb):
             return f"amd-vcek-{product.lower()}-{chip_id.hex()}-{tcb.hex()}"
@@ -112,6 +122,8 @@ def name_of(item: Item) -> str:
             return f"intel-pck-crl-{ca}"
         case RootCrl():
             return "intel-root-crl"
+        case Rim(name):
+            return f"nvidia-rim-{name.id.lower()}"
         case _:
             assert_never(item)
 
@@ -125,6 +137,8 @@ def service_of(item: Item) -> Service:
             return Service.INTEL
         case RootCrl():
             return Service.INTEL_ROOT
+        case Rim():
+            return Service.NVIDIA_RIM
         case _:
             assert_never(item)
 
@@ -150,6 +164,8 @@ def path_of(item: Item) -> str:
             return f"/sgx/certification/v4/pckcrl?ca={ca}&encoding=der"
         case RootCrl():
             return ""
+        case Rim(name):
+            return f"/{name.id}"
         case _:
             assert_never(item)
 

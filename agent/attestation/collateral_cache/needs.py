@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 
 from agent.attestation.collateral_cache.authentic import Roots
 from agent.attestation.collateral_cache.items import (
@@ -15,6 +16,8 @@ from agent.attestation.collateral_cache.items import (
     TcbInfoItem,
     Vcek,
 )
+from agent.attestation.document import DeviceItem
+from agent.attestation.manifest_name import ManifestName
 from agent.attestation.pinned_chain import Chain, name_of
 from agent.attestation.roots import PINNED
 from agent.attestation.snp_certificate import parse_certificate
@@ -67,3 +70,15 @@ def tdx_needs(
 def pck_ca(chain: Chain) -> PckCa:
     """Which authority issued the leaf of a verified PCK chain."""
     return _CAS[name_of(chain[1])]
+
+
+def gpu_needs(
+    devices: Sequence[DeviceItem], roots: Roots, now: dt.datetime
+) -> tuple[ManifestName, ...]:
+    """The reference manifests that these devices name, each once. Raises EvidenceError, also where
+    a signature does not hold: nobody has the device that names them.
+    """
+    from agent.attestation.gpu.items import verify_items
+
+    claims = verify_items(devices, now, roots.amd.nvidia)
+    return tuple(dict.fromkeys(name for device in claims for name in device.manifests))

@@ -82,6 +82,7 @@ def open_collateral(
         Service.AMD: collateral.amd_url,
         Service.INTEL: collateral.intel_url,
         Service.INTEL_ROOT: collateral.intel_root_crl_url,
+        Service.NVIDIA_RIM: collateral.nvidia_rim_url,
     }
     cache = CollateralCache(
         disk_cache=disk_cache,
@@ -97,6 +98,7 @@ def open_collateral(
         clock,
         require_crl=config.snp.require_crl,
         early=config.tdx.update is TdxUpdate.EARLY,
+        require_rim=config.gpu.require_rim,
     )
     return CollateralService(cache, endorser, collateral.listen, clock)
 

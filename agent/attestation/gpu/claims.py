@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent.attestation.manifest_name import ManifestName
+
 
 class DeviceKind(StrEnum):
     """What a piece of evidence is of: switches come beside the GPUs that they join."""
@@ -21,7 +23,7 @@ class GpuClaims:
     provisioned into it. `measurements`: (index, digest), as its firmware gave them. `fwid`: the
     firmware digest that its certificate was made for; None where the report does not repeat it, so
     that nothing could be compared. `driver_version`: GPUs only. `simulated`: under another root
-    than NVIDIA's.
+    than NVIDIA's. `manifests`: the reference manifests that its report names.
     """
 
     kind: DeviceKind
@@ -35,3 +37,4 @@ class GpuClaims:
     vbios_version: str
     driver_version: str | None
     simulated: bool
+    manifests: tuple[ManifestName, ...] = ()

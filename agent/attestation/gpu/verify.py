@@ -1,8 +1,8 @@
 """NVIDIA's evidence in, claims out; or a refusal that says which device, which part, and why.
 
 Invariant: claims exist only where every device's report is signed by a key whose chain ends in the
-pinned root at `now`, over the nonce that was asked for. What is not looked at (NVIDIA's reference
-manifests, RIM, and the revocation of certificates, OCSP) is said by the checks.
+pinned root at `now`, over the nonce that was asked for. Whether the firmware is NVIDIA's is for
+`golden.py` to say; that revocation is not looked at (OCSP), for the checks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agent.attestation.evidence import EvidenceError
 from agent.attestation.gpu.checks import device_checks
 from agent.attestation.gpu.claims import DeviceKind, GpuClaims
 from agent.attestation.gpu.identity import DeviceIdentity, read_identity
+from agent.attestation.gpu.rim_names import manifest_names
 from agent.attestation.gpu.spdm import MeasurementReport, parse_report
 from agent.attestation.pinned_chain import ChainRules, ec_key, load_chain, verify_chain
 from agent.attestation.roots import NVIDIA_ROOT
@@ -142,7 +143,9 @@ def _claims(report: MeasurementReport, identity: DeviceIdentity, *, simulated: b
             f"the report is of firmware {fwid.hex()}, the certificate is for "
             f"{identity.fwid.hex() if identity.fwid else 'none that it states in a known form'}",
         )
-    vbios = _opaque(report, _VBIOS_VERSION)
+    raw = _opaque(report, _VBIOS_VERSION)
+    vbios = _gpu_vbios(raw) if gpu else _text(raw, "VBIOS")
+    driver = _text(_opaque(report, _DRIVER_VERSION), "driver") if gpu else None
     return GpuClaims(
         kind=identity.kind,
         architecture=identity.architecture,
@@ -152,9 +155,10 @@ def _claims(report: MeasurementReport, identity: DeviceIdentity, *, simulated: b
         nonce=report.nonce,
         measurements=report.measurements,
         fwid=fwid,
-        vbios_version=_gpu_vbios(vbios) if gpu else _text(vbios, "VBIOS"),
-        driver_version=_text(_opaque(report, _DRIVER_VERSION), "driver") if gpu else None,
+        vbios_version=vbios,
+        driver_version=driver,
         simulated=simulated,
+        manifests=manifest_names(identity, report.opaque, driver, vbios),
     )
 
 

@@ -195,7 +195,8 @@ def _endorsed(claims: TdxClaims, policy: TdxPolicy) -> Check:
     if match is not None:
         return _check("tdx_platform", True, f"{found} is the endorsed platform {match.name!r}")
     listed = len(platforms)
-    reason = f"is none of {listed} endorsed platforms" if listed else "and no platform is endorsed"
+    none = "and no platform is endorsed for this shape"
+    reason = f"is none of the {listed} platforms endorsed for this shape" if listed else none
     return _check("tdx_platform", False, f"{found} {reason}")
 
 

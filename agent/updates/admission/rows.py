@@ -60,6 +60,7 @@ def new_enclave(
         gpus=grant.gpus,
         switches=grant.switches,
         gpu_mode=grant.gpu_mode,
+        ports_by_board=True,
         memory_mib=revision.demand.memory_mib,
         vcpus=revision.demand.vcpus,
         replaces=replaces,
