@@ -25,7 +25,8 @@ from agent.daemon.egress import (
     settle_egress,
 )
 from agent.daemon.egress_names import EgressForesight
-from agent.daemon.parts import foresee_of, host_ports_of
+from agent.daemon.networks import host_ports_of
+from agent.daemon.parts import foresee_of
 from agent.host.files import StorageFullError
 from agent.model.egress import EgressPolicy, GuestEgress, Refusal, parse_allowed
 from agent.model.ids import DeploymentName
