@@ -1,4 +1,4 @@
-"""What is predicted of a launch before anything is touched, and as which machine it is admitted."""
+"""What is predicted before anything is touched, and as which machine a launch is admitted."""
 
 from __future__ import annotations
 
