@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from agent.releases.build import build_release, read_image
+from agent.releases.naming import Kind
+from agent.releases.tdx_registers import rtmr1, rtmr2
 from tests.daemon.conftest import running
-from tests.fakes.daemon_process import Daemon
+from tests.fakes.daemon_process import Daemon, free_ports
 from tests.fakes.guest_releases import REPO, config_of, guest_image
 from tests.fakes.tiny_firmware import tiny_firmware
 
@@ -39,11 +42,22 @@ def world(tmp_path: Path) -> dict[str, Path]:
         )
     manifest = next((source / REPO / "v1").glob("*.json"))
     promised = json.loads(manifest.read_text())
-    promised["tdx_measurement"] = {"rtmr1": "11" * 48, "rtmr2": "22" * 48}
-    (source / REPO / "tdx").mkdir()
-    (source / REPO / "tdx" / manifest.name).write_text(json.dumps(promised))
+    kernel, initrd = (image.files[kind].read_bytes() for kind in (Kind.KERNEL, Kind.INITRD))
+    right = registers(kernel, initrd, promised)
+    for tag, registers_of in (("tdx", right), ("tdx-altered", right | {"rtmr1": "ab" * 48})):
+        promised["tdx_measurement"] = registers_of
+        (source / REPO / tag).mkdir()
+        (source / REPO / tag / manifest.name).write_text(json.dumps(promised))
     (tmp_path / "sys" / "bus" / "pci" / "devices").mkdir(parents=True)
     return {"source": source, "firmware": firmware.parent, "sys": tmp_path / "sys"}
+
+
+def registers(kernel: bytes, initrd: bytes, promised: dict[str, Any]) -> dict[str, str]:
+    memory_mib, cmdline = promised["vm_shape"]["memory_mb"], promised["cmdline"]
+    return {
+        "rtmr1": rtmr1(kernel, len(initrd), cmdline, memory_mib).hex(),
+        "rtmr2": rtmr2(cmdline, hashlib.sha384(initrd).digest()).hex(),
+    }
 
 
 def settings(world: dict[str, Path], tee: str, **more: Any) -> dict[str, Any]:
@@ -52,7 +66,10 @@ def settings(world: dict[str, Path], tee: str, **more: Any) -> dict[str, Any]:
         "allow_unattested": False,
         "host": {"sysfs_root": str(world["sys"])},
         "qemu": {"firmware_dir": str(world["firmware"]), **more},
-        "attestation": {"collateral": {"offline": True}},
+        "attestation": {
+            "collateral": {"offline": True},
+            "tdx": {"platforms": [{"mrtd": "aa" * 48, "rtmr0": "bb" * 48}]},
+        },
     }
 
 
@@ -96,7 +113,13 @@ async def test_a_trust_domain_wants_its_firmware_and_its_quote_service(
         assert "qemu.tdx_firmware" in fault["detail"]
         assert f"the quote service at {quotes} cannot be reached" in fault["detail"]
 
+        # and before that, what promises nothing, or would be measured otherwise than promised
         fault = await fault_of(daemon, "v1", daemon.plain)
         assert (fault["code"], fault["step"]) == ("release_invalid", "prepare")
         assert "no tdx_measurement" in fault["detail"]
+        fault = await fault_of(daemon, "tdx-altered", free_ports(1)[0])
+        assert (fault["code"], fault["step"]) == ("measurement_mismatch", "prepare")
+        assert "RTMR1 would be" in fault["detail"]
+        assert "ab" * 48 in fault["detail"]
+        assert (await daemon.get("/v1/enclaves")).body["enclaves"] == []
         daemon.stop()
