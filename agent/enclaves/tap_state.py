@@ -87,7 +87,7 @@ def _of_tap(link: NetLink, look: Look, wanted: Wanted) -> Iterator[str]:
         yield f"it was put into {link.master}" if link.master else "it was taken off its bridge"
     else:
         port = link.linkinfo.info_slave_data
-        wants = {**_PORT, "isolated": not wanted.hairpin, "hairpin": wanted.hairpin}
+        wants = {"isolated": not wanted.hairpin, **_PORT, "hairpin": wanted.hairpin}
         changed = [one for one, value in wants.items() if getattr(port, one) is (not value)]
         if changed:
             yield f"its port was changed ({', '.join(changed)})"

@@ -27,6 +27,7 @@ pytestmark = [
 ]
 
 SOON_S = 2.0  # the kernel tells of every change
+PORTS_S = 30.0  # they are looked at every ten seconds
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -122,7 +123,7 @@ def bind(daemon: Daemon, address: str) -> socket.socket:
 
 async def problems(daemon: Daemon, *codes: str) -> list[str]:
     """The details, once the problems are these."""
-    async with asyncio.timeout(SOON_S):
+    async with asyncio.timeout(PORTS_S):
         while True:
             shown = (await daemon.get("/status")).body["problems"]
             if [one["code"] for one in shown] == list(codes):

@@ -55,6 +55,7 @@ def engine(host: SimulatedHost, releases: SignedReleases) -> UpdateEngine:
         releases=releases,
         clock=host.clock,
         gpus=None,
+        preparation=None,
         secret_values=secret_values,
     )
     runtime: Any = SimpleNamespace(
