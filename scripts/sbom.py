@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-TOOL = Path(sys.executable).with_name("cyclonedx-py")
+TOOL = (sys.executable, "-m", "cyclonedx_py")
 
 
 def bill(kind: str, source: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def bill(kind: str, source: Path) -> dict[str, Any]:
     project = ("--pyproject", CHECKOUT / "pyproject.toml", "--mc-type", "application")
     options = ("--output-reproducible", "--of", "JSON", "--sv", "1.6", "--no-validate")
     made = subprocess.run(
-        [TOOL, kind, *project, *options, source], check=True, capture_output=True
+        [*TOOL, kind, *project, *options, source], check=True, capture_output=True
     )
     found: dict[str, Any] = json.loads(made.stdout)
     return found
