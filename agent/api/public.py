@@ -1,8 +1,8 @@
 """What the status port shows: how deployments are, and nothing of what is theirs. Pure.
 
 Everybody on the host may read that port. Of a tenant's deployment it tells name, status, versions,
-listeners and health; null are the variables, the names of secrets, and whatever may quote a guest
-or name a secret: details, answers of probes, boot stages, the console.
+listeners and health; null are the variables, the names of secrets, whatever may quote a guest
+or name a secret (details, answers of probes, boot stages, the console), and where guests went.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ ASK = "ask on the agent's unix socket: sudo enclave-agent status"
 def public_status(status: StatusView, of_tenants: Iterable[bool]) -> StatusView:
     """`of_tenants`: of each problem, whether it is about a deployment."""
     problems = zip(status.problems, of_tenants, strict=True)
+    egress = status.egress
     return replace(
         status,
+        egress=None if egress is None else replace(egress, refused=None),
         deployments=[_deployment(one) for one in status.deployments],
         problems=[_problem(one) if tenant else one for one, tenant in problems],
     )

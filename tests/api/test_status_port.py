@@ -63,6 +63,7 @@ TOLD = {
     *("next_update.gpus", "update.id", "update.deployment", "update.tag", "update.from_tag"),
     *("update.error.code", "update.error.step", "update.progress.probes.name"),
     *("enclaves.id", "enclaves.deployment", "enclaves.gpus", "enclaves.address", "enclaves.unit"),
+    "refused (a name)",  # the configuration's name of a limit
     *("error.code", "error.step", "degraded.code", "degraded.step", "rollback.feasibility"),
 }
 
@@ -74,6 +75,12 @@ def test_nothing_else_of_a_deployment_is_told_than_what_is_listed_here() -> None
     assert told["deployments"][0]["variables"] is None
     assert told["deployments"][0]["secrets"] is None
     assert told["deployments"][0]["stale_secrets"] is None
+
+
+def test_where_guests_tried_to_go_is_not_told() -> None:
+    told = public_status(full(StatusView), [True])
+    assert told.egress is not None
+    assert told.egress.refused is None
 
 
 def test_details_of_problems_are_told_only_of_the_host() -> None:
