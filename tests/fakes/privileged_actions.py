@@ -57,7 +57,7 @@ async def gpu_modes(home: Path, other: int) -> None:
     told = {"cc": "off", "ppcie": "off", "cc_next": "off", "ppcie_next": "off"}
     tool = ModeTool(str(install_tool(home, {BDF: told})))
     await tool.set(BDF, CcMode.ON, kinds=("cc",))
-    assert (await tool.query(BDF, kinds=("cc",))).active is CcMode.ON
+    assert (await tool.query(BDF, kinds=("cc",))).settled is CcMode.ON
 
 
 async def configuration_space(home: Path, other: int) -> None:
