@@ -188,6 +188,7 @@ class NftablesTraffic:
                 await self._write(change(self._base.table, view.owned_by(deployment), {}))
             else:
                 await self._rewrite(view.others(deployment))
+            await self._ports.keep(await self._look())
 
     async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
         """Nothing, if the rules in the kernel are not exactly ours."""

@@ -584,6 +584,18 @@ async def test_a_thousand_listeners_are_read_back(
     assert await traffic.observe() == {wanted.deployment: wanted}
 
 
+@pytest.fixture
+def router(host: NftablesWorld) -> Iterator[None]:
+    """The host forwards for others; else our table lets nothing through but what is guests'."""
+    del host  # which has its network
+    forwarding = Path("/proc/sys/net/ipv4/conf/all/forwarding")
+    before = forwarding.read_text()
+    forwarding.write_text("1")
+    yield
+    forwarding.write_text(before)
+
+
+@pytest.mark.usefixtures("router")
 async def test_an_address_that_is_not_the_hosts_is_never_answered_for(
     host: NftablesWorld, traffic: NftablesTraffic, client: Remote
 ) -> None:
