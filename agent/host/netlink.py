@@ -1,8 +1,8 @@
-"""What the kernel tells by netlink when links, addresses, routes or rules are changed by anybody.
+"""What the kernel tells by netlink: what it is asked for, and what is changed by anybody.
 
-A socket in multicast groups, and its messages taken apart. Whoever listens looks for itself at
-what is there then: a message says that there is reason to look, and one that was lost because too
-many came says it, too. Needs CAP_NET_ADMIN for the groups of nftables.
+`asked` is one question with its answer. `Netlink` is a socket in multicast groups: whoever listens
+looks for itself at what is there then; a message says that there is reason to look, and one that
+was lost because too many came says it, too. Needs CAP_NET_ADMIN for the groups of nftables.
 
 Source of the formats: netlink(7), rtnetlink(7), <linux/netlink.h>, <linux/netfilter/nfnetlink.h>.
 """
@@ -18,7 +18,11 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 
-ROUTE, NETFILTER = 0, 12  # NETLINK_ROUTE, NETLINK_NETFILTER
+ROUTE, SOCK_DIAG, NETFILTER = 0, 4, 12  # NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_NETFILTER
+_REQUEST, _DUMP = 0x1, 0x300  # NLM_F_REQUEST, NLM_F_DUMP
+_ERROR, _DONE = 2, 3
+_SOL_NETLINK, _STRICT_CHECK = 270, 12  # NETLINK_GET_STRICT_CHK (Linux 4.20)
+_ANSWER_S = 5.0
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _TYPE_BITS = 0x3FFF  # NLA_TYPE_MASK: without "nested" and "network byte order"
@@ -65,6 +69,32 @@ def text(value: bytes | None) -> str:
 
 def _aligned(length: int) -> int:
     return (length + 3) & ~3
+
+
+def asked(
+    protocol: int, kind: int, body: bytes, *, dump: bool = True, strict: bool = False
+) -> Iterator[Message]:
+    """The kernel's answer: all that a dump lists, or the one message. Raises OSError.
+
+    It answers as it is asked: nothing is waited for but in an error of its own. `strict`: only
+    what the request names, where the kernel knows to choose.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
+        kernel.settimeout(_ANSWER_S)
+        if strict:
+            kernel.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
+        flags = _REQUEST | _DUMP if dump else _REQUEST
+        kernel.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+        while True:
+            for message in messages(kernel.recv(_MOST_BYTES)):
+                if message.kind == _DONE:
+                    return
+                if message.kind == _ERROR:
+                    (number,) = struct.unpack_from("=i", message.body)
+                    raise OSError(-number, "the kernel does not answer by netlink")
+                yield message
+                if not dump:
+                    return
 
 
 class Netlink:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Network
 
 from agent.host.commands import CommandError, CompletedCommand, RunCommand, run_command
-from agent.host.kernel_news import NETWORKS, KernelNews
+from agent.host.netlink import ROUTE, Netlink
 from agent.host.networks import own_networks
 from agent.host.threads import finish_in_thread
 from agent.model.egress import Refusal
@@ -24,6 +24,7 @@ from agent.traffic.port import TrafficError
 
 log = logging.getLogger(__name__)
 LOOK_EVERY_S = 10.0
+_NETWORKS = (1, 5, 7)  # RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE
 
 
 class EgressTable:
@@ -63,7 +64,7 @@ class EgressTable:
         Raises TrafficError when it cannot; to be begun again then.
         """
         next_look = 0.0
-        with KernelNews(NETWORKS, at_the_latest_s=LOOK_EVERY_S) as news:
+        with Netlink(ROUTE, _NETWORKS) as news:
             while True:
                 if time.monotonic() < next_look:
                     async with self._lock:
@@ -72,7 +73,7 @@ class EgressTable:
                     next_look = time.monotonic() + LOOK_EVERY_S
                     view = await self.ensure()
                     show(view.refused)
-                await news.changed()
+                await news.heard(LOOK_EVERY_S)
 
     async def _follow(self) -> None:
         networks = await self._networks()
