@@ -46,9 +46,6 @@ def _listeners(family: int, body: bytes) -> Iterator[Listen]:
     address = socket.inet_ntop(family, body[_ADDRESS_AT : _ADDRESS_AT + size])
     mapped = address.removeprefix("::ffff:")
     yield Listen(address=mapped if "." in mapped else address, port=port)
-    # Taken for one that takes IPv4, too, where the kernel does not say.
-    if address == _ANY6 and attributes(body, _ANSWER_BYTES).get(_V6ONLY, b"\0")[:1] in (
-        b"",
-        b"\0",
-    ):
+    only_ipv6 = attributes(body, _ANSWER_BYTES).get(_V6ONLY, b"")  # empty: the kernel does not say
+    if address == _ANY6 and not any(only_ipv6):
         yield Listen(address=_ANY4, port=port)
