@@ -166,6 +166,7 @@ class NftablesTraffic:
         """One transaction. What the kernel holds is read only if the last look proves stale."""
         check(order)
         async with self._lock:
+            self._resets.begin_anew(end for one in order.bindings for end in one.endpoints)
             view = self._last
             if view is None or not view.intact or view.known.get(order.deployment) == order:
                 view = await self._look()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from agent.host.commands import RunCommand
 from agent.host.threads import finish_in_thread
@@ -27,23 +27,25 @@ class Resets:
         self._run = run
         self._lock = asyncio.Lock()
         self._endpoint: Endpoint | None = None
+        self._cut: dict[Endpoint, frozenset[conntrack.Tuple]] = {}  # by resets that broke off
+
+    def begin_anew(self, endpoints: Iterable[Endpoint]) -> None:
+        """Traffic is sent there: what a reset that broke off has cut before is nobody's any more."""
+        for endpoint in endpoints:
+            self._cut.pop(endpoint, None)
 
     async def reset(self, endpoint: Endpoint) -> int:
         """See `NftablesTraffic.reset`."""
         async with self._lock:
             flows = await conntrack.flows_to(endpoint, self._run)
-            if not flows:
+            cut = self._cut.get(endpoint, frozenset()) | {flow.original for flow in flows}
+            if flows:
+                self._cut[endpoint] = cut
+                await self._cut_all(endpoint, flows)
+            else:
                 await conntrack.forget(endpoint, (), self._run)
-                return 0
-            self._endpoint = endpoint
-            await self._commit(self.statement("add"))
-            try:
-                left = await self._until_closed(endpoint, flows)
-                await conntrack.forget(endpoint, left, self._run)
-            finally:
-                done, self._endpoint = self.statement("delete"), None
-                await asyncio.shield(self._commit(done))
-            return len(flows)
+            self._cut.pop(endpoint, None)
+            return len(cut)
 
     def statement(self, verb: str = "add") -> str:
         """What adds or deletes the endpoint that is being reset; nothing if none is."""
@@ -51,6 +53,16 @@ class Resets:
             return ""
         key = endpoint_key(self._endpoint)
         return f"{verb} element inet {self._table} resetting {{ {key} }}\n"
+
+    async def _cut_all(self, endpoint: Endpoint, flows: list[conntrack.Flow]) -> None:
+        self._endpoint = endpoint
+        await self._commit(self.statement("add"))
+        try:
+            left = await self._until_closed(endpoint, flows)
+            await conntrack.forget(endpoint, left, self._run)
+        finally:
+            done, self._endpoint = self.statement("delete"), None
+            await asyncio.shield(self._commit(done))
 
     async def _until_closed(
         self, endpoint: Endpoint, flows: list[conntrack.Flow]
