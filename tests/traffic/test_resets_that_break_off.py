@@ -10,7 +10,9 @@ import pytest
 from agent.host.commands import CompletedCommand
 from agent.model.enclave import Endpoint
 from agent.traffic import conntrack, resetting
+from agent.traffic.nftables_kernel import NftablesKernel
 from agent.traffic.nftables_reset import Resets
+from agent.traffic.nftables_rules import Base
 from agent.traffic.port import TrafficError
 
 BLUE = Endpoint(address="10.9.0.2", port=8080)
@@ -37,6 +39,8 @@ class Kernel:
     async def __call__(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
     ) -> CompletedCommand:
+        if argv[0] == "nft":
+            self.committed.append(stdin.decode())
         if "-L" not in argv:
             return CompletedCommand(0, b"", b"")
         if not self.listings:
@@ -47,9 +51,6 @@ class Kernel:
             return CompletedCommand(1, b"", b"no buffer space\n")
         return CompletedCommand(0, "\n".join(map(flow, ports)).encode(), b"")
 
-    async def commit(self, text: str) -> None:
-        self.committed.append(text)
-
 
 @pytest.fixture(autouse=True)
 def tools(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +60,8 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def resets(kernel: Kernel) -> Resets:
-    return Resets("table", kernel.commit, kernel)
+    base = Base("table", "br0", "10.9.0.0/24")
+    return Resets(base.table, NftablesKernel(base, kernel), asyncio.Lock(), kernel)
 
 
 async def test_what_a_listing_that_failed_left_untold_is_counted_by_the_next_try() -> None:
