@@ -33,6 +33,7 @@ from agent.updates.snapshot.snapshot import Resolved
 from tests.fakes.daemon_process import Daemon, kill_all, processes_in
 
 _MOMENT_S = 5.0
+_LAST_EVENTS = 500
 _ID = re.compile(r"[a-z2-7]{8}")
 
 
@@ -54,6 +55,21 @@ async def recorded(state_dir: Path) -> Recorded:
     store = await SqliteStore.open(state_dir / "agent.db", RealClock().now)
     try:
         return await store.read(_read)
+    finally:
+        await store.close()
+
+
+async def last_told(state_dir: Path, kind: str, to: str) -> int:
+    """The sequence of the newest event of that kind among the last ones; 0: none is there."""
+
+    def newest(tx: Reader) -> int:
+        _, last = tx.event_bounds()
+        events = tx.events(max(0, last - _LAST_EVENTS), _LAST_EVENTS)
+        return max((one.sequence for one in events if (one.kind, one.to) == (kind, to)), default=0)
+
+    store = await SqliteStore.open(state_dir / "agent.db", RealClock().now)
+    try:
+        return await store.read(newest)
     finally:
         await store.close()
 

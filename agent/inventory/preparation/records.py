@@ -185,7 +185,7 @@ def count_reset(tx: Transaction, bdf: Bdf, now: Instant, times: int = 1) -> None
     """It is about to be reset. Raises ResetsSpentError, and then it must not be."""
     row = rows_of(tx).get(bdf) or GpuCondition(bdf=bdf, clean=False, since=now)
     if why := resets_spent(row, now):
-        raise ResetsSpentError(bdf, why, "see why it is reset so often: its events, the log")
+        raise ResetsSpentError(bdf, why)
     resets = (*within(row.resets, HOUR_S, now), *[now] * times)
     tx.put_gpu_condition(msgspec.structs.replace(row, resets=resets))
 
@@ -199,18 +199,23 @@ def note_fault(tx: Transaction, bdf: Bdf, error: AgentError) -> None:
 
 
 def forgive(tx: Transaction, bdf: Bdf) -> bool:
-    """A person says that it is mended: what it was found unable to do is tried anew.
+    """A person says that it is mended: what it was found unable to do is tried anew, and its
+    resets are counted anew.
 
     Whether there was anything.
     """
     row = rows_of(tx).get(bdf)
-    if row is None or not (row.limits or row.failures or row.mode_failures or row.mode_told):
+    if row is None:
         return False
-    tx.put_gpu_condition(
-        msgspec.structs.replace(
-            row, limits=(), failures=0, mode_failures=0, mode=None, mode_told=None
+    failed = bool(row.limits or row.failures or row.mode_failures or row.mode_told)
+    if not (failed or row.resets):
+        return False
+    after = msgspec.structs.replace(row, resets=())
+    if failed:
+        after = msgspec.structs.replace(
+            after, limits=(), failures=0, mode_failures=0, mode=None, mode_told=None
         )
-    )
+    tx.put_gpu_condition(after)
     return True
 
 
