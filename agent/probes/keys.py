@@ -6,10 +6,10 @@ claimed, by two rounds in a row that pass wholly over it, each over a connection
 that a change of the key means that the guest is starting. Afterwards every other key is a failed
 result, so that it is a failure unless it is bound itself within the patience that every probe has.
 
-Why two: a connection keeps the key of its handshake, and a server that takes its own key while the
-connection is open answers all that is asked over it from then on. So one round may pass wholly over
-a key of the moment. But whoever gave such answers shows its own key to every later connection, and
-one that was restarted since shows another key of the moment: none of those is shown again.
+Why two: a connection keeps the key of its handshake, and a server that takes its own key while it
+is open answers all that is asked over it from then on. So one round may pass wholly over a key of
+the moment. But whoever gave such answers shows its own key to every later connection, and one that
+was restarted since shows another key of the moment: none of those is shown again.
 """
 
 from __future__ import annotations

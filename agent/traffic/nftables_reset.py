@@ -39,7 +39,7 @@ class Resets:
         self._cut: dict[Endpoint, frozenset[conntrack.Tuple]] = {}  # by resets that broke off
 
     def begin_anew(self, endpoints: Iterable[Endpoint]) -> None:
-        """Traffic is sent there: what a reset that broke off has cut before is nobody's any more."""
+        """Traffic is sent there: what a reset that broke off has cut is nobody's any more."""
         for endpoint in endpoints:
             self._cut.pop(endpoint, None)
 
