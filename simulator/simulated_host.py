@@ -239,6 +239,7 @@ class SimulatedHost:
                 key: vm.judged() for key, vm in self.vms.items() if vm.judged_at is not None
             },
             connections={key: vm.connections for key, vm in self.vms.items()},
+            draining={key: vm.connections for key, vm in self.vms.items()},
             applied_generation=self.applied,
             firmware_changed_at=self.firmware_changed_at,
             outcomes=dict(self.outcomes),

@@ -28,8 +28,8 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
     deployment named it. `path_guarded`: the guest's shim wants a key for it. `host`: the name to
     ask for, as in `Host`; None for the guest's address.
     `bound_key`: the only TLS key (SHA-256, hex) that it may show, once one was bound.
-    `binds_itself`: nothing is claimed on this host, so that the first round that passes wholly
-    binds the key that it was made over.
+    `binds_itself`: nothing is claimed on this host, so that two rounds in a row that pass wholly,
+    over connections of their own, bind the key that both were made over.
     `metrics_access`: of a guest that was given a METRICS_API_KEY. Never log it.
     """
 

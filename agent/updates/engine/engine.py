@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -366,14 +366,15 @@ class EngineRuntime:
     async def _observe(self, name: DeploymentName, rows: Rows | None) -> Observation:
         parts = self.parts
         enclaves = rows.enclaves if rows else await parts.store.read(lambda tx: tx.enclaves(name))
+        draining: Mapping[EnclaveId, int | None] = {}
         if rows:
-            await self.data_plane.recount_draining(rows)
+            draining = await self.data_plane.count_draining(rows)
             self._observer.watch(rows)
             if any(self._observer.wants_others(row) for row in enclaves):
                 await self._know_supply()
         seen = self._observer.look(name, enclaves)
         stopping = await self._host_shutdown.stopping(enclaves, seen.vms)
-        return dataclasses.replace(seen, host_stopping=stopping)
+        return dataclasses.replace(seen, draining=draining, host_stopping=stopping)
 
     def _publish(self, name: DeploymentName, rows: Rows | None) -> None:
         before = self.publisher.rows.get(name)

@@ -73,18 +73,20 @@ def sickness(s: Situation, enclave: EnclaveId) -> Fault | None:
 
 def drain(s: Situation, update: Update, state: Draining) -> Plan:
     old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
-    if old is None or s.gone(old.id):
+    if old is None:
         return become(s, Retiring())
     outcome = cut(s, old.id, state.until)
-    if outcome is not None:  # before the count is looked at, which the reset made zero
+    if outcome is not None:
         after, event = move(
             s, Retiring(), reset_connections=update.reset_connections + outcome.count
         )
         return Plan(write=Write(update=after, events=(event, *cut_events(old, outcome))))
-    if s.connections.get(old.id) == 0:
+    if s.gone(old.id) or s.now.reached(state.until):
+        return act(reset_action(old.id))  # whatever is counted now: its own work makes it zero
+    if old.id not in s.draining:
+        return rest(s.now)
+    if s.draining[old.id] == 0:
         return become(s, Retiring())
-    if s.now.reached(state.until):
-        return act(reset_action(old.id))
     look = min(s.now.plus(1), state.until, key=lambda at: at.boottime_s)
     return rest(look).also(_keep_warm(s, update))
 

@@ -49,7 +49,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an action ended. `count`: of a reset, the connections."""
+    """How an action ended. `count`: of a reset, the connections; with those of tries before it."""
 
     fault: Fault | None = None
     count: int = 0
@@ -108,6 +108,8 @@ class Situation:
     `boots`: seconds that guests of the size of the update's took on this host, newest first;
     `answers`: those that they took to their first answer. `certificate_boots`: when guests of a
     domain of the deployment began to boot, newest first, in seconds since 1970.
+    `draining`: the connections open to an enclave that gave its traffic away, counted since then
+    and in this very turn; None: they could not be counted.
     `deaf`: the revisions whose image does not hear its power button.
     `secrets`: the current versions; `values_here`: names and versions whose value is in memory;
     `values_at_rest`: those that are kept encrypted, as far as is known.
@@ -123,6 +125,7 @@ class Situation:
     health: Mapping[EnclaveId, HealthView] = field(default_factory=dict)
     verdicts: Mapping[EnclaveId, Judged] = field(default_factory=dict)
     connections: Mapping[EnclaveId, int] = field(default_factory=dict)
+    draining: Mapping[EnclaveId, int | None] = field(default_factory=dict)
     applied_generation: int | None = None
     firmware_changed_at: Instant | None = None  # of the host's processor, as evidence told it
     outcomes: Mapping[Action, Outcome] = field(default_factory=dict)

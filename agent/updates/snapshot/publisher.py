@@ -21,6 +21,7 @@ from agent.updates.snapshot.snapshot import DeploymentFacts, HostFacts, Problem,
 from agent.updates.snapshot.status import deployment_facts
 
 _NETWORK = "host network"  # no deployment can have this name
+_STORE, _DAMAGED = "store", "store_damaged"
 
 
 class SnapshotPublisher:
@@ -102,7 +103,7 @@ class SnapshotPublisher:
         self._store_damage = detail
         self._not_ready = (f"store_damaged: {detail}",)
         self.raise_problem(
-            "store", code="store_damaged", severity="error", detail=detail, mend=MEND_DAMAGE
+            _STORE, code=_DAMAGED, severity="error", detail=detail, mend=MEND_DAMAGE
         )
 
     def raise_problem(
@@ -115,7 +116,12 @@ class SnapshotPublisher:
         mend: str,
         of_tenant: bool = False,
     ) -> bool:
-        """Show a problem until it is cleared; the same again keeps its `since`, and is no news."""
+        """Show a problem until it is cleared; the same again keeps its `since`, and is no news.
+
+        A damaged store is shown once, with its own mend, and not by each task that meets it.
+        """
+        if code == _DAMAGED and key != _STORE:
+            return False
         known = self._problems.get(key)
         since = known.since if known else self._clock.now().wall.strftime("%Y-%m-%dT%H:%M:%SZ")
         problem = Problem(

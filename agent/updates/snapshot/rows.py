@@ -47,6 +47,7 @@ class Observation:
     health: dict[EnclaveId, HealthView] = field(default_factory=dict)
     verdicts: dict[EnclaveId, Judged] = field(default_factory=dict)
     connections: dict[EnclaveId, int] = field(default_factory=dict)
+    draining: Mapping[EnclaveId, int | None] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
     applied_generation: int | None = None
     firmware_changed_at: Instant | None = None
@@ -138,6 +139,7 @@ def situation(rows: Rows, seen: Observation) -> Situation:
         health=seen.health,
         verdicts=verdicts,
         connections=seen.connections,
+        draining=seen.draining,
         applied_generation=seen.applied_generation,
         firmware_changed_at=seen.firmware_changed_at,
         outcomes=seen.outcomes,
