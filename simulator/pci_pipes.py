@@ -2,8 +2,9 @@
 
 Each pipe has two names: the one in the tree, which writers open, and one in a folder of ours,
 which we open. Whoever looks for the holders of a device goes by the names of open files: he must
-not find us. Writes are taken in their order; a reset goes on beside whatever else is written, as
-the devices of a host do, and whoever asked for it waits for its end: the pipe is full until then.
+not find us. Writes are taken in their order; a reset, a removal or a rescan goes on beside what
+else is written, as the devices of a host do, and whoever asked for it waits for its end, as with
+the kernel's own: the pipe is full until then.
 """
 
 from __future__ import annotations
@@ -32,22 +33,23 @@ def served(kernel: PciKernel, *hung: str) -> Iterator[None]:
     """Answer, but not writes to files that end in one of `hung`: as an unbind of a held device."""
     with tempfile.TemporaryDirectory(prefix="pipes-", dir=kernel.tree.root.parent) as folder:
         readers = _open(_pipes(kernel, Path(folder)), hung)
-        resets = _Resets(kernel, {fd: path for fd, path in readers.items() if _is_reset(path)})
+        waited = {fd: path for fd, path in readers.items() if _is_waited_for(path)}
+        slow = _Slow(kernel, waited)
         stop = threading.Event()
-        thread = threading.Thread(target=_answer, args=(kernel, readers, resets, stop))
+        thread = threading.Thread(target=_answer, args=(kernel, readers, slow, stop))
         thread.start()
         try:
             yield
         finally:
             stop.set()
             thread.join()
-            resets.close()
+            slow.close()
             for fd in readers:
                 os.close(fd)
 
 
-def _is_reset(path: Path) -> bool:
-    return path.name == "reset"
+def _is_waited_for(path: Path) -> bool:
+    return path.name in ("reset", "remove", "rescan")
 
 
 def _pipes(kernel: PciKernel, folder: Path) -> dict[Path, Path]:
@@ -75,8 +77,8 @@ def _open(pipes: dict[Path, Path], hung: tuple[str, ...]) -> dict[int, Path]:
     }
 
 
-class _Resets:
-    """The pipes that ask for a reset: filled, so that a writer is known by its opening."""
+class _Slow:
+    """The pipes whose writers wait: filled, so that a writer is known by its opening."""
 
     def __init__(self, kernel: PciKernel, pipes: dict[int, Path]) -> None:
         self._kernel = kernel
@@ -93,15 +95,15 @@ class _Resets:
     def begin(self) -> None:
         """For whoever has opened one since."""
         for watch, _, _, _ in _EVENT.iter_unpack(os.read(self.fd, _PAGE)):
-            thread = threading.Thread(target=self._reset, args=self._watched[watch])
+            thread = threading.Thread(target=self._do, args=self._watched[watch])
             thread.start()
             self._threads = [one for one in (*self._threads, thread) if one.is_alive()]
 
-    def _reset(self, fd: int, path: Path) -> None:
+    def _do(self, fd: int, path: Path) -> None:
         self._kernel.write(path, "1")
         waiting = select.poll()
         waiting.register(fd, select.POLLIN)
-        with contextlib.suppress(BlockingIOError):  # another one's reset was quicker
+        with contextlib.suppress(BlockingIOError):  # another one's was quicker
             os.read(fd, _PAGE)
             if waiting.poll(_WRITER_MS):  # or it has died
                 os.read(fd, _PAGE)
@@ -114,17 +116,17 @@ class _Resets:
 
 
 def _answer(
-    kernel: PciKernel, readers: dict[int, Path], resets: _Resets, stop: threading.Event
+    kernel: PciKernel, readers: dict[int, Path], slow: _Slow, stop: threading.Event
 ) -> None:
     poller = select.poll()
-    poller.register(resets.fd, select.POLLIN)
+    poller.register(slow.fd, select.POLLIN)
     for fd, path in readers.items():
-        if not _is_reset(path):
+        if not _is_waited_for(path):
             poller.register(fd, select.POLLIN)
     while not stop.is_set():
         for fd, _ in poller.poll(20):
-            if fd == resets.fd:
-                resets.begin()
+            if fd == slow.fd:
+                slow.begin()
                 continue
             for line in os.read(fd, _PAGE).decode().splitlines():
                 kernel.write(readers[fd], line)
