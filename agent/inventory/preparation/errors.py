@@ -113,8 +113,8 @@ class ResetsSpentError(PreparationError):
     @property
     def mend(self) -> str:
         return (
-            "see why it is reset so often: its events, the log; it is reset again when that hour "
-            f"is over, or after: enclave-agent gpus release {self.bdf}"
+            "see why it is reset so often: its events, the log; it is reset again after that hour "
+            f"or after: enclave-agent gpus release {self.bdf}"
         )
 
 
