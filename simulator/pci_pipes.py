@@ -17,14 +17,15 @@ import select
 import struct
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from simulator.pci_kernel import PciKernel
 
 _PAGE = 4096
-_WRITER_MS = 2000  # a writer that waited has written by then
-_IN_OPEN, _EVENT = 0x20, struct.Struct("iIII")
+_LOOK_MS = 20
+_IN_CLOSE_WRITE, _IN_OPEN, _EVENT = 0x08, 0x20, struct.Struct("iIII")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -85,31 +86,40 @@ class _Slow:
         self._threads: list[threading.Thread] = []
         self.fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watched: dict[int, tuple[int, Path]] = {}
+        self._writers: Counter[int] = Counter()  # how many have it open, by watch
+        self._closed = threading.Event()
         for fd, path in pipes.items():
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PAGE)
             os.write(fd, bytes(_PAGE))
-            watch = _libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_OPEN)
+            watch = _libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_OPEN | _IN_CLOSE_WRITE)
             assert watch >= 0, os.strerror(ctypes.get_errno())
             self._watched[watch] = (fd, path)
 
     def begin(self) -> None:
         """For whoever has opened one since."""
-        for watch, _, _, _ in _EVENT.iter_unpack(os.read(self.fd, _PAGE)):
-            thread = threading.Thread(target=self._do, args=self._watched[watch])
-            thread.start()
-            self._threads = [one for one in (*self._threads, thread) if one.is_alive()]
+        for watch, what, _, _ in _EVENT.iter_unpack(os.read(self.fd, _PAGE)):
+            self._writers[watch] += 1 if what & _IN_OPEN else -1
+            if what & _IN_OPEN:
+                thread = threading.Thread(target=self._do, args=(watch,))
+                thread.start()
+                self._threads = [one for one in (*self._threads, thread) if one.is_alive()]
 
-    def _do(self, fd: int, path: Path) -> None:
+    def _do(self, watch: int) -> None:
+        fd, path = self._watched[watch]
         self._kernel.write(path, "1")
         waiting = select.poll()
         waiting.register(fd, select.POLLIN)
         with contextlib.suppress(BlockingIOError):  # another one's was quicker
             os.read(fd, _PAGE)
-            if waiting.poll(_WRITER_MS):  # or it has died
+            while not (written := waiting.poll(_LOOK_MS)):  # it takes its time on a busy machine
+                if not self._writers[watch] or self._closed.is_set():
+                    break  # it has died, or will find nobody
+            if written:
                 os.read(fd, _PAGE)
             os.write(fd, bytes(_PAGE))
 
     def close(self) -> None:
+        self._closed.set()
         for thread in self._threads:
             thread.join()
         os.close(self.fd)

@@ -33,7 +33,7 @@ from agent.updates.snapshot.snapshot import Resolved
 from tests.fakes.daemon_process import Daemon, kill_all, processes_in
 
 _MOMENT_S = 5.0
-_LAST_EVENTS = 500
+_LAST_EVENTS = 64  # more than one story writes
 _ID = re.compile(r"[a-z2-7]{8}")
 
 
