@@ -2,9 +2,8 @@
 
 Each pipe has two names: the one in the tree, which writers open, and one in a folder of ours,
 which we open. Whoever looks for the holders of a device goes by the names of open files: he must
-not find us. Writes are taken in their order; a reset, a removal or a rescan goes on beside what
-else is written, as the devices of a host do, and whoever asked for it waits for its end, as with
-the kernel's own: the pipe is full until then.
+not find us. Writes are taken in their order; a reset goes on beside whatever else is written, as
+the devices of a host do, and whoever asked for it waits for its end: the pipe is full until then.
 """
 
 from __future__ import annotations
@@ -17,15 +16,14 @@ import select
 import struct
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from simulator.pci_kernel import PciKernel
 
 _PAGE = 4096
-_LOOK_MS = 20
-_IN_CLOSE_WRITE, _IN_OPEN, _EVENT = 0x08, 0x20, struct.Struct("iIII")
+_WRITER_MS = 2000  # a writer that waited has written by then
+_IN_OPEN, _EVENT = 0x20, struct.Struct("iIII")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,23 +32,22 @@ def served(kernel: PciKernel, *hung: str) -> Iterator[None]:
     """Answer, but not writes to files that end in one of `hung`: as an unbind of a held device."""
     with tempfile.TemporaryDirectory(prefix="pipes-", dir=kernel.tree.root.parent) as folder:
         readers = _open(_pipes(kernel, Path(folder)), hung)
-        waited = {fd: path for fd, path in readers.items() if _is_waited_for(path)}
-        slow = _Slow(kernel, waited)
+        resets = _Resets(kernel, {fd: path for fd, path in readers.items() if _is_reset(path)})
         stop = threading.Event()
-        thread = threading.Thread(target=_answer, args=(kernel, readers, slow, stop))
+        thread = threading.Thread(target=_answer, args=(kernel, readers, resets, stop))
         thread.start()
         try:
             yield
         finally:
             stop.set()
             thread.join()
-            slow.close()
+            resets.close()
             for fd in readers:
                 os.close(fd)
 
 
-def _is_waited_for(path: Path) -> bool:
-    return path.name in ("reset", "remove", "rescan")
+def _is_reset(path: Path) -> bool:
+    return path.name == "reset"
 
 
 def _pipes(kernel: PciKernel, folder: Path) -> dict[Path, Path]:
@@ -78,65 +75,56 @@ def _open(pipes: dict[Path, Path], hung: tuple[str, ...]) -> dict[int, Path]:
     }
 
 
-class _Slow:
-    """The pipes whose writers wait: filled, so that a writer is known by its opening."""
+class _Resets:
+    """The pipes that ask for a reset: filled, so that a writer is known by its opening."""
 
     def __init__(self, kernel: PciKernel, pipes: dict[int, Path]) -> None:
         self._kernel = kernel
         self._threads: list[threading.Thread] = []
         self.fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watched: dict[int, tuple[int, Path]] = {}
-        self._writers: Counter[int] = Counter()  # how many have it open, by watch
-        self._closed = threading.Event()
         for fd, path in pipes.items():
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PAGE)
             os.write(fd, bytes(_PAGE))
-            watch = _libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_OPEN | _IN_CLOSE_WRITE)
+            watch = _libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_OPEN)
             assert watch >= 0, os.strerror(ctypes.get_errno())
             self._watched[watch] = (fd, path)
 
     def begin(self) -> None:
         """For whoever has opened one since."""
-        for watch, what, _, _ in _EVENT.iter_unpack(os.read(self.fd, _PAGE)):
-            self._writers[watch] += 1 if what & _IN_OPEN else -1
-            if what & _IN_OPEN:
-                thread = threading.Thread(target=self._do, args=(watch,))
-                thread.start()
-                self._threads = [one for one in (*self._threads, thread) if one.is_alive()]
+        for watch, _, _, _ in _EVENT.iter_unpack(os.read(self.fd, _PAGE)):
+            thread = threading.Thread(target=self._reset, args=self._watched[watch])
+            thread.start()
+            self._threads = [one for one in (*self._threads, thread) if one.is_alive()]
 
-    def _do(self, watch: int) -> None:
-        fd, path = self._watched[watch]
+    def _reset(self, fd: int, path: Path) -> None:
         self._kernel.write(path, "1")
         waiting = select.poll()
         waiting.register(fd, select.POLLIN)
-        with contextlib.suppress(BlockingIOError):  # another one's was quicker
+        with contextlib.suppress(BlockingIOError):  # another one's reset was quicker
             os.read(fd, _PAGE)
-            while not (written := waiting.poll(_LOOK_MS)):  # it takes its time on a busy machine
-                if not self._writers[watch] or self._closed.is_set():
-                    break  # it has died, or will find nobody
-            if written:
+            if waiting.poll(_WRITER_MS):  # or it has died
                 os.read(fd, _PAGE)
             os.write(fd, bytes(_PAGE))
 
     def close(self) -> None:
-        self._closed.set()
         for thread in self._threads:
             thread.join()
         os.close(self.fd)
 
 
 def _answer(
-    kernel: PciKernel, readers: dict[int, Path], slow: _Slow, stop: threading.Event
+    kernel: PciKernel, readers: dict[int, Path], resets: _Resets, stop: threading.Event
 ) -> None:
     poller = select.poll()
-    poller.register(slow.fd, select.POLLIN)
+    poller.register(resets.fd, select.POLLIN)
     for fd, path in readers.items():
-        if not _is_waited_for(path):
+        if not _is_reset(path):
             poller.register(fd, select.POLLIN)
     while not stop.is_set():
         for fd, _ in poller.poll(20):
-            if fd == slow.fd:
-                slow.begin()
+            if fd == resets.fd:
+                resets.begin()
                 continue
             for line in os.read(fd, _PAGE).decode().splitlines():
                 kernel.write(readers[fd], line)
