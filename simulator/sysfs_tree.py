@@ -112,15 +112,16 @@ class SysfsTree:
         """Move the driver link, as a bind and an unbind do."""
         link = self.devices / bdf / "driver"
         link.unlink(missing_ok=True)
-        for made in (self.devices / bdf).glob("vfio-dev/*"):
-            made.rmdir()
+        shutil.rmtree(self.devices / bdf / "vfio-dev", ignore_errors=True)
         if driver is None:
             return
         folder = self.root / "bus/pci/drivers" / driver
         folder.mkdir(parents=True, exist_ok=True)
         link.symlink_to(folder)
-        if driver == "vfio-pci":
-            (self.devices / bdf / "vfio-dev/vfio0").mkdir(parents=True, exist_ok=True)
+        if driver.replace("-", "_").endswith("vfio_pci"):
+            node = self.devices / bdf / "vfio-dev/vfio0"
+            node.mkdir(parents=True, exist_ok=True)
+            self.put(node, "dev", "511:0")
 
     def join(self, bdf: str, group: int) -> None:
         """Put a function into an IOMMU group."""

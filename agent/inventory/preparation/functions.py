@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.inventory.pci_attributes import place_of, read_link, read_presence
+from agent.inventory.pci_attributes import place_of, read_link, read_presence, vfio_node
 from agent.inventory.sysfs import list_names, read_int, read_link_name
 from agent.model.ids import Bdf
 from agent.model.iommu_group import GroupVerdict, judge_group
@@ -53,7 +53,7 @@ def look(sysfs_root: Path, bdf: Bdf) -> Function | None:
         path=path,
         driver=read_link_name(path / "driver"),
         iommu_group=group,
-        vfio_device=next(iter(list_names(path / "vfio-dev")), None),
+        vfio_device=vfio_node(str(path)),
         group=judge_group(bdf, group, members),
     )
 
