@@ -168,8 +168,11 @@ def _device(
         yield Lack("gpu_without_address_space", f"{bdf}: {space}", SPACE_MEND)
     if node := missing_node(device.driver, device.vfio_device, made_here=nodes):
         yield Lack("vfio_node_missing", f"{bdf}: {node}", NODE_MEND)
-    if prepared and not is_vfio(device.driver):
-        mend = f"see `enclave-agent gpus`; it is at {device.driver or 'no driver'}"
+    if prepared and not (device.clean and is_vfio(device.driver)):
+        at = device.driver or "no driver"
+        mend = (
+            f"see `enclave-agent gpus`; it is {'' if device.clean else 'not clean, and '}at {at}"
+        )
         yield Lack("gpus_dirty", f"{bdf} is not prepared", mend)
 
 

@@ -24,7 +24,7 @@ from agent.inventory.pci_attributes import (
     read_presence,
     vfio_node,
 )
-from agent.inventory.pci_use import display_of, slot_of
+from agent.inventory.pci_use import display_of, parts_in_use, slot_of
 from agent.inventory.sysfs import list_names, read_int, read_link_name, read_text
 from agent.model.ids import Bdf
 from agent.model.pci import Bar, GroupMember, PciFunction, PciKind, classify
@@ -142,6 +142,7 @@ class PciReader:
             power_state=power_state,
             slot=fixed.slot,
             display=display_of(path, fixed.class_code, driver),
+            uses=parts_in_use(path),
             # One that sleeps without power would be woken by being asked.
             responds=None if power_state == "D3cold" else read_presence(path),
         )

@@ -74,6 +74,7 @@ class PciFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `vfio_device`: the name of its character device under /dev/vfio/devices; None: it has none.
     `power_state`: D0, D1, D2, D3hot or D3cold, as the kernel names them.
     `slot`: the label of the slot that it is in. `display`: how it drives a display of the host's.
+    `uses`: what was made of it and is somebody's, in words.
     """
 
     bdf: Bdf
@@ -100,6 +101,7 @@ class PciFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     power_state: str | None = None
     slot: str | None = None
     display: str | None = None
+    uses: tuple[str, ...] = ()
     responds: bool | None = None
 
     @property

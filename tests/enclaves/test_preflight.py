@@ -41,6 +41,7 @@ CARD = Gpu(
     ),
     driver="vfio-pci",
     vfio_device="vfio0",
+    clean=True,
 )
 GROUND = Ground(host=HOST, reserve_mib=2048, devices={ONE: CARD})
 NEED = Need(tee=Tee.SEV_SNP, memory_mib=65536, devices=(ONE,), prepared=True)
@@ -133,6 +134,7 @@ CASES = {
         "gpu_without_address_space",
         "above-4G decoding",
     ),
+    "not clean": (with_card(clean=False), "gpus_dirty", "not clean"),
     "another driver": (with_card(driver="nvidia"), "gpus_dirty", "enclave-agent gpus"),
     "no vfio file": (with_card(vfio_device=None), "vfio_node_missing", "VFIO_DEVICE_CDEV"),
 }
