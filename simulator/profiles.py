@@ -52,7 +52,7 @@ class Profile:
 
 
 _B200: Mapping[str, object] = {"name": "NVIDIA B200", "architecture": 10, "memory_mib": 183359}
-_CARD: Mapping[str, object] = {"nvlinks": "0 0", "fabric": "0 0 0 0"}
+_CARD: dict[str, object] = {"nvlinks": "0 0", "fabric": "0 0 0 0"}
 _PCIE = _CARD | {"name": "NVIDIA H100 PCIe"}
 _GB202 = _CARD | {"architecture": 10, "memory_mib": 97887}
 _PRO_6000 = _GB202 | {"name": "NVIDIA RTX PRO 6000 Blackwell Server Edition"}
