@@ -61,6 +61,8 @@ NAME = DeploymentName("hello")
 CALLER = Caller(name="test")
 UNCLAIMED = Verdict(attested=None)
 FIRST_KEY = "key"
+# As QEMU says it of a device that does not answer, wherever it was told to look for it.
+BROKEN_GPU = "QEMU ended (exit status 1): qemu-system-x86_64: vfio: error getting device info: I/O"
 POLICY = Policy(
     dwell_s=5, soak_s=30, drain_s=20, stop_grace_s=10, relaunch_limit=3, pull_allowance_s=0
 )
@@ -112,6 +114,8 @@ class Vm:
     gpus_attested: bool = False
     shut_since: Instant | None = None
     answered: bool = False
+    exit_reason: str | None = None  # as the driver's view tells of one that ended
+    exit_detail: str | None = None
 
     def judged(self) -> Judged:
         """The newest verdict."""
@@ -138,6 +142,7 @@ class SimulatedHost:
     evidence: Verdict | None = UNCLAIMED  # what guests give; None: nothing yet
     policy: Policy = POLICY
     fault_code: str = "broken"
+    fault_detail: str | None = None
     health_fault: Fault = field(default_factory=lambda: Fault(code="unhealthy", detail="503"))
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     applied: int | None = None
@@ -249,7 +254,13 @@ class SimulatedHost:
     def _view(self, key: EnclaveId, vm: Vm) -> VmView:
         pid = 1000 + sum(map(ord, key))
         identity = ProcessIdentity(pid=pid, start_ticks=1, boot_id=self.clock.now().boot_id)
-        return VmView(phase=vm.phase, launch_uuid=vm.launch_uuid, process=identity)
+        return VmView(
+            phase=vm.phase,
+            launch_uuid=vm.launch_uuid,
+            process=identity,
+            exit_reason=vm.exit_reason,
+            exit_detail=vm.exit_detail,
+        )
 
     def _health(self, key: EnclaveId, vm: Vm) -> HealthView:
         strange = self._is_strange(key, vm)
@@ -326,7 +337,8 @@ class SimulatedHost:
 
     def _do(self, action: Action) -> Outcome:
         if action.kind in self.broken:
-            return Outcome(fault=Fault(code=self.fault_code, detail=f"{action.kind} is broken"))
+            detail = self.fault_detail or f"{action.kind} is broken"
+            return Outcome(fault=Fault(code=self.fault_code, detail=detail))
         row = self._row(action.enclave) if action.enclave else None
         match action.kind:
             case ActionKind.LAUNCH:
@@ -337,7 +349,7 @@ class SimulatedHost:
                 if known is None and (suspect := self._suspect(row)):
                     return Outcome(fault=Fault(code=GPU_QUARANTINED, detail=suspect))
                 if self.bad_gpus.intersection(row.gpus):
-                    return Outcome(fault=Fault(code="qemu_exited", detail="vfio: no such device"))
+                    return Outcome(fault=Fault(code="qemu_exited", detail=BROKEN_GPU))
                 if known is None:
                     self._ready_gpus(row)
                     self.vms[row.id] = Vm(launch_uuid=row.launch_uuid)
@@ -443,9 +455,10 @@ class SimulatedHost:
             vm.healthy = healthy
             vm.healthy_since = self.clock.now() if healthy else None
 
-    def die(self, key: EnclaveId) -> None:
-        """The guest ends by itself; QEMU stays paused."""
+    def die(self, key: EnclaveId, reason: str | None = None, detail: str | None = None) -> None:
+        """The guest ends by itself; QEMU stays paused, or ended with these words."""
         self.vms[key].phase = VmPhase.EXITED
+        self.vms[key].exit_reason, self.vms[key].exit_detail = reason, detail
         self.ended.add(self.vms[key].launch_uuid)
 
     def begin_stop(self, key: EnclaveId) -> None:

@@ -76,7 +76,7 @@ def _host(snapshot: Snapshot) -> Iterator[Metric]:
         gauge.add_metric([], float(value))
         yield gauge
     free = _gauge("capacity_free", "What is free, by resource.", "resource")
-    total = _gauge("capacity_total", "What there is, by resource.", "resource")
+    total = _gauge("capacity", "What there is, by resource.", "resource")
     for name in _AMOUNTS:
         free.add_metric([name], getattr(host.free, name))
         total.add_metric([name], getattr(host.total, name))

@@ -26,7 +26,7 @@ from agent.model.event import EventDraft
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import ClaimKind
-from agent.model.preparation import GpuCondition
+from agent.model.preparation import GpuCondition, is_clean, is_qualified
 from agent.store.port import Reader, Transaction
 
 
@@ -62,7 +62,7 @@ def owners(tx: Reader) -> dict[str, str]:
 
 def unowned_dirty(tx: Reader) -> list[Bdf]:
     """What is to be requalified: dirty, and nobody's."""
-    return unowned(tx, [row.bdf for row in tx.gpu_conditions() if not row.clean])
+    return unowned(tx, [row.bdf for row in tx.gpu_conditions() if not is_clean(row)])
 
 
 def unowned(tx: Reader, devices: Collection[Bdf]) -> list[Bdf]:
@@ -98,8 +98,7 @@ def begin(
     """
     prove_owner(tx, devices, owner)
     known = rows_of(tx)
-    ready = {bdf for bdf, row in known.items() if row.clean and row.used}
-    dirty = set(devices) - ready
+    dirty = {bdf for bdf in devices if not is_qualified(known.get(bdf))}
     for bdf in devices:
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
         after = msgspec.structs.replace(asked_for(tx, before), clean=False, busy=True, since=now)
@@ -235,7 +234,7 @@ def mark_used(tx: Transaction, devices: Collection[Bdf], enclave: EnclaveId, now
     known = rows_of(tx)
     for bdf in devices:
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
-        if before.clean:
+        if is_clean(before):
             after = msgspec.structs.replace(asked_for(tx, before), clean=False, since=now)
             put(tx, before, after, enclave)
 
@@ -262,7 +261,7 @@ def word(row: GpuCondition) -> str:
     """The one word for a condition. Another try after a failure is no news."""
     if row.busy and not row.failures:
         return "preparing"
-    return "clean" if row.clean else "dirty"
+    return "clean" if is_clean(row) else "dirty"
 
 
 def put(

@@ -47,8 +47,7 @@ from agent.updates.planner.attestation import bind
 from agent.updates.planner.before_switch import (
     await_accept,
     boot,
-    fail_on_gpus,
-    suspect,
+    fail_launch,
     verify,
     vm_fault,
 )
@@ -212,12 +211,11 @@ def _launch(s: Situation, update: Update) -> Plan:
     if s.is_up(row):
         return _launched(s, update, row)
     if vm.phase is VmPhase.EXITED:
-        return fail_on_gpus(s, Step.LAUNCH, vm_fault(s, row))
+        return fail_launch(s, Step.LAUNCH, vm_fault(s, row))
     action = Action(ActionKind.LAUNCH, enclave=row.id, key=row.launch_uuid)
     outcome = s.outcomes.get(action)
     if outcome and outcome.fault and not _waits_for_secrets(s, update, outcome):
-        failed = fail_on_gpus if suspect(outcome.fault) else fail
-        return failed(s, Step.LAUNCH, outcome.fault)
+        return fail_launch(s, Step.LAUNCH, outcome.fault)
     return act(action)
 
 

@@ -98,6 +98,7 @@ def another_launch(s: Situation, row: Enclave) -> Enclave:
         process=None,
         spki_sha256=None,
         launched_at=None,
+        boot_ended=False,
     )
 
 

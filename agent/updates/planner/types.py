@@ -16,7 +16,7 @@ from agent.enclaves.port import ABSENT, VmPhase, VmView
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave
 from agent.model.event import EventDraft
-from agent.model.ids import EnclaveId
+from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import Sample
 from agent.model.revision import Deployment, Fault, Revision
 from agent.model.update import Update
@@ -196,8 +196,8 @@ class Write:
     `inherit`: (from, to): claims of the first enclave pass to the second, then its row goes.
     `restart_old`: a revision that was promised to be started again, as soon as it fits.
     `reassign_gpus`: an enclave that is to have other GPUs than those that it failed with.
-    `failed_on`, `proven_on`: enclaves whose launch did not get through its boot, or did;
-    their GPUs are held to it.
+    `failed_on`: GPUs and switches whose doing it may be that a launch did not get through its
+    boot. `proven_on`: an enclave whose launch did: all that it has is good.
     `last_words`: the enclave whose console tells more of the fault of the deployment.
     """
 
@@ -211,7 +211,7 @@ class Write:
     events: tuple[EventDraft, ...] = ()
     restart_old: int | None = None
     reassign_gpus: EnclaveId | None = None
-    failed_on: EnclaveId | None = None
+    failed_on: tuple[Bdf, ...] = ()
     proven_on: EnclaveId | None = None
     last_words: EnclaveId | None = None
     delete_deployment: bool = False
