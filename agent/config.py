@@ -223,7 +223,7 @@ class LogConfig(_Section, frozen=True, kw_only=True):
 
 
 class Config(_Section, frozen=True, kw_only=True):
-    """All of it."""
+    """All of it. `relaunch_unhealthy_after_s` None: what stays unhealthy is left as it is."""
 
     host_id: str = "auto"
     state_dir: Path = Path("/var/lib/enclave-agent")
@@ -244,6 +244,7 @@ class Config(_Section, frozen=True, kw_only=True):
     store: StoreConfig = StoreConfig()
     update: UpdateConfig = UpdateConfig()
     probes: ProbesConfig = ProbesConfig()
+    relaunch_unhealthy_after_s: float | None = None
     attestation: AttestationConfig = AttestationConfig()
     secrets: SecretsConfig = SecretsConfig()
     listen: ListenConfig = ListenConfig()

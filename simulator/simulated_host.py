@@ -343,7 +343,8 @@ class SimulatedHost:
             case ActionKind.STOP:
                 assert row is not None
                 failed = row.launched_at is None  # as a launch that did not come up
-                assert row.lifecycle is Lifecycle.STOPPING or failed or self._ended(row.id), (
+                meant = failed or self.deployment().health.ending == row.launch_uuid
+                assert row.lifecycle is Lifecycle.STOPPING or meant or self._ended(row.id), (
                     "a stop without a recorded intent"
                 )
                 if (gone := self.vms.pop(row.id, None)) is not None:

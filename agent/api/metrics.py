@@ -107,18 +107,21 @@ def _deployments(deployments: list[DeploymentFacts]) -> Iterator[Metric]:
     revision = _gauge("deployment_revision", "The revision that serves.", "deployment")
     stale = _gauge("deployment_stale_secrets", "Secrets newer than the enclave's.", "deployment")
     refused = _counter("refused", "Refused by a tenant's limit.", "deployment", "limit")
+    falls = _counter("deployment_health_falls", "From serving well.", "deployment")
     for facts in deployments:
         name = facts.row.name
         for one in DeploymentStatus:
             status.add_metric([name, one], float(facts.status is one))
         revision.add_metric([name], facts.row.active_revision or 0)
         stale.add_metric([name], len(facts.stale_secrets))
+        falls.add_metric([name], facts.row.health.falls)
         for limit, count in sorted(facts.refused.items()):
             refused.add_metric([name, limit], count)
     yield status
     yield revision
     yield stale
     yield refused
+    yield falls
 
 
 def _updates(deployments: list[DeploymentFacts]) -> Iterator[Metric]:

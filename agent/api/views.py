@@ -203,6 +203,8 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         error=fault_view(row.fault),
         probes=_probes(revision) if revision else None,
         refused=dict(facts.refused),
+        health_falls=row.health.falls,
+        fell_at=[one.wall for one in row.health.fell_at],
         warnings=_warnings(facts),
     )
 

@@ -76,6 +76,9 @@ def _head(one: DeploymentView) -> RenderableType:
         shown.add_row("secret", safe(secret) + stale)
     for limit, count in sorted(one.refused.items()):
         shown.add_row("refused", f"{count} by limits.{safe(limit)}")
+    if one.health_falls:
+        last = f", the last at {moment(one.fell_at[-1])}" if one.fell_at else ""
+        shown.add_row("fell", f"{one.health_falls} times from health{last}")
     _warn(shown, one.warnings)
     return shown
 

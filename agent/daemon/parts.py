@@ -271,6 +271,7 @@ def policy(config: Config, tee: str) -> Policy:
         probe_slack_s=rounds_s,
         failing_for_s=probes.failure_threshold * probes.interval_s,
         pull_allowance_s=update.pull_allowance_s,
+        relaunch_unhealthy_after_s=config.relaunch_unhealthy_after_s,
         reverify_s=None if tee == Tee.NONE else config.attestation.interval_s,
         drop_on_loss=config.attestation.on_loss == "drop_traffic",
     )

@@ -194,6 +194,8 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     `degraded`: why the status is that, in the words of the probe that fails, say.
     `refused`: limit (its key in the configuration) → how many connections or, where the kernel
     counts, packets it refused since the agent started.
+    `health_falls`: how often what served well was not well any more; `fell_at`: the newest times,
+    of the enclave that serves.
     """
 
     name: str
@@ -218,4 +220,6 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     degraded: FaultView | None = None
     probes: ProbesView | None = None
     refused: dict[str, int] = {}
+    health_falls: int = 0
+    fell_at: list[dt.datetime] = []
     warnings: list[str] = []

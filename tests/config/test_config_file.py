@@ -147,6 +147,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "update.pull_allowance_s": [(-1, "0 to 86400"), ("long", "expected float")],
     "update.stop_grace_s": [(0, "0.1 to 3600")],
     "update.revert_after_switch": [(2, "expected bool")],
+    "relaunch_unhealthy_after_s": [(9, "10 to 86400"), ("soon", "float | null")],
     "probes.interval_s": [(0, "0.1 to 3600")],
     "probes.timeout_s": [(0, "0.1 to 3600")],
     "probes.success_threshold": [(0, "1 to 100"), (1.5, "expected int")],

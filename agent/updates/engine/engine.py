@@ -36,6 +36,7 @@ from agent.updates.engine.reconciler import Reconciler
 from agent.updates.engine.restored_orphans import RestoredOrphans
 from agent.updates.engine.wakeups import Wakeups
 from agent.updates.planner.alarms import alarms
+from agent.updates.planner.health_alarms import health_alarms
 from agent.updates.secrets.versions import Secrets
 from agent.updates.snapshot.forecast import Forecaster, needed_digests
 from agent.updates.snapshot.publisher import SnapshotPublisher
@@ -399,7 +400,8 @@ class EngineRuntime:
         self._observer.watch(rows)
         seen = self._observer.look(name, rows.enclaves)
         not_taken = self.executor.not_taken.get(name)
-        self.publisher.show_alarms(name, alarms(situation(rows, seen), not_taken))
+        s = situation(rows, seen)
+        self.publisher.show_alarms(name, alarms(s, not_taken) | health_alarms(s))
         self.publisher.show(name, rows, seen)
 
     def _reassign_gpus(self, tx: Transaction, enclave_id: EnclaveId) -> None:

@@ -76,6 +76,7 @@ class Policy:
 
     `reverify_s` None: nothing is claimed on this host, so nothing is judged again.
     `drop_on_loss`: an enclave that loses its attestation leaves the traffic.
+    `relaunch_unhealthy_after_s` None: what stays unhealthy stays.
     """
 
     dwell_s: float = 5
@@ -91,6 +92,7 @@ class Policy:
     relaunch_limit: int = 5
     relaunch_window_s: float = 1800
     relaunch_backoff_s: float = 5
+    relaunch_unhealthy_after_s: float | None = None
     reverify_s: float | None = None
     drop_on_loss: bool = False
     pull_allowance_s: float = 300  # of a boot, for the images that its containers pull

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Mapping
 
 import msgspec
@@ -114,16 +115,19 @@ class SnapshotPublisher:
         detail: str,
         mend: str,
         of_tenant: bool = False,
+        since: dt.datetime | None = None,
     ) -> bool:
-        """Show a problem until it is cleared; the same again keeps its `since`, and is no news."""
+        """Show a problem until it is cleared; the same again keeps its `since`, and is no news.
+
+        `since`: where it is known from before that it was there.
+        """
         known = self._problems.get(key)
-        since = known.since if known else self._clock.now().wall.strftime("%Y-%m-%dT%H:%M:%SZ")
         problem = Problem(
             code=code,
             severity=severity,
             detail=detail,
             mend=mend,
-            since=since,
+            since=_moment(since) if since else known.since if known else self._now(),
             of_tenant=of_tenant,
         )
         if problem == known:
@@ -152,6 +156,9 @@ class SnapshotPublisher:
         """It is mended."""
         if self._problems.pop(key, None) is not None:
             self._publish()
+
+    def _now(self) -> str:
+        return _moment(self._clock.now().wall)
 
     def _facts_of(self, name: DeploymentName) -> DeploymentFacts:
         rows, seen = self._rows[name]
@@ -184,3 +191,7 @@ class SnapshotPublisher:
             store_damage=self._store_damage,
             network_repairs=self._network_repairs,
         )
+
+
+def _moment(at: dt.datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -91,7 +91,8 @@ def deployment_status(s: Situation, missing_secrets: tuple[str, ...]) -> Deploym
         return DeploymentStatus.WAITING_FOR_SECRETS
     serving = s.deployment.route.enclave == active[0].id and s.route_applied
     trusted = loss(s, active[0]) is None
-    healthy = s.healthy(active[0].id) is not False
+    seen = s.healthy(active[0].id)
+    healthy = s.deployment.degraded is None if seen is None else seen  # as it was recorded last
     if serving and s.is_up(active[0]) and healthy and trusted:
         return DeploymentStatus.RUNNING
     return DeploymentStatus.DEGRADED
@@ -134,10 +135,11 @@ def enclave_facts(s: Situation, row: Enclave) -> EnclaveFacts:
         and s.update.decided is Decided.SWITCH
         and s.update.from_enclave == row.id
     )
+    serves = s.deployment.route.enclave == row.id
     return EnclaveFacts(
         row=row,
         debug=_is_debug(s, row),
-        state=enclave_state(row, vm, health, draining=draining),
+        state=enclave_state(row, vm, health, draining=draining, serves=serves),
         vm=vm,
         health=health,
         verdict=judged.verdict if judged else None,
@@ -151,9 +153,9 @@ def _is_debug(s: Situation, row: Enclave) -> bool:
 
 
 def enclave_state(
-    row: Enclave, vm: VmView, health: HealthView | None, *, draining: bool
+    row: Enclave, vm: VmView, health: HealthView | None, *, draining: bool, serves: bool = False
 ) -> EnclaveState:
-    """The one word for an enclave."""
+    """The one word for an enclave. One that `serves`, as traffic is sent to it, has booted."""
     if row.lifecycle is Lifecycle.STOPPING:
         return EnclaveState.STOPPING
     if row.lifecycle in (Lifecycle.PLANNED, Lifecycle.LAUNCHING):
@@ -162,8 +164,8 @@ def enclave_state(
         return EnclaveState.LOST
     if draining:
         return EnclaveState.DRAINING
+    if health is not None and health.healthy is False and (health.boot_complete or serves):
+        return EnclaveState.UNHEALTHY
     if health is None or not health.boot_complete:
         return EnclaveState.BOOTING
-    if health.healthy is False:
-        return EnclaveState.UNHEALTHY
     return EnclaveState.RUNNING if health.healthy else EnclaveState.BOOTING
