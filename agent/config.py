@@ -182,10 +182,13 @@ class UpdateConfig(_Section, frozen=True, kw_only=True):
 
 
 class ProbesConfig(_Section, frozen=True, kw_only=True):
+    """`outside`: whether listeners are asked as clients ask them, auto or never."""
+
     interval_s: float = 2
     timeout_s: float = 5
     success_threshold: int = 2
     failure_threshold: int = 3
+    outside: str = "auto"
 
 
 class SecretsConfig(_Section, frozen=True, kw_only=True):

@@ -152,6 +152,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "probes.timeout_s": [(0, "0.1 to 3600")],
     "probes.success_threshold": [(0, "1 to 100"), (1.5, "expected int")],
     "probes.failure_threshold": [(101, "1 to 100")],
+    "probes.outside": [("off", "one of auto, never"), (False, "expected str")],
     "attestation.interval_s": [(0, "1 to 86400")],
     "attestation.allow_unfresh": [("x", "expected bool")],
     "attestation.on_loss": [("ignore", "one of degrade, drop_traffic")],

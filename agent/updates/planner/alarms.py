@@ -152,12 +152,11 @@ def _outage(s: Situation) -> Alarm | None:
         told = f": {deployment.degraded.detail}" if deployment.degraded else ""
         ended = "was ended because it stayed unhealthy" if _was_ended(s) else "ended by itself"
         why = f"its active enclave {ended}{told}"
-        again = (
-            "it was launched again, and serves once it is healthy; its words"
-            if row is not None and s.is_up(row)
-            else "it is launched again without your doing, once its secrets are here; its last words"
-        )
-        mend = f"{again}: `enclave-agent logs {name}`"
+        if row is not None and s.is_up(row):
+            again = "it was launched again, and serves once it is healthy"
+        else:
+            again = "it is launched again without your doing, once its secrets are here"
+        mend = f"{again}; its last words: `enclave-agent logs {name}`"
     return Alarm(
         code="not_serving",
         severity="error",

@@ -22,6 +22,7 @@ from agent.updates.planner.health_history import (
     with_fall,
     with_health,
 )
+from agent.updates.planner.reach import reach_fault, stays_unreached
 from agent.updates.planner.types import Plan, Situation, Write
 
 _AGAIN = "it is launched again"
@@ -47,6 +48,8 @@ def note(s: Situation, row: Enclave) -> Plan | None:
     before, now = s.deployment.degraded, _seen(s, row)
     if now is None and not (s.healthy(row.id) and admitted(s, row)):
         return None  # nothing is known yet
+    if now is None and before is not None and stays_unreached(s, before):
+        return _recorded(s, with_health(s, row, record_of(s, row)))
     record = with_health(s, row, record_of(s, row))
     if _key(before) == _key(now):
         return _recorded(s, record)
@@ -83,7 +86,7 @@ def _seen(s: Situation, row: Enclave) -> Fault | None:
     health = s.health_of(row.id)
     if s.is_up(row) and health is not None and health.healthy is False:
         return health.fault or Fault(code="unhealthy", detail="its probes fail")
-    return loss(s, row)
+    return loss(s, row) or reach_fault(s, row)
 
 
 def _coming(recorded: Fault | None, how: str) -> Fault:

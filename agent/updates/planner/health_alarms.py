@@ -12,6 +12,7 @@ from agent.updates.planner.health_history import (
     recent_relaunches,
     record_of,
 )
+from agent.updates.planner.reach import told, unreached
 from agent.updates.planner.types import Situation
 from agent.updates.planner.unhealthy_relaunch import due_at
 
@@ -26,6 +27,7 @@ def health_alarms(s: Situation) -> dict[str, Alarm]:
     active = [row for row in s.enclaves.values() if row.slot is s.deployment.active_slot]
     found = {
         "unhealthy": _unhealthy(s, routed) if routed is not None else None,
+        "unreached": _unreached(s, routed) if routed is not None else None,
         "flapping": _flapping(s, active[0]) if active else None,
         "relaunched": _relaunched(s, active[0]) if active else None,
     }
@@ -49,6 +51,29 @@ def _unhealthy(s: Situation, row: Enclave) -> Alarm | None:
         f"{_said(fault)}",
         mend=_what_to_do(s, row),
         since=since.wall if since is not None else None,
+    )
+
+
+def _unreached(s: Situation, row: Enclave) -> Alarm | None:
+    """It is well, as far as this host sees it, and clients do not get there."""
+    cut, name = unreached(s, row), s.deployment.name
+    if not cut or s.healthy(row.id) is False:
+        return None
+    since = [one.since for one in cut if one.since is not None]
+    if all(one.by_outside for one in cut):
+        mend = (
+            "look for another program's packet filter (`enclave-agent doctor`, the problem "
+            "forward_dropped) or server at that port; if only the agent is kept out (its link "
+            "enc-out-…, by which it asks as a client), let it in, or set probes.outside: never"
+        )
+    else:
+        mend = f"see `enclave-agent logs {name}` and the agent's log; the host itself asked"
+    return Alarm(
+        code="unreachable",
+        severity="error",
+        detail=f"{name}: {told(cut)}",
+        mend=mend,
+        since=min((one.wall for one in since), default=None),
     )
 
 

@@ -1,4 +1,4 @@
-"""What is recorded of how an enclave has been: since when it is unhealthy, how often it fell. Pure.
+"""What is recorded of an enclave's health: since when it is bad, how often it fell. Pure.
 
 The record is of one enclave, and what it says of being unhealthy of one launch of it: with another
 one it is read as empty, so that nobody need clear it.

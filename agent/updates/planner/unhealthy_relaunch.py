@@ -1,10 +1,10 @@
 """The relaunch of what stays unhealthy, where it was asked for. Pure.
 
 Decided once, by a write that also takes the traffic away; then the guest is asked to power off,
-what is open to it is reset, and it is launched again, whatever crashes in between. Each further one
-waits twice as long. It counts into no crash loop: the guest did not end by itself. Not done while
-an update runs, where it could not be launched again (secrets that are not here, certificates that
-are spent), nor for a client's sake alone: what stands between host and client is cured by no boot.
+what is open to it is reset, and it is launched again, whatever crashes in between. Each further
+one waits twice as long. It counts into no crash loop: the guest did not end by itself. Not done
+while an update runs, where it could not be launched again (secrets that are not here, certificates
+that are spent), nor because clients do not reach it: what stands between is cured by no boot.
 """
 
 from __future__ import annotations

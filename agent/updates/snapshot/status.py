@@ -24,6 +24,7 @@ from agent.updates.planner.attestation import loss
 from agent.updates.planner.boot_deadline import deadline_of
 from agent.updates.planner.boot_words import boot_note
 from agent.updates.planner.degraded import why
+from agent.updates.planner.reach import reach_fault, reached, stays_unreached
 from agent.updates.planner.types import Situation
 from agent.updates.snapshot.eta import expected
 from agent.updates.snapshot.rows import Observation, Rows, situation
@@ -55,6 +56,7 @@ def deployment_facts(
         expected=expected(rows, s),
         enclaves=tuple(enclave_facts(s, row) for row in rows.enclaves),
         refused=seen.refused,
+        outside=s.outside.listeners if s.outside is not None else (),
         stale_secrets=stale_secrets(rows),
         rollback=rollback,
         next_update=next_update,
@@ -93,7 +95,11 @@ def deployment_status(s: Situation, missing_secrets: tuple[str, ...]) -> Deploym
     trusted = loss(s, active[0]) is None
     seen = s.healthy(active[0].id)
     healthy = s.deployment.degraded is None if seen is None else seen  # as it was recorded last
-    if serving and s.is_up(active[0]) and healthy and trusted:
+    recorded = s.deployment.degraded
+    cut_off = reach_fault(s, active[0]) is not None or (
+        recorded is not None and stays_unreached(s, recorded)
+    )
+    if serving and s.is_up(active[0]) and healthy and trusted and not cut_off:
         return DeploymentStatus.RUNNING
     return DeploymentStatus.DEGRADED
 
@@ -136,14 +142,19 @@ def enclave_facts(s: Situation, row: Enclave) -> EnclaveFacts:
         and s.update.from_enclave == row.id
     )
     serves = s.deployment.route.enclave == row.id
+    state = enclave_state(row, vm, health, draining=draining, serves=serves)
+    reach = reached(s, row)
+    if state is EnclaveState.RUNNING and reach is False:
+        state = EnclaveState.UNHEALTHY
     return EnclaveFacts(
         row=row,
         debug=_is_debug(s, row),
-        state=enclave_state(row, vm, health, draining=draining, serves=serves),
+        state=state,
         vm=vm,
         health=health,
         verdict=judged.verdict if judged else None,
         connections=s.connections.get(row.id),
+        reached=reach,
     )
 
 
