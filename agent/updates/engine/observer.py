@@ -70,8 +70,10 @@ class Observer:
             self._parts.outside.watch(name, self._outside_target(route.generation, row, revision))
 
     def _outside_target(self, generation: int, row: Enclave, revision: Revision) -> OutsideTarget:
+        """By the name that clients ask for, or that a probe would."""
         health = self._parts.probes.view(row.id)
         shown = (row.spki_sha256, health.spki_sha256 if health else None)
+        name = revision.domain or (revision.probe_host or "").partition(":")[0] or None
         return OutsideTarget(
             generation=generation,
             enclave=row.id,
@@ -79,7 +81,7 @@ class Observer:
                 OutsideListener(
                     listen=one.listen,
                     tls=one.guest_port == GUEST_HTTPS_PORT,
-                    server_name=revision.domain,
+                    server_name=name,
                     keys=frozenset(key for key in shown if key is not None),
                 )
                 for one in revision.listeners
