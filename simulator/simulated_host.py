@@ -25,7 +25,7 @@ from agent.model.release import SELF_SIGNED, Artifact, Release
 from agent.model.resources import Demand, Listen
 from agent.model.revision import Deployment, DeploymentStatus, Fault, Wish
 from agent.model.update import Step, Update
-from agent.probes.port import HealthView
+from agent.probes.port import HealthView, ListenerReach, OutsideView
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.admit import Ask, admit_change, admit_new
 from agent.updates.admission.lease_rows import expire, give_back
@@ -63,6 +63,7 @@ UNCLAIMED = Verdict(attested=None)
 FIRST_KEY = "key"
 # As QEMU says it of a device that does not answer, wherever it was told to look for it.
 BROKEN_GPU = "QEMU ended (exit status 1): qemu-system-x86_64: vfio: error getting device info: I/O"
+LISTEN = Listen(address="127.0.0.1", port=8443)
 POLICY = Policy(
     dwell_s=5, soak_s=30, drain_s=20, stop_grace_s=10, relaunch_limit=3, pull_allowance_s=0
 )
@@ -160,6 +161,10 @@ class SimulatedHost:
     past: dict[EnclaveId, HealthView] = field(default_factory=dict)  # of VMs that are gone
     tls_mode: str = SELF_SIGNED  # of what is requested
     domain: str | None = None
+    asked_from_outside: bool = False
+    reach: bool | None = None  # whether clients reach the listener; None: it is not known yet
+    reached_before: frozenset[Listen] = frozenset()
+    host_suspect: bool = False
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.clock.now)
@@ -210,7 +215,7 @@ class SimulatedHost:
         ask = Ask(
             name=NAME,
             release=release(tag, gpus=min(self.gpus, 1), tls_mode=self.tls_mode),
-            listen=Listen(address="127.0.0.1", port=8443),
+            listen=LISTEN,
             publish=(),
             domain=self.domain,
             variables={},
@@ -246,9 +251,29 @@ class SimulatedHost:
             connections={key: vm.connections for key, vm in self.vms.items()},
             draining={key: vm.connections for key, vm in self.vms.items()},
             applied_generation=self.applied,
+            outside=self._outside() if self.asked_from_outside else None,
             firmware_changed_at=self.firmware_changed_at,
             outcomes=dict(self.outcomes),
             host_stopping=self.stopping,
+        )
+
+    def _outside(self) -> OutsideView | None:
+        """As the prober of listeners: under what is in force, while that leads somewhere."""
+        if self.data_plane is None or self.data_plane[1] is None:
+            return None
+        one = ListenerReach(
+            listen=LISTEN,
+            reached=self.reach,
+            since=None,
+            problem="no answer within 5 s" if self.reach is False else None,
+            by_outside=True,
+            doubtful=self.reach is None,
+        )
+        return OutsideView(
+            generation=self.data_plane[0],
+            listeners=(one,),
+            reached_before=self.reached_before,
+            host_suspect=self.host_suspect,
         )
 
     def _view(self, key: EnclaveId, vm: Vm) -> VmView:
@@ -356,7 +381,8 @@ class SimulatedHost:
             case ActionKind.STOP:
                 assert row is not None
                 failed = row.launched_at is None  # as a launch that did not come up
-                assert row.lifecycle is Lifecycle.STOPPING or failed or self._ended(row.id), (
+                meant = failed or self.deployment().health.ending == row.launch_uuid
+                assert row.lifecycle is Lifecycle.STOPPING or meant or self._ended(row.id), (
                     "a stop without a recorded intent"
                 )
                 if (gone := self.vms.pop(row.id, None)) is not None:

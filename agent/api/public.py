@@ -55,6 +55,7 @@ def _deployment(one: DeploymentView) -> DeploymentView:
         error=_fault(one.error),
         degraded=_fault(one.degraded),
         probes=None,
+        reach=[replace(each, problem=None) for each in one.reach],
         warnings=[],
     )
 

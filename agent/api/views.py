@@ -15,6 +15,7 @@ from agent.model.revision import Fault, Revision
 from agent.model.update import Update
 from agent.probes.answers import played_containers
 from agent.probes.choice import unasked
+from agent.probes.port import ListenerReach
 from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts
 from agent.wire.host_views import AmountsView
 from agent.wire.views import (
@@ -27,6 +28,7 @@ from agent.wire.views import (
     ProbeView,
     ProgressView,
     PublishView,
+    ReachView,
     ReasonView,
     RollbackView,
     UpdateView,
@@ -157,7 +159,7 @@ def enclave_view(facts: EnclaveFacts, now: Instant) -> EnclaveView:
         address=row.address,
         pid=facts.vm.process.pid if facts.vm.process else None,
         unit=facts.vm.unit,
-        healthy=health.healthy if health else None,
+        healthy=facts.healthy,
         attested=verdict.attested if verdict else None,
         simulated=_is_simulated(facts),
         connections=facts.connections,
@@ -203,7 +205,20 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         error=fault_view(row.fault),
         probes=_probes(revision) if revision else None,
         refused=dict(facts.refused),
+        reach=[_reach(one) for one in facts.outside],
+        health_falls=row.health.falls,
+        fell_at=[one.wall for one in row.health.fell_at],
         warnings=_warnings(facts),
+    )
+
+
+def _reach(one: ListenerReach) -> ReachView:
+    return ReachView(
+        listen=str(one.listen),
+        reached=one.reached,
+        since=_wall(one.since),
+        problem=one.problem,
+        asked_from="outside" if one.by_outside else "host",
     )
 
 

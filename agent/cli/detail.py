@@ -76,6 +76,13 @@ def _head(one: DeploymentView) -> RenderableType:
         shown.add_row("secret", safe(secret) + stale)
     for limit, count in sorted(one.refused.items()):
         shown.add_row("refused", f"{count} by limits.{safe(limit)}")
+    for each in one.reach:
+        if each.reached is False:
+            why = f"no client reaches {safe(each.listen)}: {safe(each.problem or '')}"
+            shown.add_row("cut off", Text(why, style="bold red"))
+    if one.health_falls:
+        last = f", the last at {moment(one.fell_at[-1])}" if one.fell_at else ""
+        shown.add_row("fell", f"{one.health_falls} times from health{last}")
     _warn(shown, one.warnings)
     return shown
 

@@ -155,9 +155,25 @@ class RollbackView(_View, frozen=True, kw_only=True):
     default: bool
 
 
+class ReachView(_View, frozen=True, kw_only=True):
+    """A listener, asked as a client asks it.
+
+    `reached`: null while it is not known; `since`: since when that is so. `problem`: what happened
+    to the newest attempt, null if it was answered. `asked_from`: `outside` of the host's own
+    stack, or the `host` itself, by which no forwarding is seen.
+    """
+
+    listen: str
+    reached: bool | None
+    since: dt.datetime | None
+    problem: str | None
+    asked_from: str
+
+
 class EnclaveView(_View, frozen=True, kw_only=True):
     """One VM. `debug`: of a debug release, which has a console and gives no evidence.
 
+    `healthy`: by its probes, and clients that are sent to it are known to be let through.
     `played`: its containers of which the guest says that it only acts them out.
     """
 
@@ -194,6 +210,9 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     `degraded`: why the status is that, in the words of the probe that fails, say.
     `refused`: limit (its key in the configuration) → how many connections or, where the kernel
     counts, packets it refused since the agent started.
+    `reach`: how clients reach its listeners; empty while nobody is sent to it, or nobody asks.
+    `health_falls`: how often what served well was not well any more; `fell_at`: the newest times,
+    of the enclave that serves.
     """
 
     name: str
@@ -218,4 +237,7 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     degraded: FaultView | None = None
     probes: ProbesView | None = None
     refused: dict[str, int] = {}
+    reach: list[ReachView] = []
+    health_falls: int = 0
+    fell_at: list[dt.datetime] = []
     warnings: list[str] = []

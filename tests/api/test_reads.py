@@ -21,7 +21,7 @@ UPDATE = (
 DEPLOYMENT = (
     "name status tag revision active_slot listen publish domain guest_domain variables secrets "
     "stale_secrets debug simulated rollback next_update update enclaves error degraded probes "
-    "refused warnings"
+    "refused reach health_falls fell_at warnings"
 )
 ENCLAVE = (
     "id deployment slot revision state teardown gpus memory_mib vcpus address pid unit healthy "

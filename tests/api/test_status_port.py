@@ -65,6 +65,7 @@ TOLD = {
     *("update.error.code", "update.error.step", "update.progress.probes.name"),
     *("enclaves.id", "enclaves.deployment", "enclaves.gpus", "enclaves.address", "enclaves.unit"),
     "refused (a name)",  # the configuration's name of a limit
+    *("reach.listen", "reach.asked_from"),
     *("error.code", "error.step", "degraded.code", "degraded.step", "rollback.feasibility"),
 }
 

@@ -36,6 +36,7 @@ from agent.updates.engine.reconciler import Reconciler
 from agent.updates.engine.restored_orphans import RestoredOrphans
 from agent.updates.engine.wakeups import Wakeups
 from agent.updates.planner.alarms import alarms
+from agent.updates.planner.health_alarms import health_alarms
 from agent.updates.secrets.versions import Secrets
 from agent.updates.snapshot.forecast import Forecaster, needed_digests
 from agent.updates.snapshot.publisher import SnapshotPublisher
@@ -146,7 +147,7 @@ class EngineRuntime:
         for row in rows:
             self._known.setdefault(row.deployment, set()).add(row.id)
         await self.protect_images()
-        for forward in (self._forward_vms, self._forward_health):
+        for forward in (self._forward_vms, self._forward_health, self._forward_outside):
             self._tasks.append(asyncio.create_task(forward()))
         self._tasks.append(asyncio.create_task(self._follow_inventory()))
         self._tasks.append(asyncio.create_task(self._keep(self._network_reports.follow)))
@@ -301,6 +302,14 @@ class EngineRuntime:
                 if not news.isdisjoint(known):
                     self.wakeups.of(name).notify()
 
+    async def _forward_outside(self) -> None:
+        outside = self.parts.outside
+        seen = outside.changed.count
+        while True:
+            seen = await outside.changed.beyond(seen)
+            for name in outside.take_news() & self._known.keys():
+                self.wakeups.of(name).notify()
+
     async def _follow_inventory(self) -> None:
         gpus = self.parts.gpus
         seen = gpus.changed.count
@@ -394,13 +403,15 @@ class EngineRuntime:
             self.data_plane.connections.pop(enclave_id, None)
         if rows is None:
             del self._known[name]
+            self.parts.outside.unwatch(name)
             self.publisher.show_alarms(name, {})
             self.publisher.show(name, None, None)
             return
         self._observer.watch(rows)
         seen = self._observer.look(name, rows.enclaves)
         not_taken = self.executor.not_taken.get(name)
-        self.publisher.show_alarms(name, alarms(situation(rows, seen), not_taken))
+        s = situation(rows, seen)
+        self.publisher.show_alarms(name, alarms(s, not_taken) | health_alarms(s))
         self.publisher.show(name, rows, seen)
 
     def _reassign_gpus(self, tx: Transaction, enclave_id: EnclaveId) -> None:

@@ -18,6 +18,7 @@ from agent.model.update import (
 )
 from agent.updates.planner.attestation import keep_verified, loss
 from agent.updates.planner.before_switch import vm_fault
+from agent.updates.planner.reach import blame, wait_to_know
 from agent.updates.planner.stop_old import (
     cut,
     cut_events,
@@ -45,10 +46,15 @@ def soak(s: Situation, update: Update, state: Soaking) -> Plan:
             return complete(s)  # it is launched again as what serves, which it is
         if sick:
             return fail(s, Step.SOAK, sick)
-        return complete(s) if s.now.reached(state.until) else rest(state.until)
+        if not s.now.reached(state.until):
+            return rest(state.until)
+        return wait_to_know(s, update) or complete(s)
+    sick = sick or blame(s, update)
     if sick and update.revert_after_switch and old_can_take_over(s, update):
         return revert(s, sick)
     if s.now.reached(state.until):
+        if (waiting := wait_to_know(s, update)) is not None:
+            return waiting.also(_keep_warm(s, update))
         late = s.now.reached(state.drain_until)
         return become(s, Draining(until=s.now if late else state.drain_until))
     return rest(state.until).also(_keep_warm(s, update))

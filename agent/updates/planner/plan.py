@@ -53,6 +53,7 @@ from agent.updates.planner.before_switch import (
 )
 from agent.updates.planner.boot_deadline import boot_deadline_s, booting, declared_by
 from agent.updates.planner.certificates import boot_sample
+from agent.updates.planner.reach import wait_to_know
 from agent.updates.planner.stop_old import end_old
 from agent.updates.planner.transitions import (
     become,
@@ -266,7 +267,7 @@ def _switch(s: Situation, update: Update) -> Plan:
         return note(s, switched_at=s.now, downtime_s=down)
     match update.strategy:
         case Strategy.FRESH:
-            return complete(s)
+            return wait_to_know(s, update) or complete(s)
         case Strategy.STOP_THEN_START:
             until = update.switched_at.plus(s.policy.dwell_s)
             return become(s, Soaking(until=until, drain_until=until))

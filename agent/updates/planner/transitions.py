@@ -25,6 +25,7 @@ from agent.model.update import (
     UpdateState,
 )
 from agent.updates.planner.downtimes import measured
+from agent.updates.planner.reach import with_warnings
 from agent.updates.planner.types import Plan, Situation, Write
 
 REBOOTED = "host_rebooted"
@@ -201,6 +202,7 @@ def complete(s: Situation, *, drop: EnclaveId | None = None) -> Plan:
     update, event = move(
         s, Finished(step=before.step), decided=Decided.COMPLETE, finished_at=s.now
     )
+    update = with_warnings(s, update)
     stopped = s.revisions.get(before.from_revision) if before.from_revision else None
     samples = measured(before, stopped.image_version if stopped else None)
     return Plan(

@@ -20,7 +20,7 @@ from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import Sample
 from agent.model.revision import Deployment, Fault, Revision
 from agent.model.update import Update
-from agent.probes.port import HealthView
+from agent.probes.port import HealthView, OutsideView
 
 
 class ActionKind(StrEnum):
@@ -76,6 +76,8 @@ class Policy:
 
     `reverify_s` None: nothing is claimed on this host, so nothing is judged again.
     `drop_on_loss`: an enclave that loses its attestation leaves the traffic.
+    `relaunch_unhealthy_after_s` None: what stays unhealthy stays. `outside_patience_s`: how long
+    an update waits after its switch to know whether clients reach it.
     """
 
     dwell_s: float = 5
@@ -91,6 +93,8 @@ class Policy:
     relaunch_limit: int = 5
     relaunch_window_s: float = 1800
     relaunch_backoff_s: float = 5
+    relaunch_unhealthy_after_s: float | None = None
+    outside_patience_s: float = 20
     reverify_s: float | None = None
     drop_on_loss: bool = False
     pull_allowance_s: float = 300  # of a boot, for the images that its containers pull
@@ -110,6 +114,7 @@ class Situation:
     domain of the deployment began to boot, newest first, in seconds since 1970.
     `draining`: the connections open to an enclave that gave its traffic away, counted since then
     and in this very turn; None: they could not be counted.
+    `outside`: how clients reach the listeners under the route that is recorded; None: nobody asks.
     `deaf`: the revisions whose image does not hear its power button.
     `secrets`: the current versions; `values_here`: names and versions whose value is in memory;
     `values_at_rest`: those that are kept encrypted, as far as is known.
@@ -127,6 +132,7 @@ class Situation:
     connections: Mapping[EnclaveId, int] = field(default_factory=dict)
     draining: Mapping[EnclaveId, int | None] = field(default_factory=dict)
     applied_generation: int | None = None
+    outside: OutsideView | None = None
     firmware_changed_at: Instant | None = None  # of the host's processor, as evidence told it
     outcomes: Mapping[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False

@@ -15,7 +15,7 @@ from agent.model.event import EventDraft
 from agent.model.ids import EnclaveId
 from agent.model.revision import Deployment, Fault, Wish
 from agent.model.update import Decided, Releasing, Step, StoppingOld, Update
-from agent.updates.planner import degraded
+from agent.updates.planner import degraded, unhealthy_relaunch
 from agent.updates.planner.attestation import (
     admitted,
     keep_verified,
@@ -31,6 +31,7 @@ from agent.updates.planner.certificates import (
     counted,
     left,
 )
+from agent.updates.planner.health_history import told_until
 from agent.updates.planner.launch_blame import suspects
 from agent.updates.planner.relaunch_boots import (
     died_in_boot,
@@ -149,6 +150,8 @@ def _keep_active(s: Situation) -> Plan:
         return _stop_leftover(s, row)
     if row.lifecycle is Lifecycle.LAUNCHING:
         return _relaunch(s, row)
+    if unhealthy_relaunch.is_ending(s, row):
+        return unhealthy_relaunch.end(s, row)
     if s.gone(row.id):
         return _after_own_end(s, row)
     if s.vm(row.id).phase is VmPhase.STOPPING or row.launched_at is None:
@@ -172,19 +175,27 @@ def _serve(s: Situation, row: Enclave) -> Plan:
     if s.deployment.route.enclave == row.id:
         if s.policy.drop_on_loss and (lost := loss(s, row)) is not None:
             return _route(s, None, lost.detail, degraded=lost)
-        return degraded.note(s, row) or keep_verified(s, row)
+        return degraded.note(s, row) or keep_verified(s, row).also(_relaunch_unhealthy(s, row))
     decided = s.update is not None and s.update.decided is not Decided.UNDECIDED
     if not decided and s.deployment.fault is None and stays_in_boot(s, row):
         return give_up_boot(s, row)
     if decided or s.deployment.fault is not None or not s.is_up(row):
         return rest()
     if not s.healthy(row.id):
-        return rebinding(s, row)  # which may be all that it lacks
+        lacking = rebinding(s, row)  # which may be all that it lacks
+        return degraded.note_health(s, row) or lacking.also(_relaunch_unhealthy(s, row))
     if admitted(s, row):
         return _route(s, row.id, "healthy again", proven_on=row.id)
     judged = s.verdicts.get(row.id)
     refused = judged is not None and judged.verdict.attested is False
     return keep_verified(s, row) if refused else verification(s, row)
+
+
+def _relaunch_unhealthy(s: Situation, row: Enclave) -> Plan:
+    due_at = unhealthy_relaunch.due_at(s, row)
+    if due_at is None or not s.now.reached(due_at):
+        return rest(due_at).also(rest(told_until(s, row)))
+    return unhealthy_relaunch.decide(s, row)
 
 
 def _route(
