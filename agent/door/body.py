@@ -15,12 +15,21 @@ async def read_bounded(request: web.Request, max_bytes: int, timeout_s: float) -
     """
     if request.content_length is not None and request.content_length > max_bytes:
         raise web.HTTPRequestEntityTooLarge(max_bytes, request.content_length)
-    connection, data = request.protocol, bytearray()
-    async with asyncio.timeout(timeout_s):
-        while piece := await request.content.readany():
-            data += piece
-            if len(data) > max_bytes:
-                raise web.HTTPRequestEntityTooLarge(max_bytes, len(data))
-            if isinstance(connection, DoorConnection):
-                connection.hold_body(len(data))
-    return bytes(data)
+    connection, size = request.protocol, 0
+    pieces: list[bytes] = []  # one buffer that grows would be moved again and again
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                if request.transport is None:
+                    raise ConnectionResetError("it went before the end of its body")
+                piece = await request.content.readany()
+                if not piece:
+                    return b"".join(pieces)
+                pieces.append(piece)
+                size += len(piece)
+                if size > max_bytes:
+                    raise web.HTTPRequestEntityTooLarge(max_bytes, size)
+                if isinstance(connection, DoorConnection):
+                    connection.hold_body(size)
+    finally:
+        pieces.clear()  # what is raised refers to this frame, and the reader to what was raised

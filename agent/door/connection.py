@@ -106,8 +106,7 @@ class DoorConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wait_no_more()
         self._cancel_stalled()
-        self._head_bytes = self._body_bytes = self._unread_bytes = 0
-        self._parsed.clear()
+        self.transport = None
         self._tell_held()
         if self._crowd is not None:
             self._crowd.leave(self._peer, self)
@@ -228,6 +227,8 @@ class DoorConnection(web.RequestHandler):
 
     def _tell_held(self) -> None:
         size = self._head_bytes + sum(self._parsed) + self._body_bytes + self._unread_bytes
+        if self.transport is None:  # whoever served it may not know yet that it is gone
+            size = 0
         for out in self._held.hold(self._peer, self, size if size > _SMALL else 0):
             out.drop("it holds too much memory")
 

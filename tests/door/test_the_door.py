@@ -213,6 +213,22 @@ async def test_what_many_hold_is_bounded_and_whoever_holds_little_is_served(hous
             assert answer.status == 202
 
 
+async def test_a_body_whose_sender_goes_is_let_go_and_is_no_fault_of_the_agent(
+    house, caplog
+) -> None:
+    there = await house()
+    head = b"POST /v1/plan HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n"
+    for _ in range(20):
+        _, writer = await there.open("local")
+        writer.write(head + b"Content-Type: application/json\r\n\r\n" + b" " * 500_000)
+        await there.until(lambda: there.room.held.total > 400_000)
+        writer.transport.abort()
+        await there.until(lambda: there.room.held.total == 0)
+    counted = there.surface.counters.requests
+    await there.until(lambda: counted["POST", "/v1/plan", 400] == 20)
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+
+
 async def test_key_updates_without_end_end_the_connection(house) -> None:
     """OpenSSL takes any number of them, and HTTP sees none."""
     there = await house()
