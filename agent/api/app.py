@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from agent.api.body import decode, read_body, shown
-from agent.api.connection import PeerConnection
+from agent.api.connection import Connection, PeerConnection
 from agent.api.idempotency import REPLAYED, Mark, RequestId, parse_key
 from agent.api.names import is_ours
 from agent.api.problems import HttpError, reply_to, starting
@@ -72,9 +72,9 @@ def _outermost(surface: Surface) -> Middleware:
 
 
 def _serving(request: web.Request) -> contextlib.AbstractContextManager[None]:
-    """A peer that is being served is not waited for."""
+    """Who is being served is not waited for."""
     connection = request.protocol
-    if isinstance(connection, PeerConnection):
+    if isinstance(connection, Connection):
         return connection.serving()
     return contextlib.nullcontext()
 
