@@ -15,9 +15,15 @@ from agent.api.problems import HttpError
 from agent.api.reply import JSON, Reply, json_reply
 from agent.api.roles import Role
 from agent.api.route import Call
-from agent.api.views import decision_view, deployment_view, enclave_view, update_view
+from agent.api.views import (
+    decision_view,
+    deployment_view,
+    enclave_view,
+    secret_view,
+    update_view,
+)
 from agent.updates.errors import UnknownNameError
-from agent.wire.answers import Deployments, Enclaves, Events, Updates
+from agent.wire.answers import Deployments, Enclaves, Events, Secrets, Updates
 from agent.wire.host_views import HealthView
 
 DEFAULT_TAIL = 64 * 1024
@@ -77,6 +83,11 @@ async def deployments(call: Call) -> Reply:
 async def one_deployment(call: Call) -> Reply:
     facts = deployment(call)
     return json_reply(deployment_view(facts, call.surface.engine.snapshot.observed_at))
+
+
+async def secrets(call: Call) -> Reply:
+    found = await call.surface.engine.secrets(deployment_name(call))
+    return json_reply(Secrets(secrets=[secret_view(one) for one in found]))
 
 
 async def updates(call: Call) -> Reply:

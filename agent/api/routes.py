@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.api import changes, gpus, images, leases, reads
+from agent.api import changes, gpus, images, leases, reads, validation
 from agent.api.query import AFTER, FOLLOW, LIMIT, NONCE, TAIL
 from agent.api.roles import Permission
 from agent.api.route import DocumentedAnswer, Handler, HttpRoute
@@ -20,7 +20,7 @@ _E = "/v1/enclaves/{id}"
 _OF_A_DEPLOYMENT = (("deployment",), ("demand",))
 _PLAN_NEEDS = (
     _OF_A_DEPLOYMENT,
-    (("demand",), ("deployment", "tag", "variables", "secrets", "probes")),
+    (("demand",), ("deployment", "tag", *validation.OF_AN_UPDATE)),
 )
 _LEASE_NEEDS = (_OF_A_DEPLOYMENT, (("demand",), ("deployment", "tag")))
 
@@ -191,6 +191,14 @@ ROUTES: tuple[HttpRoute, ...] = (
         "Go back to an older revision.",
         changes.rollback,
         body=r.RollbackRequest,
+    ),
+    _get(
+        f"{_D}/secrets",
+        "secrets",
+        "The names of its secrets, and how each stands; never a value.",
+        reads.secrets,
+        a.Secrets,
+        problems=(404,),
     ),
     _do(
         "PUT",

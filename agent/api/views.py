@@ -15,7 +15,9 @@ from agent.model.revision import Fault, Revision
 from agent.model.update import Update
 from agent.probes.answers import played_containers
 from agent.probes.choice import unasked
+from agent.updates.secrets.standing import SecretState
 from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts
+from agent.wire.answers import SecretView
 from agent.wire.host_views import AmountsView
 from agent.wire.views import (
     DecisionView,
@@ -70,6 +72,17 @@ def fault_view(fault: Fault | None) -> FaultView | None:
         step=fault.step,
         probe=fault.probe,
         console_tail=fault.console_tail,
+    )
+
+
+def secret_view(one: SecretState) -> SecretView:
+    return SecretView(
+        name=one.name,
+        version=one.version,
+        given=one.given,
+        here=one.here,
+        declared=one.declared,
+        how=one.how,
     )
 
 

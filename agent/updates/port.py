@@ -22,6 +22,7 @@ from agent.updates.orders import (
     NewLease,
     PlanQuestion,
 )
+from agent.updates.secrets.standing import SecretState
 from agent.updates.snapshot.snapshot import Snapshot
 
 
@@ -90,6 +91,10 @@ class Engine(Protocol):
         self, name: DeploymentName, values: Mapping[str, str | None], caller: Caller
     ) -> tuple[str, ...]:
         """Record new values without restarting anything; returns the stale secrets' names."""
+        ...
+
+    async def secrets(self, name: DeploymentName) -> tuple[SecretState, ...]:
+        """How each secret stands, by name. Raises UnknownNameError."""
         ...
 
     async def plan(self, question: PlanQuestion) -> Decision: ...

@@ -79,6 +79,28 @@ class StaleSecrets(_Answer, frozen=True, kw_only=True):
     stale_secrets: list[str]
 
 
+class SecretView(_Answer, frozen=True, kw_only=True):
+    """How one secret stands. Values and digests are never shown.
+
+    `version`: the one that is recorded; null: none is. `given`: the one that the revision which
+    serves was given; null: none was. `here`: whether the recorded value is on this host; null:
+    nothing is recorded. `declared`: whether that revision's release names it. `how`: in words.
+    """
+
+    name: str
+    version: int | None
+    given: int | None
+    here: bool | None
+    declared: bool
+    how: str
+
+
+class Secrets(_Answer, frozen=True, kw_only=True):
+    """Sorted by name."""
+
+    secrets: list[SecretView]
+
+
 class Draining(_Answer, frozen=True, kw_only=True):
     """Whether the host refuses new admissions."""
 

@@ -35,6 +35,7 @@ DESIGN = {
     "POST /v1/deployments/{name}/start",
     "POST /v1/deployments/{name}/stop",
     "POST /v1/deployments/{name}/rollback",
+    "GET /v1/deployments/{name}/secrets",
     "PUT /v1/deployments/{name}/secrets",
     "POST /v1/deployments/{name}/updates",
     "GET /v1/deployments/{name}/updates",

@@ -65,6 +65,7 @@ from agent.updates.errors import (
     UnknownNameError,
 )
 from agent.updates.orders import Caller, Change, NewDeployment, PlanQuestion
+from agent.updates.secrets.standing import SecretState, standing
 from agent.updates.snapshot.snapshot import (
     DeploymentFacts,
     EnclaveFacts,
@@ -211,6 +212,7 @@ class FakeEngine:
             tag=tag,
             listen=old.listen if change.listen is msgspec.UNSET else change.listen,
             publish=old.publish if change.publish is msgspec.UNSET else change.publish,
+            domain=old.domain if change.domain is msgspec.UNSET else change.domain,
             probes=change.probes.applied(old.probes),
             variables=variables,
             secrets=dict(entry.secrets),
@@ -289,6 +291,11 @@ class FakeEngine:
             self._put_secret(entry, key, value)
         self.publish()
         return self._stale(entry)
+
+    async def secrets(self, name: DeploymentName) -> tuple[SecretState, ...]:
+        self._raise()
+        entry = self._entry(name)
+        return standing(entry.secrets, entry.revisions[-1], ())
 
     async def plan(self, question: PlanQuestion) -> Decision:
         self._raise()

@@ -39,6 +39,7 @@ from agent.updates.engine.engine import DRAINING, EngineRuntime
 from agent.updates.engine.executor import UnknownEnclaveError
 from agent.updates.errors import ConflictError, PrunedError, UnknownNameError
 from agent.updates.orders import Caller, Change, NewDeployment, PlanQuestion
+from agent.updates.secrets.standing import SecretState, standing
 from agent.updates.snapshot.snapshot import Snapshot
 
 
@@ -224,6 +225,19 @@ class UpdateEngine:
         await self._runtime.refresh(name)
         facts = self.snapshot.deployments.get(name)
         return facts.stale_secrets if facts else ()
+
+    async def secrets(self, name: DeploymentName) -> tuple[SecretState, ...]:
+        """How each secret stands."""
+
+        def read(tx: Reader) -> tuple[dict[str, int], Revision | None]:
+            deployment = named(tx, name)
+            number = deployment.active_revision or deployment.last_revision
+            versions = tx.secret_versions(name)
+            current = {secret: version for secret, (version, _) in versions.items()}
+            return current, tx.revision(name, number)
+
+        recorded, revision = await self._store.read(read)
+        return standing(recorded, revision, self._parts.secret_values.missing(name, recorded))
 
     async def plan(self, question: PlanQuestion) -> Decision:
         """What admission would say at this moment."""
