@@ -6,8 +6,6 @@ from collections.abc import Container, Iterable
 
 import msgspec
 from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from agent.cli.client import reason_text
@@ -15,7 +13,8 @@ from agent.cli.expectation import history
 from agent.cli.overview import health_word, update_text
 from agent.cli.progress import probe_word
 from agent.cli.screen import pairs, table, word
-from agent.cli.text import duration, moment, safe, safe_lines
+from agent.cli.tables import Column, Pairs, prose
+from agent.cli.text import ago, duration, moment, safe, safe_lines
 from agent.config import SIMULATED
 from agent.wire.views import (
     DecisionView,
@@ -69,7 +68,7 @@ def _head(one: DeploymentView) -> RenderableType:
     if one.guest_domain and one.guest_domain != one.domain:
         shown.add_row("guest's name", safe(one.guest_domain))
     for name_, value in sorted((one.variables or {}).items()):
-        shown.add_row("variable", safe(f"{name_}={value}"))
+        shown.add_row("variable", safe(f"{name_}={value}"), whole=True)
     stale_ones = one.stale_secrets or ()
     for secret in sorted({*(one.secrets or ()), *stale_ones}):
         stale = ", newer value waits for a relaunch" if secret in stale_ones else ""
@@ -80,7 +79,7 @@ def _head(one: DeploymentView) -> RenderableType:
     return shown
 
 
-def _warn(shown: Table, warnings: Iterable[str], told: Container[str] = ()) -> None:
+def _warn(shown: Pairs, warnings: Iterable[str], told: Container[str] = ()) -> None:
     for warning in warnings:
         if warning not in told:
             shown.add_row("warning", Text(safe(warning), style="yellow"))
@@ -88,7 +87,20 @@ def _warn(shown: Table, warnings: Iterable[str], told: Container[str] = ()) -> N
 
 def _enclaves(enclaves: list[EnclaveView]) -> RenderableType:
     rows = table(
-        "ENCLAVE", "SLOT", "REV", "STATE", "HEALTH", "ATTESTED", "ADDRESS", "CONNS", "PID", "UP"
+        Column("ENCLAVE"),
+        Column("SLOT", 3),
+        Column("REV", 5),
+        Column("STATE", 1),
+        Column("HEALTH", 2),
+        Column("ATTESTED"),
+        Column("ADDRESS", 4),
+        Column("CONNS", 6),
+        Column("PID", 8),
+        Column("UP", 7),
+        Column("GPUS", wide=True),
+        Column("MIB", wide=True),
+        Column("VCPUS", wide=True),
+        Column("UNIT", wide=True),
     )
     for one in enclaves:
         attested = {None: "-", True: "yes", False: "no"}[one.attested]
@@ -103,6 +115,10 @@ def _enclaves(enclaves: list[EnclaveView]) -> RenderableType:
             "-" if one.connections is None else str(one.connections),
             str(one.pid or "-"),
             "-" if one.uptime_s is None else duration(one.uptime_s),
+            safe(", ".join(one.gpus) or "-"),
+            str(one.memory_mib),
+            str(one.vcpus),
+            safe(one.unit or "-"),
         )
     return rows
 
@@ -140,7 +156,7 @@ def update_block(update: UpdateView, told: Container[str] = ()) -> list[Renderab
         at = getattr(update, name)
         if at is not None:
             since = (at - update.created_at).total_seconds()
-            offset = "" if name == "created_at" else f"  +{duration(since)}"
+            offset = f"  {ago(at)}" if name == "created_at" else f"  +{duration(since)}"
             shown.add_row(name.removesuffix("_at"), f"{moment(at)}{offset}")
     if update.downtime_s is not None:
         shown.add_row("downtime", duration(update.downtime_s))
@@ -205,7 +221,7 @@ def decision_block(
 
 def rollback_table(options: list[RollbackView]) -> RenderableType:
     """Where a rollback could go; the arrow is where it goes by itself."""
-    rows = table("", "ROLLBACK TO", "REV", "HOW", "WHY")
+    rows = table(Column(""), Column("ROLLBACK TO"), Column("REV"), Column("HOW"), prose("WHY", 1))
     for one in options:
         by_itself = "→" if one.default else ""
         why = safe(one.reason or "")
@@ -224,5 +240,5 @@ def fault_block(fault: FaultView) -> list[RenderableType]:
     if fault.console_tail:
         blocks.append(Text("console:", style="dim"))
         tail = safe_lines(fault.console_tail).rstrip("\n")
-        blocks.append(Padding(Text(tail), (0, 0, 0, 2)))
+        blocks.append(Text("".join(f"  {line}\n" for line in tail.split("\n")), end=""))
     return blocks
