@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "status": ("status", "status", "Show the host, its deployments and what is wrong."),
     "capacity": ("capacity", "capacity", "Show what is free of what."),
     "plan": ("plan", "plan", "Say what an update would be; changes nothing."),
+    "lease": ("lease", "lease", "Promise capacity until a time, and give it back."),
     "deploy": ("deploy", "deploy", "Create a deployment and start it."),
     "relaunch": ("relaunch", "relaunch", "Update a deployment to another release or values."),
     "update": ("update", "update", "Watch or steer the update of a deployment."),

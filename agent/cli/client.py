@@ -45,6 +45,10 @@ class Client:
         data = b"" if body is None else msgspec.json.encode(body)
         return msgspec.json.decode(self._ask(method, path, data), type=kind)
 
+    def order(self, method: str, path: str) -> None:
+        """A change that has nothing to answer."""
+        self._ask(method, path, b"")
+
     @contextmanager
     def stream(self, path: str, last_event_id: int) -> Iterator[Iterator[bytes]]:
         """The lines of a stream of server-sent events. A broken one raises Failure UNREACHABLE."""

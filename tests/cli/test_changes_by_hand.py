@@ -335,3 +335,20 @@ def test_a_variable_of_no_use_is_warned_of_and_what_is_missing_told_together() -
     assert "did you mean COLOUR?" in warning
     (warning,) = unread_variables(["ZZZ"], ["COLOUR", "SIZE"])
     assert "it names: COLOUR, SIZE" in warning
+
+
+def test_capacity_is_promised_spent_and_given_back(agent) -> None:
+    size = ("--memory-mib", "256", "--vcpus", "1")
+    granted = agent.call("lease", "grant", *size, "--ttl", "60", "-o", "json")
+    assert granted.exit_code == 0, granted.output
+    lease = json.loads(granted.stdout)["id"]
+    shown = agent.call("lease", "show", lease).stdout
+    assert shown.startswith(f"lease {lease}: 256 MiB, 1 vCPUs (fresh), until ")
+    assert agent.call("lease", "release", lease).stdout == f"lease {lease} is given back\n"
+    assert agent.call("lease", "show", lease).exit_code == Exit.UNKNOWN_NAME
+    for wrong in ((), ("web", *size), ("--vcpus", "1")):
+        assert agent.call("lease", "grant", *wrong).exit_code == Exit.USAGE
+    told = agent.call(
+        *("deploy", "web", "--tag", "v1", "--listen", "127.0.0.1:1", "--lease", "not an id")
+    )
+    assert (told.exit_code, "lease:" in told.stderr) == (Exit.USAGE, True)
