@@ -76,7 +76,9 @@ def _reason(one: ReasonView) -> ReasonView:
 
 
 def _fault(one: FaultView | None) -> FaultView | None:
-    return None if one is None else replace(one, detail=None, probe=None, console_tail=None)
+    if one is None:
+        return None
+    return replace(one, detail=None, probe=None, response=None, console_tail=None)
 
 
 def _update(one: UpdateView) -> UpdateView:
