@@ -17,7 +17,7 @@ def words(fault: FaultView) -> str:
     parts = [detail] if detail else []
     if response and response not in detail:
         parts.append(response)
-    elif response == detail and fault.probe:
+    elif response and response == detail and fault.probe:
         parts = [f"{fault.probe}: {detail}"]
     if fault.probe and not any(fault.probe in part for part in parts):
         parts[-1:] = [f"{parts[-1]} ({fault.probe})"] if parts else [fault.probe]
