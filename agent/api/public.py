@@ -87,6 +87,8 @@ def _update(one: UpdateView) -> UpdateView:
         reasons=[_reason(each) for each in one.reasons],
         warnings=[],
         error=_fault(one.error),
+        serves=None,
+        next_steps=[],
         progress=_progress(one.progress),
     )
 
