@@ -24,7 +24,9 @@ from agent.model.resources import Listen
 from agent.strict_yaml import MAX_BYTES, StrictYamlError, load_strict_yaml
 
 ENV_PREFIX = "ENCLAVE_AGENT_"
-_NOT_SETTINGS = frozenset({"ENCLAVE_AGENT_SOCKET"})  # of the command line
+_NOT_SETTINGS = frozenset(  # of the command line
+    f"ENCLAVE_AGENT_{name}" for name in ("SOCKET", "URL", "CERTIFICATE", "KEY", "CA")
+)
 _PATH_OR_NAME = frozenset({"qemu.binary", "host.nvml_library", "host.gpu_tools"})
 _MAX_SOCKET_BYTES = 107
 _MAX_BELOW_RUN_DIR = 32  # bytes of the longest socket path in it, generously

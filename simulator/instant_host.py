@@ -26,6 +26,7 @@ from agent.enclaves.port import (
 )
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
+from agent.model.ended_console import EndedConsole
 from agent.model.ids import DeploymentName, EnclaveId, HostId
 from agent.model.power_button import Press
 from agent.model.resources import Amounts, Listen
@@ -127,6 +128,12 @@ class InstantVms:
         self.drained.add(enclave_id)
 
     def forget(self, enclave_id: EnclaveId) -> None: ...
+
+    def ended_consoles(self, deployment: DeploymentName) -> Sequence[EndedConsole]:
+        return ()
+
+    def ended_console_tail(self, enclave_id: EnclaveId, max_bytes: int) -> bytes | None:
+        return None
 
     def forget_others(self, known: Collection[EnclaveId]) -> None: ...
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.api import changes, gpus, images, leases, reads
-from agent.api.query import AFTER, FOLLOW, LIMIT, NONCE, TAIL
+from agent.api import changes, gpus, images, leases, reads, validation
+from agent.api.query import AFTER, DEPLOYMENT, FOLLOW, LIMIT, NONCE, TAIL
 from agent.api.roles import Permission
 from agent.api.route import DocumentedAnswer, Handler, HttpRoute
 from agent.wire import answers as a
@@ -20,7 +20,7 @@ _E = "/v1/enclaves/{id}"
 _OF_A_DEPLOYMENT = (("deployment",), ("demand",))
 _PLAN_NEEDS = (
     _OF_A_DEPLOYMENT,
-    (("demand",), ("deployment", "tag", "variables", "secrets", "probes")),
+    (("demand",), ("deployment", "tag", *validation.OF_AN_UPDATE)),
 )
 _LEASE_NEEDS = (_OF_A_DEPLOYMENT, (("demand",), ("deployment", "tag")))
 
@@ -192,6 +192,14 @@ ROUTES: tuple[HttpRoute, ...] = (
         changes.rollback,
         body=r.RollbackRequest,
     ),
+    _get(
+        f"{_D}/secrets",
+        "secrets",
+        "The names of its secrets, and how each stands; never a value.",
+        reads.secrets,
+        a.Secrets,
+        problems=(404,),
+    ),
     _do(
         "PUT",
         f"{_D}/secrets",
@@ -238,6 +246,15 @@ ROUTES: tuple[HttpRoute, ...] = (
         answers=(DocumentedAnswer(200, "The newest of it.", media=_TEXT),),
         query=(TAIL,),
         problems=(404,),
+    ),
+    _get(
+        "/v1/consoles",
+        "ended_consoles",
+        "What is kept of consoles of enclaves that are gone.",
+        reads.ended_consoles,
+        a.EndedConsoles,
+        permission=Permission.DEBUG,
+        query=(DEPLOYMENT,),
     ),
     _get(
         f"{_E}/attestation",

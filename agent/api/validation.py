@@ -44,6 +44,17 @@ _DOMAIN = re.compile(DOMAIN_PATTERN)
 _PROBE_PATH = re.compile(PROBE_PATH_PATTERN)
 _PROBE_HOST = re.compile(PROBE_HOST_PATTERN)
 _LEASE = re.compile(LEASE_PATTERN)
+# What a plan says beside the deployment and its tag; nothing of it goes with a bare demand.
+OF_AN_UPDATE = (
+    "variables",
+    "secrets",
+    "unset_variables",
+    "unset_secrets",
+    "listen",
+    "publish",
+    "domain",
+    "probes",
+)
 
 
 def new_deployment(name: DeploymentName, body: wire.DeployRequest) -> NewDeployment:
@@ -57,7 +68,7 @@ def new_deployment(name: DeploymentName, body: wire.DeployRequest) -> NewDeploym
         tag=_parsed("tag", body.tag, ids.parse_tag),
         listen=listen,
         publish=publish,
-        domain=_matching("domain", body.domain, _DOMAIN, "must be a host name in lower case"),
+        domain=_domain(body.domain),
         probes=_probe_options(body.probes),
         variables=_values("variables", body.variables),
         secrets=_secrets("secrets", body.secrets),
@@ -68,13 +79,12 @@ def new_deployment(name: DeploymentName, body: wire.DeployRequest) -> NewDeploym
 
 def change(body: wire.UpdateRequest) -> Change:
     """Raises FieldError with the field's path, RefusedError if two listeners overlap."""
-    listen = body.listen if body.listen is UNSET else _listen("listen", body.listen)
-    publish = body.publish if body.publish is UNSET else _publish(body.publish or ())
-    _refuse_overlap(None if listen is UNSET else listen, () if publish is UNSET else publish)
+    listen, publish = _new_listeners(body)
     return Change(
         tag=body.tag if body.tag is UNSET else _parsed("tag", body.tag, ids.parse_tag),
         listen=listen,
         publish=publish,
+        domain=body.domain if body.domain is UNSET else _domain(body.domain),
         probes=_probes_change(body.probes),
         variables=_changes("variables", body.variables),
         secrets=body.secrets
@@ -95,11 +105,12 @@ def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
     if body.deployment is UNSET and body.demand is UNSET:
         raise FieldError("deployment", "a deployment or a demand is needed")
     full = body if isinstance(body, wire.PlanRequest) else wire.PlanRequest()
-    of_a_deployment = (body.deployment, body.tag, full.variables, full.secrets, full.probes)
+    of_a_deployment = (body.deployment, body.tag, *(getattr(full, one) for one in OF_AN_UPDATE))
     if body.demand is not UNSET and any(member is not UNSET for member in of_a_deployment):
         raise FieldError("demand", "either a demand, or a deployment with a tag")
     name = body.deployment
     demand = body.demand
+    listen, publish = _new_listeners(full)
     return PlanQuestion(
         deployment=None
         if name is UNSET
@@ -110,6 +121,11 @@ def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
         staging=full.staging,
         variables=_names("variables", full.variables or ()),
         secrets=_names("secrets", full.secrets or ()),
+        unset_variables=_names("unset_variables", full.unset_variables or ()),
+        unset_secrets=_names("unset_secrets", full.unset_secrets or ()),
+        listen=listen,
+        publish=publish,
+        domain=full.domain if full.domain is UNSET else _domain(full.domain),
         probes=_probes_change(full.probes),
     )
 
@@ -212,6 +228,20 @@ def _refuse_overlap(listen: Listen | None, publish: tuple[Publish, ...]) -> None
                 reason = Reason(code=ReasonCode.LISTEN_IN_USE, detail=detail)
                 raise RefusedError(Decision(strategy=DecidedStrategy.REFUSE, reasons=(reason,)))
         seen.append(one.listen)
+
+
+def _new_listeners(
+    body: wire.UpdateRequest | wire.PlanRequest,
+) -> tuple[Listen | UnsetType, tuple[Publish, ...] | UnsetType]:
+    """Those that are asked for, none in the way of another."""
+    listen = body.listen if body.listen is UNSET else _listen("listen", body.listen)
+    publish = body.publish if body.publish is UNSET else _publish(body.publish or ())
+    _refuse_overlap(None if listen is UNSET else listen, () if publish is UNSET else publish)
+    return listen, publish
+
+
+def _domain(text: str | None) -> str | None:
+    return _matching("domain", text, _DOMAIN, "must be a host name in lower case")
 
 
 def _names(field: str, names: tuple[str, ...]) -> tuple[str, ...]:

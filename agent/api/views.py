@@ -16,7 +16,10 @@ from agent.model.update import Update
 from agent.probes.answers import played_containers
 from agent.probes.choice import unasked
 from agent.probes.port import ListenerReach
+from agent.updates.secrets.standing import SecretState
+from agent.updates.snapshot.aftermath import aftermath
 from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts
+from agent.wire.answers import SecretView
 from agent.wire.host_views import AmountsView
 from agent.wire.views import (
     DecisionView,
@@ -24,6 +27,7 @@ from agent.wire.views import (
     EnclaveView,
     EstimateView,
     FaultView,
+    NextStepView,
     ProbesView,
     ProbeView,
     ProgressView,
@@ -71,7 +75,19 @@ def fault_view(fault: Fault | None) -> FaultView | None:
         detail=fault.detail,
         step=fault.step,
         probe=fault.probe,
+        response=fault.response,
         console_tail=fault.console_tail,
+    )
+
+
+def secret_view(one: SecretState) -> SecretView:
+    return SecretView(
+        name=one.name,
+        version=one.version,
+        given=one.given,
+        here=one.here,
+        declared=one.declared,
+        how=one.how,
     )
 
 
@@ -87,7 +103,8 @@ def amounts_view(amounts: Amounts) -> AmountsView:
 
 
 def update_view(update: Update, facts: DeploymentFacts | None) -> UpdateView:
-    """The facts add the progress, while they are about this very update."""
+    """The facts add the progress, while they are about this very update, and what it left."""
+    left = aftermath(update, facts) if facts else None
     return UpdateView(
         id=update.id,
         deployment=update.deployment,
@@ -109,6 +126,11 @@ def update_view(update: Update, facts: DeploymentFacts | None) -> UpdateView:
         downtime_s=update.downtime_s,
         reset_connections=update.reset_connections,
         error=fault_view(update.fault),
+        serves=left.serves if left else None,
+        next_steps=[
+            NextStepView(command=one.command, why=one.why)
+            for one in (left.next_steps if left else ())
+        ],
         progress=_progress(update, facts),
     )
 

@@ -1,4 +1,4 @@
-"""HTTP over the agent's unix socket, with the standard library: it is loaded in a moment.
+"""HTTP to the agent, with the standard library: it is loaded in a moment.
 
 Every failure becomes a `Failure` with the exit code that the command line promises.
 """
@@ -6,16 +6,17 @@ Every failure becomes a `Failure` with the exit code that the command line promi
 from __future__ import annotations
 
 import http.client
-import socket
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
 from agent.cli.exits import Exit, Failure
+from agent.cli.reach import Local, Reach
 from agent.wire.answers import ProblemDetails
 from agent.wire.views import ReasonView
 
@@ -25,10 +26,10 @@ _LONGEST = 512
 
 
 class Client:
-    """Asks the agent; a connection a question."""
+    """Asks the agent; a connection a question. A path is its socket."""
 
-    def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
-        self._path = path
+    def __init__(self, where: Path | Reach, timeout_s: float = TIMEOUT_S) -> None:
+        self._where: Reach = Local(where) if isinstance(where, Path) else where
         self._timeout_s = timeout_s
 
     def read(self, path: str, kind: type[T]) -> T:
@@ -44,12 +45,16 @@ class Client:
         data = b"" if body is None else msgspec.json.encode(body)
         return msgspec.json.decode(self._ask(method, path, data), type=kind)
 
+    def order(self, method: str, path: str) -> None:
+        """A change that has nothing to answer."""
+        self._ask(method, path, b"")
+
     @contextmanager
     def stream(self, path: str, last_event_id: int) -> Iterator[Iterator[bytes]]:
         """The lines of a stream of server-sent events. A broken one raises Failure UNREACHABLE."""
         connection = self._connection()
         try:
-            with _reaching(self._path):
+            with _reaching(self._where):
                 connection.request("GET", path, headers={"Last-Event-ID": str(last_event_id)})
                 answer = connection.getresponse()
                 if answer.status != 200:
@@ -60,7 +65,7 @@ class Client:
 
     def _lines(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
         while True:
-            with _reaching(self._path):
+            with _reaching(self._where):
                 line = answer.readline()
             if not line:
                 raise Failure(Exit.UNREACHABLE, "the agent closed the stream")
@@ -68,20 +73,40 @@ class Client:
 
     def _ask(self, method: str, path: str, data: bytes | None) -> bytes:
         connection = self._connection()
-        headers = {"Content-Type": "application/json"} if data else {}
+        headers = {} if method == "GET" else self._where.headers
+        headers |= {"Content-Type": "application/json"} if data else {}
         try:
-            with _reaching(self._path):
+            with _reaching(self._where):
                 connection.request(method, path, body=data, headers=headers)
                 answer = connection.getresponse()
                 body = answer.read()
         finally:
             connection.close()
         if answer.status >= 400:
-            raise failure_of(answer.status, body)
+            raise self._helped(path, failure_of(answer.status, body))
         return body
 
-    def _connection(self) -> _UnixConnection:
-        return _UnixConnection(self._path, self._timeout_s)
+    def _helped(self, path: str, failure: Failure) -> Failure:
+        """A deployment that is not there, with those that are."""
+        parts = path.partition("?")[0].split("/")
+        if failure.exit_code != Exit.UNKNOWN_NAME or parts[:3] != ["", "v1", "deployments"]:
+            return failure
+        return failure if len(parts) < 4 else self.suggest(unquote(parts[3]), failure)
+
+    def suggest(self, name: str, failure: Failure) -> Failure:
+        """The failure, with the deployments that may have been meant; unless it is another's."""
+        from agent.cli.names import deployment_names, hint
+
+        try:
+            known = deployment_names(self)
+        except Failure:
+            return failure
+        if name not in known:
+            failure.lines = (*failure.lines, *hint(name, known, "deployments"))
+        return failure
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return self._where.connection(self._timeout_s)
 
 
 def segment(text: str) -> str:
@@ -91,39 +116,13 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
 @contextmanager
-def _reaching(path: Path) -> Iterator[None]:
+def _reaching(where: Reach) -> Iterator[None]:
     """What can go wrong between us and the agent, told with what to do about it."""
     try:
         yield
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise Failure(
-            Exit.UNREACHABLE,
-            f"no agent listens on {path}",
-            ["is it running? systemctl status enclave-agent, or: enclave-agent run"],
-        ) from None
-    except PermissionError:
-        raise Failure(
-            Exit.UNREACHABLE,
-            f"you may not use {path}",
-            ["run this as root, or join the group enclave-agent"],
-        ) from None
-    except TimeoutError:
-        raise Failure(Exit.UNREACHABLE, f"the agent on {path} does not answer") from None
     except (OSError, http.client.HTTPException) as error:
-        text = str(error) or type(error).__name__
-        raise Failure(Exit.UNREACHABLE, f"the connection to {path} broke: {text}") from None
+        raise where.lost(error) from None
 
 
 def failure_of(status: int, body: bytes) -> Failure:
@@ -133,10 +132,9 @@ def failure_of(status: int, body: bytes) -> Failure:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Failure(Exit.FAILED, f"the agent answered {status} without saying why")
     code = _exit_code(problem)
-    if code is Exit.REFUSED:
-        return _refusal(problem)
-    failure = Failure(code, problem.detail)
+    failure = _refusal(problem) if code is Exit.REFUSED else Failure(code, problem.detail)
     failure.oldest = None if problem.oldest is msgspec.UNSET else problem.oldest
+    failure.problem = problem
     return failure
 
 
@@ -164,11 +162,13 @@ def _refusal(problem: ProblemDetails) -> Failure:
 
 
 def reason_text(reason: ReasonView) -> str:
-    """`code: detail`, with the numbers where there are some."""
+    """`code: detail`, with the numbers that the detail does not say itself."""
+    detail = reason.detail or ""
+    said = {int(number) for number in re.findall(r"(?<![\w.])\d{1,18}(?![\w.]*\d)", detail)}
     numbers = [
         f"{word} {value}"
         for word, value in (("needed", reason.needed), ("available", reason.available))
-        if value is not msgspec.UNSET
+        if value is not msgspec.UNSET and value not in said
     ]
     tail = f" ({', '.join(numbers)})" if numbers else ""
-    return f"{reason.code}: {reason.detail}{tail}"
+    return f"{reason.code}: {detail}{tail}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from agent.cli.options import Output, result
 from agent.cli.session import session
 
 
@@ -13,15 +14,17 @@ def coordinator_epoch() -> None:
 
 
 @coordinator_epoch.command()
-def reset() -> None:
+@result
+def reset(output: Output) -> None:
     """Forget the highest epoch that was seen: the next one counts, whatever it is."""
+    from agent.cli.screen import tell
     from agent.wire.answers import EpochReset
 
     path = "/v1/host/coordinator-epoch/reset"
-    forgotten = session().client().send("POST", path, None, EpochReset).forgotten
-    if forgotten:
-        click.echo(
-            f"epoch {forgotten} is forgotten: the next coordinator's counts, whatever it is"
+    answer = session().client().send("POST", path, None, EpochReset)
+    told = "no epoch was seen yet: nothing to forget"
+    if answer.forgotten:
+        told = (
+            f"epoch {answer.forgotten} is forgotten: the next coordinator's counts, whatever it is"
         )
-    else:
-        click.echo("no epoch was seen yet: nothing to forget")
+    tell(answer, output, told)

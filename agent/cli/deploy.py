@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from agent.cli.exits import Exit, Failure
-from agent.cli.options import probes, values, waiting
+from agent.cli.completion import DEPLOYMENT
+from agent.cli.options import Output, lease, probes, result, values, waiting
 from agent.cli.session import session
-
-if TYPE_CHECKING:
-    from agent.wire.requests import PublishRequest
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=DEPLOYMENT)
 @click.option("--tag", required=True, metavar="T", help="The release.")
 @click.option("--listen", required=True, metavar="ADDR:PORT", help="Where clients connect.")
 @click.option(
@@ -30,7 +25,9 @@ if TYPE_CHECKING:
 @probes
 @values
 @click.option("--staging", is_flag=True, help="Stay ready until accepted.")
+@lease
 @waiting
+@result
 def deploy(  # noqa: PLR0917 - click passes them by name
     name: str,
     tag: str,
@@ -43,12 +40,14 @@ def deploy(  # noqa: PLR0917 - click passes them by name
     variables: tuple[str, ...],
     secrets: tuple[str, ...],
     staging: bool,
+    lease: str | None,
+    output: Output,
     wait: bool,
     timeout_s: float | None,
 ) -> None:
     """Create a deployment and start it."""
     from agent.cli.client import segment
-    from agent.cli.values import parse_variables, read_secrets
+    from agent.cli.values import parse_publish, parse_variables, read_secrets
     from agent.cli.waiting import follow_up
     from agent.wire.answers import Deployed
     from agent.wire.requests import DeployRequest, ProbesRequest
@@ -56,25 +55,15 @@ def deploy(  # noqa: PLR0917 - click passes them by name
     body = DeployRequest(
         tag=tag,
         listen=listen,
-        publish=tuple(_publish(text) for text in publish),
+        publish=parse_publish(publish),
         repo=repo,
         domain=domain,
         probes=ProbesRequest(path=probe_path or None, host=probe_host or None),
         variables=parse_variables(variables),
         secrets=read_secrets(secrets),
         staging=staging,
+        lease=lease,
     )
     client = session().client()
     answer = client.send("PUT", f"/v1/deployments/{segment(name)}", body, Deployed)
-    follow_up(client, answer.update, wait=wait, timeout_s=timeout_s)
-
-
-def _publish(text: str) -> PublishRequest:
-    from agent.model.resources import Publish
-    from agent.wire.requests import PublishRequest
-
-    try:
-        one = Publish.parse(text)
-    except ValueError as error:
-        raise Failure(Exit.USAGE, f"--publish '{text}': {error}") from None
-    return PublishRequest(listen=str(one.listen), guest_port=one.guest_port)
+    follow_up(client, answer.update, wait=wait, timeout_s=timeout_s, output=output)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from agent.cli.client import reason_text
 from agent.cli.expectation import history
+from agent.cli.failure import what_is_left, words
 from agent.cli.overview import health_word, update_text
 from agent.cli.progress import probe_word
 from agent.cli.screen import pairs, table, word
-from agent.cli.text import duration, moment, safe, safe_lines
+from agent.cli.tables import Column, Pairs, Paragraph, prose
+from agent.cli.text import ago, duration, moment, safe, safe_lines
 from agent.config import SIMULATED
 from agent.wire.views import (
     DecisionView,
@@ -69,7 +69,7 @@ def _head(one: DeploymentView) -> RenderableType:
     if one.guest_domain and one.guest_domain != one.domain:
         shown.add_row("guest's name", safe(one.guest_domain))
     for name_, value in sorted((one.variables or {}).items()):
-        shown.add_row("variable", safe(f"{name_}={value}"))
+        shown.add_row("variable", safe(f"{name_}={value}"), whole=True)
     stale_ones = one.stale_secrets or ()
     for secret in sorted({*(one.secrets or ()), *stale_ones}):
         stale = ", newer value waits for a relaunch" if secret in stale_ones else ""
@@ -87,7 +87,7 @@ def _head(one: DeploymentView) -> RenderableType:
     return shown
 
 
-def _warn(shown: Table, warnings: Iterable[str], told: Container[str] = ()) -> None:
+def _warn(shown: Pairs, warnings: Iterable[str], told: Container[str] = ()) -> None:
     for warning in warnings:
         if warning not in told:
             shown.add_row("warning", Text(safe(warning), style="yellow"))
@@ -95,7 +95,20 @@ def _warn(shown: Table, warnings: Iterable[str], told: Container[str] = ()) -> N
 
 def _enclaves(enclaves: list[EnclaveView]) -> RenderableType:
     rows = table(
-        "ENCLAVE", "SLOT", "REV", "STATE", "HEALTH", "ATTESTED", "ADDRESS", "CONNS", "PID", "UP"
+        Column("ENCLAVE"),
+        Column("SLOT", 3),
+        Column("REV", 5),
+        Column("STATE", 1),
+        Column("HEALTH", 2),
+        Column("ATTESTED"),
+        Column("ADDRESS", 4),
+        Column("CONNS", 6),
+        Column("PID", 8),
+        Column("UP", 7),
+        Column("GPUS", wide=True),
+        Column("MIB", wide=True),
+        Column("VCPUS", wide=True),
+        Column("UNIT", wide=True),
     )
     for one in enclaves:
         attested = {None: "-", True: "yes", False: "no"}[one.attested]
@@ -110,6 +123,10 @@ def _enclaves(enclaves: list[EnclaveView]) -> RenderableType:
             "-" if one.connections is None else str(one.connections),
             str(one.pid or "-"),
             "-" if one.uptime_s is None else duration(one.uptime_s),
+            safe(", ".join(one.gpus) or "-"),
+            str(one.memory_mib),
+            str(one.vcpus),
+            safe(one.unit or "-"),
         )
     return rows
 
@@ -147,7 +164,7 @@ def update_block(update: UpdateView, told: Container[str] = ()) -> list[Renderab
         at = getattr(update, name)
         if at is not None:
             since = (at - update.created_at).total_seconds()
-            offset = "" if name == "created_at" else f"  +{duration(since)}"
+            offset = f"  {ago(at)}" if name == "created_at" else f"  +{duration(since)}"
             shown.add_row(name.removesuffix("_at"), f"{moment(at)}{offset}")
     if update.downtime_s is not None:
         shown.add_row("downtime", duration(update.downtime_s))
@@ -166,7 +183,9 @@ def update_block(update: UpdateView, told: Container[str] = ()) -> list[Renderab
         shown.add_row("until", f"{moment(progress.deadline_at)} at the latest")
     blocks: list[RenderableType] = [shown]
     if update.error is not None:
-        blocks.extend(fault_block(update.error))
+        blocks.extend(fault_block(update.error, what_is_left(update)))
+    else:
+        blocks.extend(Paragraph(safe(line), hanging=2) for line in what_is_left(update))
     return blocks
 
 
@@ -212,7 +231,7 @@ def decision_block(
 
 def rollback_table(options: list[RollbackView]) -> RenderableType:
     """Where a rollback could go; the arrow is where it goes by itself."""
-    rows = table("", "ROLLBACK TO", "REV", "HOW", "WHY")
+    rows = table(Column(""), Column("ROLLBACK TO"), Column("REV"), Column("HOW"), prose("WHY", 1))
     for one in options:
         by_itself = "→" if one.default else ""
         why = safe(one.reason or "")
@@ -220,16 +239,14 @@ def rollback_table(options: list[RollbackView]) -> RenderableType:
     return rows
 
 
-def fault_block(fault: FaultView) -> list[RenderableType]:
-    """What went wrong, down to the console."""
-    where = f" in step {fault.step}" if fault.step else ""
-    blocks: list[RenderableType] = [
-        Text(f"{safe(fault.code)}{where}: {safe(fault.detail or '')}", style="bold red")
-    ]
-    if fault.probe:
-        blocks.append(Text(f"last probe: {safe(fault.probe)}"))
+def fault_block(fault: FaultView, left: Sequence[str] = ()) -> list[RenderableType]:
+    """What went wrong in its own words, what it left, and the console."""
+    where = f"in step {fault.step}, " if fault.step else ""
+    told = Text(f"{where}{safe(words(fault))}", style="bold red")
+    blocks: list[RenderableType] = [Paragraph(told, hanging=2)]
+    blocks += [Paragraph(safe(line), hanging=2) for line in left]
     if fault.console_tail:
         blocks.append(Text("console:", style="dim"))
         tail = safe_lines(fault.console_tail).rstrip("\n")
-        blocks.append(Padding(Text(tail), (0, 0, 0, 2)))
+        blocks.append(Text("".join(f"  {line}\n" for line in tail.split("\n")), end=""))
     return blocks

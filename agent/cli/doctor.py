@@ -7,12 +7,10 @@ daemon, which then says so in its status.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +22,7 @@ from agent.cli.doctor_outside import outside_line
 from agent.cli.doctor_rules import rules_line
 from agent.cli.doctor_taps import tap_line
 from agent.cli.exits import Exit
-from agent.cli.options import output
+from agent.cli.options import Output, output
 from agent.cli.session import session
 
 if TYPE_CHECKING:
@@ -37,11 +35,12 @@ _MIN_MEMORY_MIB = 4096
 
 @click.command()
 @output
-def doctor(output: str) -> None:
+def doctor(output: Output) -> None:
     """Say what this host can and cannot do."""
     from agent.cli.check_config import load
     from agent.cli.doctor_gpus import gpu_lines
     from agent.cli.doctor_tee import tee_lines
+    from agent.cli.screen import show_json, show_json_lines
 
     path = session().config_path
     config = load(path)
@@ -51,22 +50,27 @@ def doctor(output: str) -> None:
         *tee_lines(config),
         *gpu_lines(config),
     ]
-    if output == "json":
-        click.echo(json.dumps([asdict(line) for line in lines], indent=2))
+    if output.form == "json":
+        show_json(lines)
+    elif output.by_line:
+        show_json_lines(lines)
     else:
-        _show(lines)
+        _show(lines, output)
     if any(line.state == "error" for line in lines):
         raise click.exceptions.Exit(Exit.FAILED)
 
 
-def _show(lines: list[Line]) -> None:
+def _show(lines: list[Line], output: Output) -> None:
     from agent.cli.screen import show, table, word
+    from agent.cli.tables import Column, prose
     from agent.cli.text import safe
 
-    rows = table("WHAT", "STATE", "FOUND", "MEND")
+    rows = table(Column("WHAT"), Column("STATE"), prose("FOUND"))
     for line in lines:
-        rows.add_row(line.what, word(line.state), safe(line.detail), safe(line.mend))
-    show(rows)
+        rows.add_row(line.what, word(line.state), safe(line.detail))
+        if line.mend:
+            rows.add_row("", "", f"remedy: {safe(line.mend)}")
+    show(rows, output)
 
 
 def _qemu(config: Config) -> Line:

@@ -2,41 +2,137 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 import msgspec
 
+from agent.cli import text as texts
 from agent.cli.client import Client
+from agent.cli.completion import DEPLOYMENT
+from agent.cli.event_chain import Chain
 from agent.cli.exits import Exit, Failure
-from agent.cli.options import output
+from agent.cli.options import Output, output
 from agent.cli.session import session
-from agent.cli.text import safe
-from agent.model.event import GENESIS, STORE_RESTORED, hash_of
+
+Event = dict[str, Any]
 
 _AWAY_S = 30.0
+_AGO = re.compile(r"(\d{1,9})(s|m|min|h|d)")
+_UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 @click.command()
 @click.option("--after", type=click.IntRange(0), default=0, help="Only what came after this one.")
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="Only what is not older: 90s, 10m, 2h, 3d, or a moment such as 2026-01-31T09:00Z.",
+)
+@click.option("--deployment", "name", type=DEPLOYMENT, metavar="NAME", help="Only of this one.")
+@click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last so many.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens.")
-@click.option("--verify", is_flag=True, help="Check the chain of hashes.")
+@click.option("--verify", is_flag=True, help="Check the chain of all of them, shown or not.")
 @output
-def events(after: int, follow: bool, verify: bool, output: str) -> None:
+def events(  # noqa: PLR0917 - click passes them by name
+    after: int,
+    since: str | None,
+    name: str | None,
+    tail: int | None,
+    follow: bool,
+    verify: bool,
+    output: Output,
+) -> None:
     """Show what happened, in order."""
     client = session().client()
-    chain = _Chain(whole=after == 0) if verify else None
-    for event in _all(client, after) if follow else _kept(client, after):
-        if chain is not None:
-            chain.add(event)
-        click.echo(msgspec.json.encode(event) if output == "json" else line_of(event))
-    if chain is not None:
-        click.echo(chain.told(), err=True)
+    heard = _Heard(
+        after=after,
+        chain=Chain(whole=after == 0) if verify else None,
+        name=name,
+        since=None if since is None else moment_of(since),
+    )
+    rows = heard.wanted(kept(client, after))
+    shown = list(rows if tail is None else deque(rows, maxlen=tail))
+    if follow:
+        _show_lines(shown, output)
+        _show_lines(heard.wanted(_all(client, heard.last)), output, headers=False)
+    else:
+        _show_all(shown, output)
+    if heard.chain is not None:
+        click.echo(heard.chain.told(), err=True)
 
 
-def _kept(client: Client, after: int) -> Iterator[dict[str, Any]]:
+def moment_of(text: str) -> dt.datetime:
+    """Of `10m`: so long ago; of a moment in ISO 8601: it, in UTC where it says no zone."""
+    if found := _AGO.fullmatch(text.strip()):
+        return texts.now() - dt.timedelta(seconds=int(found[1]) * _UNITS_S[found[2]])
+    try:
+        at = dt.datetime.fromisoformat(text.strip())
+    except ValueError:
+        told = "must be 90s, 10m, 2h, 3d, or a moment such as 2026-01-31T09:00Z"
+        raise Failure(Exit.USAGE, f"--since '{text[:40]}': {told}") from None
+    return at if at.tzinfo else at.replace(tzinfo=dt.UTC)
+
+
+class _Heard:
+    """All that was heard, checked; and those of them that are wanted."""
+
+    def __init__(
+        self, *, after: int, chain: Chain | None, name: str | None, since: dt.datetime | None
+    ) -> None:
+        self.last = after
+        self.chain = chain
+        self._name = name
+        self._since = since
+
+    def wanted(self, events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            if self.chain is not None:
+                self.chain.add(event)
+            self.last = int(event["sequence"])
+            if self._is_wanted(event):
+                yield event
+
+    def _is_wanted(self, event: Event) -> bool:
+        if self._name is not None and event.get("deployment") != self._name:
+            return False
+        at = self._since
+        return at is None or dt.datetime.fromisoformat(str(event["at"])) >= at
+
+
+def _show_all(shown: list[Event], output: Output) -> None:
+    from agent.cli.screen import show, show_json, show_json_lines
+
+    if output.by_line:
+        show_json_lines(shown)
+    elif output.for_programs:
+        show_json({"events": shown})
+    else:
+        from agent.cli.event_lines import events_table
+
+        show(events_table(shown), output)
+
+
+def _show_lines(events: Iterable[Event], output: Output, *, headers: bool = True) -> None:
+    """One by one, as they come. For programs a value a line, since it has no end."""
+    from agent.cli.event_lines import HEADER, line_of
+    from agent.cli.screen import show_json_lines
+
+    if output.for_programs:
+        show_json_lines(events)
+        return
+    if headers and output.headers:
+        click.echo(HEADER)
+    for event in events:
+        click.echo(line_of(event))
+
+
+def kept(client: Client, after: int) -> Iterator[Event]:
     """What is there, page by page; the oldest that is kept where more is asked for."""
     while True:
         try:
@@ -50,7 +146,7 @@ def _kept(client: Client, after: int) -> Iterator[dict[str, Any]]:
         after = page["next"]
 
 
-def _all(client: Client, after: int) -> Iterator[dict[str, Any]]:
+def _all(client: Client, after: int) -> Iterator[Event]:
     """What is there and what comes; goes on where it was when the agent was away."""
     away_since: float | None = None
     while True:
@@ -79,7 +175,7 @@ def _oldest(failure: Failure) -> int:
     return failure.oldest
 
 
-def _frames(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+def _frames(lines: Iterator[bytes]) -> Iterator[Event]:
     kind, data = b"", b""
     for line in lines:
         if line.startswith(b"event: "):
@@ -93,49 +189,3 @@ def _frames(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
                 )
             yield msgspec.json.decode(data)
             kind, data = b"", b""
-
-
-def line_of(event: dict[str, Any]) -> str:
-    """One line for a person."""
-    about = " ".join(
-        str(event[key]) for key in ("deployment", "enclave", "update", "gpu") if event.get(key)
-    )
-    change = " -> ".join(str(event[key]) for key in ("from", "to") if event.get(key))
-    reason = f": {event['reason']}" if event.get("reason") else ""
-    actor = "" if event.get("actor") == "agent" else f"  by {event.get('actor')}"
-    at = str(event["at"])[:19] + "Z"
-    return safe(f"{event['sequence']:>6}  {at}  {event['kind']}  {about}  {change}{reason}{actor}")
-
-
-class _Chain:
-    """Checks that each event's hash is its own and the next one's previous."""
-
-    def __init__(self, *, whole: bool) -> None:
-        self._whole = whole
-        self._previous: str | None = None
-        self._first = 0
-        self._last = 0
-        self._gaps: list[str] = []
-
-    def add(self, event: dict[str, Any]) -> None:
-        sequence = int(event["sequence"])
-        if hash_of(event) != event["hash"]:
-            raise Failure(Exit.FAILED, f"event {sequence} is not what was recorded")
-        expected = self._previous
-        if expected is None and self._whole and sequence == 1:
-            expected = GENESIS
-        if expected is not None and event["previous"] != expected:
-            raise Failure(Exit.FAILED, f"the chain is broken before event {sequence}")
-        if self._last and sequence != self._last + 1:
-            if event["kind"] != STORE_RESTORED or sequence < self._last:
-                found = f"events are missing between {self._last} and {sequence}"
-                raise Failure(Exit.FAILED, found)
-            self._gaps.append(f"; what came between {self._last} and {sequence} was lost")
-        self._first = self._first or sequence
-        self._last = sequence
-        self._previous = event["hash"]
-
-    def told(self) -> str:
-        if not self._last:
-            return "no events to verify"
-        return f"the chain holds from event {self._first} to {self._last}{''.join(self._gaps)}"

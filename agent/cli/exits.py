@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.text import safe
+from agent.cli.text import escaped_json, safe
+
+if TYPE_CHECKING:
+    from agent.wire.answers import ProblemDetails
 
 
 class Exit(IntEnum):
@@ -21,6 +24,7 @@ class Exit(IntEnum):
     UNKNOWN_NAME = 4
     UNREACHABLE = 5
     TIMED_OUT = 6
+    INTERRUPTED = 130
 
 
 class Failure(click.ClickException):
@@ -34,6 +38,7 @@ class Failure(click.ClickException):
         self.lines = tuple(lines)
         self.word = word
         self.oldest: int | None = None
+        self.problem: ProblemDetails | None = None  # the agent's own answer, if it gave one
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print to stderr. What came from a guest or a release cannot steer the terminal."""
@@ -41,3 +46,22 @@ class Failure(click.ClickException):
         click.echo(f"{word} {safe(self.message)}", file=file, err=True)
         for line in self.lines:
             click.echo(f"  {safe(line)}", file=file, err=True)
+
+
+def json_of(error: click.ClickException) -> str:
+    """A failure for programs: one line of JSON, `{"error": {code, message, lines, exit_code, …}}`.
+
+    `code` is the agent's own where it answered with one; `reasons`, `field` and `retry_after_s`
+    then are as it gave them.
+    """
+    import msgspec
+
+    code = Exit(error.exit_code).name.lower()
+    told: dict[str, Any] = {"code": code, "message": error.format_message()}
+    told |= {"lines": getattr(error, "lines", ()), "exit_code": int(error.exit_code)}
+    problem = getattr(error, "problem", None)
+    if problem is not None:
+        known = msgspec.to_builtins(problem)
+        names = ("code", "reasons", "field", "retry_after_s", "oldest")
+        told |= {name: known[name] for name in names if name in known}
+    return escaped_json(msgspec.json.encode({"error": told}).decode())

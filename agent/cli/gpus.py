@@ -1,4 +1,4 @@
-"""`enclave-agent gpus [release BDF]`."""
+"""`enclave-agent gpus [release|recover BDF]`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.options import output
+from agent.cli.completion import GPU
+from agent.cli.options import Output, output, result
 from agent.cli.session import session
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from agent.cli.client import Client
+    from agent.cli.tables import Table
     from agent.wire.gpu_views import GpuView, InventoryView
 
 _DASH = "-"
@@ -21,76 +24,102 @@ _RECOVERY_S = 300.0
 @click.group(invoke_without_command=True)
 @output
 @click.pass_context
-def gpus(ctx: click.Context, output: str) -> None:
+def gpus(ctx: click.Context, output: Output) -> None:
     """Show the GPUs of this host."""
     if ctx.invoked_subcommand is not None:
         return
-    from agent.cli.screen import show, show_json
+    from agent.cli.screen import show, show_json, show_json_lines
     from agent.wire.gpu_views import InventoryView
 
     client = session().client()
-    if output == "json":
+    if output.form == "json":
         show_json(client.read_bytes("/v1/inventory"))
         return
-    show(inventory_page(client.read("/v1/inventory", InventoryView)))
+    view = client.read("/v1/inventory", InventoryView)
+    if output.by_line:
+        show_json_lines([*view.gpus, *view.switches])
+    else:
+        show(inventory_page(view), output)
 
 
 @gpus.command()
-@click.argument("bdf")
-def release(bdf: str) -> None:
+@click.argument("bdf", type=GPU)
+@result
+def release(bdf: str, output: Output) -> None:
     """Lift the quarantine of a GPU, or forget one that is absent."""
-    from agent.cli.client import segment
-    from agent.wire.gpu_views import GpuView
+    from agent.cli.screen import tell
 
-    path = f"/v1/gpus/{segment(bdf)}/release"
-    one = session().client().send("POST", path, None, GpuView)
-    forgotten = one.state == "absent"
-    click.echo(f"{one.bdf} is {'forgotten' if forgotten else one.state}")
+    one = _do(session().client(), bdf, "release")
+    tell(one, output, f"{one.bdf} is {'forgotten' if one.state == 'absent' else one.state}")
 
 
 @gpus.command()
-@click.argument("bdf")
-def recover(bdf: str) -> None:
+@click.argument("bdf", type=GPU)
+@result
+def recover(bdf: str, output: Output) -> None:
     """Take a broken GPU off the bus and have its port look for it anew.
 
     Only while nobody has it and nothing else is behind its port. It is requalified afterwards; a
     quarantine stays until it is released.
     """
+    from agent.cli.screen import tell
+
+    one = _do(session().client(timeout_s=_RECOVERY_S), bdf, "recover")
+    then = f"put it into use: enclave-agent gpus release {one.bdf}"
+    tell(one, output, f"{one.bdf} is back and {one.state}", *([then] if one.quarantine else []))
+
+
+def _do(client: Client, bdf: str, verb: str) -> GpuView:
     from agent.cli.client import segment
+    from agent.cli.names import whole_bdf
     from agent.wire.gpu_views import GpuView
 
-    client = session().client(timeout_s=_RECOVERY_S)
-    one = client.send("POST", f"/v1/gpus/{segment(bdf)}/recover", None, GpuView)
-    click.echo(f"{one.bdf} is back and {one.state}")
-    if one.quarantine is not None:
-        click.echo(f"put it into use: enclave-agent gpus release {one.bdf}")
+    path = f"/v1/gpus/{segment(whole_bdf(client, bdf))}/{verb}"
+    return client.send("POST", path, None, GpuView)
 
 
 def inventory_page(view: InventoryView) -> RenderableType:
     """A line a GPU, a line a switch, then what is wrong with any."""
     from rich.console import Group
 
+    from agent.cli.tables import Paragraph
+
     every = [*view.gpus, *view.switches]
     parts: list[RenderableType] = [_table(every) if every else "this host has no NVIDIA GPU"]
     faults = [line for one in every for line in _faults(one)]
     if faults:
-        parts += ["", *faults]
+        parts += ["", *(Paragraph(line, hanging=2) for line in faults)]
     if not view.complete:
         parts += ["", "the inventory is not complete: see enclave-agent status"]
     return Group(*parts)
 
 
-def _table(every: list[GpuView]) -> RenderableType:
+def _table(every: list[GpuView]) -> Table:
     from agent.cli.screen import table, word
+    from agent.cli.tables import Column
     from agent.cli.text import safe
 
     rows = table(
-        "BDF", "NAME", "STATE", "OWNER", "CC MODE", "DRIVER", "NUMA", "LINK", "TEMP", "HEALTH"
+        Column("BDF"),
+        Column("NAME", 4),
+        Column("STATE"),
+        Column("OWNER", 2),
+        Column("CC MODE", 3),
+        Column("DRIVER", 5),
+        Column("NUMA", 7),
+        Column("LINK", 6),
+        Column("TEMP", 8),
+        Column("HEALTH", 1),
+        Column("UUID", wide=True),
+        Column("SERIAL", wide=True),
+        Column("MIB", wide=True),
+        Column("IOMMU", wide=True),
     )
     for one in every:
+        name = safe(one.name or one.device_id or _DASH)
         rows.add_row(
             one.bdf,
-            safe(one.name or one.device_id or _DASH),
+            (name, name.removeprefix("NVIDIA ")),
             word(one.state),
             safe(one.owner or _DASH),
             _mode(one),
@@ -99,6 +128,10 @@ def _table(every: list[GpuView]) -> RenderableType:
             _link(one),
             f"{one.temperature_c:.0f} C" if one.temperature_c is not None else _DASH,
             word(one.health.severity),
+            safe(one.uuid or _DASH),
+            safe(one.serial or _DASH),
+            _number(one.memory_mib),
+            _number(one.iommu_group),
         )
     return rows
 
@@ -120,15 +153,15 @@ def _number(value: int | None) -> str:
     return _DASH if value is None else str(value)
 
 
-def _faults(one: GpuView) -> list[RenderableType]:
-    from agent.cli.text import safe
+def _faults(one: GpuView) -> list[str]:
+    from agent.cli.text import safe, told_moment
 
-    lines: list[RenderableType] = []
+    lines: list[str] = []
     if one.quarantine is not None:
         by = safe(one.quarantine.actor)
         lines.append(f"{one.bdf}: quarantined by {by}: {safe(one.quarantine.reason)}")
     lines += [
-        f"{one.bdf}: {safe(reason.detail)} (since {safe(reason.since)})"
+        f"{one.bdf}: {safe(reason.detail)}; since {told_moment(reason.since)}"
         for reason in one.health.reasons
     ]
     if one.left_alone is not None:
@@ -139,15 +172,15 @@ def _faults(one: GpuView) -> list[RenderableType]:
     return lines
 
 
-def _upkeep(one: GpuView) -> list[RenderableType]:
+def _upkeep(one: GpuView) -> list[str]:
     """How the agent's work on it goes, where that is not as it should be."""
     from agent.cli.text import safe
 
     told = one.upkeep
-    lines: list[RenderableType] = []
+    lines: list[str] = []
     if told.fault is not None and one.quarantine is None:
         lines.append(f"{one.bdf}: not made ready: {safe(told.fault)}")
-        lines += [f"{one.bdf}: mend: {safe(told.mend)}"] if told.mend else []
+        lines += [f"{one.bdf}: remedy: {safe(told.mend)}"] if told.mend else []
     if told.mode_told is not None:
         lines.append(f"{one.bdf}: in no mode: {safe(told.mode_told)}")
     lines += [

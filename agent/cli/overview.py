@@ -5,8 +5,10 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from agent.cli.failure import words
 from agent.cli.screen import pairs, table, word
-from agent.cli.text import safe
+from agent.cli.tables import Column, Paragraph, Table
+from agent.cli.text import safe, told_moment
 from agent.config import SIMULATED
 from agent.wire.host_views import AmountsView, EgressView, ProblemView, StatusView
 from agent.wire.views import DeploymentView, EnclaveView, UpdateView
@@ -25,7 +27,7 @@ def overview(status: StatusView) -> RenderableType:
     for lines in (_faults(status.deployments), _stale(status.deployments)):
         parts.extend(["", *lines] if lines else [])
     if status.problems:
-        parts.extend(["", _problems(status.problems)])
+        parts.extend(["", *_problems(status.problems)])
     return Group(*parts)
 
 
@@ -81,10 +83,23 @@ def _amounts(free: AmountsView, total: AmountsView) -> str:
     return ", ".join(parts)
 
 
-def deployments_table(deployments: list[DeploymentView]) -> RenderableType:
+def deployments_table(deployments: list[DeploymentView]) -> Table:
     """A line a deployment."""
-    rows = table("DEPLOYMENT", "STATUS", "TAG", "REV", "SLOT", "HEALTH", "LISTEN", "UPDATE")
+    rows = table(
+        Column("DEPLOYMENT"),
+        Column("STATUS"),
+        Column("TAG", 1),
+        Column("REV", 6),
+        Column("SLOT", 5),
+        Column("HEALTH", 3),
+        Column("LISTEN", 2),
+        Column("UPDATE", 4),
+        Column("DOMAIN", wide=True),
+        Column("PUBLISHED", wide=True),
+        Column("ENCLAVES", wide=True),
+    )
     for one in deployments:
+        published = ", ".join(f"{each.listen}:{each.guest_port}" for each in one.publish)
         rows.add_row(
             Text(safe(one.name), style="bold"),
             word(one.status),
@@ -93,7 +108,10 @@ def deployments_table(deployments: list[DeploymentView]) -> RenderableType:
             str(one.active_slot or _DASH),
             word(health_of(one)),
             safe(one.listen or _DASH),
-            update_text(one.update),
+            update_forms(one.update),
+            safe(one.domain or _DASH),
+            safe(published or _DASH),
+            ", ".join(each.id for each in one.enclaves) or _DASH,
         )
     return rows
 
@@ -112,17 +130,22 @@ def health_word(enclave: EnclaveView) -> str:
 
 def update_text(update: UpdateView | None) -> Text:
     """`v1 -> v2 started, boot 40 %`; of what has ended, only how."""
+    return update_forms(update)[0]
+
+
+def update_forms(update: UpdateView | None) -> tuple[Text, ...]:
+    """The same, and shorter: without where it comes from, then without tags."""
     if update is None:
-        return Text(_DASH)
-    tags = f"{update.from_tag} -> {update.tag}" if update.from_tag else update.tag
-    text = Text(f"{safe(tags)} ")
-    text.append_text(word(update.status))
+        return (Text(_DASH),)
+    how = word(update.status)
     if update.finished_at is None:
         share = update.progress.percent
-        text.append(f", {update.step}" + ("" if share is None else f" {share} %"))
+        how.append(f", {update.step}" + ("" if share is None else f" {share} %"))
     elif update.status not in _ENDED:
-        text.append(f" in {update.step}")
-    return text
+        how.append(f" in {update.step}")
+    to, frm = safe(update.tag), safe(update.from_tag or "")
+    tags = (f"{frm} -> {to} ", f"-> {to} ", "") if frm else (f"{to} ", "")
+    return tuple(Text(tag).append_text(how) for tag in tags)
 
 
 def _faults(deployments: list[DeploymentView]) -> list[RenderableType]:
@@ -130,30 +153,32 @@ def _faults(deployments: list[DeploymentView]) -> list[RenderableType]:
     for one in deployments:
         fault = one.degraded or one.error or (one.update.error if one.update else None)
         if fault is not None:
-            lines.append(Text(f"{safe(one.name)}: {fault.code}: {safe(fault.detail or '')}"))
+            update = one.update
+            serves = update.serves if update and update.error == fault and update.serves else ""
+            told = f"{safe(one.name)}: {safe(words(fault))}"
+            lines.append(Paragraph(f"{told}; {safe(serves)}" if serves else told, hanging=2))
             lines.append(Text(f"  more: enclave-agent status {safe(one.name)}", style="dim"))
     return lines
 
 
 def _stale(deployments: list[DeploymentView]) -> list[RenderableType]:
     return [
-        Text(
+        Paragraph(
             f"{safe(one.name)}: newer secrets wait for a relaunch: "
-            f"{safe(', '.join(one.stale_secrets))}"
+            f"{safe(', '.join(one.stale_secrets))}",
+            hanging=2,
         )
         for one in deployments
         if one.stale_secrets
     ]
 
 
-def _problems(problems: list[ProblemView]) -> RenderableType:
-    rows = table("PROBLEM", "SEVERITY", "WHAT", "MEND", "SINCE")
+def _problems(problems: list[ProblemView]) -> list[RenderableType]:
+    """A block each: what it is, since when, what is wrong, and what to do, to be copied whole."""
+    lines: list[RenderableType] = []
     for one in problems:
-        rows.add_row(
-            safe(one.code),
-            word(one.severity),
-            safe(one.detail or ""),
-            safe(one.mend),
-            safe(one.since),
-        )
-    return rows
+        head = Text.assemble(word(one.severity), "  ", (safe(one.code), "bold"))
+        lines.append(head.append(f"  since {told_moment(one.since)}"))
+        lines += [Paragraph(safe(one.detail), 2)] if one.detail else []
+        lines += [Paragraph(f"remedy: {safe(one.mend)}", 2, 2)] if one.mend else []
+    return lines

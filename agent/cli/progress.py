@@ -109,8 +109,9 @@ def step_words(update: UpdateView) -> list[str]:
 class Lines:
     """A line a change, for logs and pipes; with it, how that compares with this host's history."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, err: bool = False) -> None:
         self._last = ""
+        self._err = err
 
     def show(self, update: UpdateView, deployment: DeploymentView, elapsed_s: float) -> None:
         words = [f"{update.status}, {update.step}", *filter(None, step_words(update))]
@@ -128,7 +129,8 @@ class Lines:
     def _print(self, text: str, elapsed_s: float, pace: str = "") -> None:
         """Times go on by themselves: they are no change."""
         if text != self._last:
-            click.echo(f"+{elapsed_s:6.1f} s  {safe('; '.join(filter(None, (text, pace))))}")
+            words = safe("; ".join(filter(None, (text, pace))))
+            click.echo(f"+{elapsed_s:6.1f} s  {words}", err=self._err)
             self._last = text
 
 

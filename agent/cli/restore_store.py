@@ -49,7 +49,7 @@ def _mend(code: str) -> tuple[str, ...]:
 
 
 def _tell(done: Restored) -> None:
-    from agent.cli.events import line_of
+    from agent.cli.event_lines import line_of
 
     click.echo(f"restored {done.backup}, taken {done.taken_at:%Y-%m-%d %H:%M:%S} UTC")
     if done.broken is None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.options import output, waiting
+from agent.cli.completion import DEPLOYMENT
+from agent.cli.options import Output, output, waiting
 from agent.cli.session import session
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=DEPLOYMENT)
 @click.option(
     "--to", metavar="TAG|REVISION", help="Where to. [the version before the one that serves]"
 )
@@ -27,7 +28,7 @@ def rollback(
     to: str | None,
     *,
     listing: bool,
-    output: str,
+    output: Output,
     wait: bool,
     timeout_s: float | None,
 ) -> None:
@@ -45,32 +46,30 @@ def rollback(
     if listing:
         if to is not None or wait:
             raise click.UsageError("--list changes nothing: it takes neither --to nor --wait")
-        _list(client, name, as_json=output == "json")
+        _list(client, name, output)
         return
-    if output == "json":
-        raise click.UsageError("-o json is for --list")
     numeric = to is not None and to.isascii() and to.isdigit()
     target = int(to) if to is not None and numeric else to
     path = f"/v1/deployments/{segment(name)}/rollback"
     made = client.send("POST", path, RollbackRequest(to=target), UpdateView)
-    follow_up(client, made, wait=wait, timeout_s=timeout_s)
+    follow_up(client, made, wait=wait, timeout_s=timeout_s, output=output)
 
 
-def _list(client: Client, name: str, *, as_json: bool) -> None:
-    import msgspec
-
+def _list(client: Client, name: str, output: Output) -> None:
     from agent.cli.client import segment
     from agent.cli.detail import rollback_table
-    from agent.cli.screen import show, show_json
+    from agent.cli.screen import say, show, show_json, show_json_lines
     from agent.wire.views import DeploymentView
 
     view = client.read(f"/v1/deployments/{segment(name)}", DeploymentView)
-    if as_json:
-        show_json(msgspec.json.encode(view.rollback))
-        return
-    if view.rollback:
-        show(rollback_table(view.rollback))
-    click.echo(_default(view))
+    if output.by_line:
+        show_json_lines(view.rollback)
+    elif output.for_programs:
+        show_json(view.rollback)
+    else:
+        if view.rollback:
+            show(rollback_table(view.rollback), output)
+        say(_default(view))
 
 
 def _default(view: DeploymentView) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from agent.cli.text import escaped_json, safe
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
     from rich.text import Text
 
-_WIDE = 400
+    from agent.cli.options import Output
+    from agent.cli.tables import Column, Look, Pairs, Table
+
+_ENDLESS = 1_000_000  # cells: no line of ours is longer
 
 _STYLES = {
     "running": "green",
@@ -56,29 +61,38 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def terminal() -> Console:
+def terminal(output: Output | None = None) -> Console:
     """The terminal's console. What is printed is data: `0000:ab:00.0` holds no emoji."""
-    from rich.console import Console
+    from agent.cli.tables import Look, Screen
 
-    return Console(highlight=False, soft_wrap=False, emoji=False)
+    console = Screen(highlight=False, soft_wrap=False, emoji=False)
+    console.look = _look(output, Look(width=console.width))
+    return console
 
 
-def show(drawing: RenderableType) -> None:
+def show(drawing: RenderableType, output: Output | None = None) -> None:
     """Draw on a terminal in its width; elsewhere as wide as it is, and without trailing blanks."""
     if on_terminal():
-        terminal().print(drawing)
+        terminal(output).print(drawing, crop=False, overflow="ignore")
     else:
-        click.echo(plain(drawing), nl=False)
+        click.echo(plain(drawing, output), nl=False)
 
 
-def plain(drawing: RenderableType) -> str:
-    """The drawing as lines of text."""
-    from rich.console import Console
+def plain(drawing: RenderableType, output: Output | None = None) -> str:
+    """The drawing as lines of text, none of them broken."""
+    from agent.cli.tables import Look, Screen
 
     out = StringIO()
-    console = Console(file=out, width=_WIDE, color_system=None, highlight=False, emoji=False)
+    console = Screen(file=out, width=_ENDLESS, color_system=None, highlight=False, emoji=False)
+    console.look = _look(output, Look())
     console.print(drawing, crop=False, overflow="ignore")
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+
+def _look(output: Output | None, look: Look) -> Look:
+    from dataclasses import replace
+
+    return look if output is None else replace(look, wide=output.wide, headers=output.headers)
 
 
 def word(text: str) -> Text:
@@ -88,27 +102,41 @@ def word(text: str) -> Text:
     return Text(text, style=_STYLES.get(text, ""))
 
 
-def table(*columns: str) -> Table:
-    """A table with headers and no lines."""
-    from rich.table import Table
+def table(*columns: Column | str) -> Table:
+    """A table with headers and no lines; of columns by name alone the later are needed less."""
+    from agent.cli.tables import Table
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
+    return Table(*columns)
 
 
-def pairs() -> Table:
+def pairs() -> Pairs:
     """Two columns: what, and its value."""
-    from rich.table import Table
+    from agent.cli.tables import Pairs
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    made.add_column(style="dim", no_wrap=True)
-    made.add_column(overflow="fold")
-    return made
+    return Pairs()
 
 
-def show_json(data: bytes | Any) -> None:
-    """As JSON, indented."""
+def say(text: str, *, err: bool = False) -> None:
+    """One line of our own words around names that others chose."""
+    click.echo(safe(text), err=err)
+
+
+def tell(answer: Any, output: Output, *lines: str) -> None:
+    """What became of a change: the agent's answer for programs, these lines for people."""
+    if output.for_programs:
+        show_json(answer, one_line=output.by_line)
+        return
+    for line in lines:
+        say(line)
+
+
+def show_json(data: bytes | Any, *, one_line: bool = False) -> None:
+    """As JSON, indented or on one line. What could steer a terminal is escaped, as JSON may."""
     raw = data if isinstance(data, bytes) else msgspec.json.encode(data)
-    click.echo(msgspec.json.format(raw, indent=2).decode())
+    click.echo(escaped_json(msgspec.json.format(raw, indent=-1 if one_line else 2).decode()))
+
+
+def show_json_lines(rows: Iterable[Any]) -> None:
+    """A value a line."""
+    for row in rows:
+        show_json(row, one_line=True)

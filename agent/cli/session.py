@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from agent.cli.client import Client
+    from agent.cli.reach import Reach
 
 DEFAULT_CONFIG = Path("/etc/enclave-agent/agent.yaml")
 DEFAULT_SOCKET = Path("/run/enclave-agent/agent.sock")
@@ -21,14 +23,35 @@ _OVERRIDES = ("ENCLAVE_AGENT_RUN_DIR", "ENCLAVE_AGENT_LISTEN__SOCKET")
 class CliSession:
     """One run of the command line."""
 
-    config: Path | None
-    socket: Path | None
+    config: Path | None = None
+    socket: Path | None = None
+    url: str | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+    host_id: str | None = None
+    epoch: int | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> CliSession:
+        """From the values of the global options."""
+        return cls(**{one.name: options.get(one.name) for one in fields(cls)})
 
     def client(self, timeout_s: float | None = None) -> Client:
-        """A client of the agent. Connects only when something is asked."""
+        """A client of the agent. Connects only when something is asked. Raises Failure USAGE."""
         from agent.cli.client import TIMEOUT_S, Client
 
-        return Client(self.socket or self._configured_socket(), timeout_s or TIMEOUT_S)
+        return Client(self._reach(), timeout_s or TIMEOUT_S)
+
+    def _reach(self) -> Path | Reach:
+        if self.url is None:
+            return self.socket or self._configured_socket()
+        from agent.cli.reach import Remote
+
+        if self.socket is not None:
+            raise click.UsageError("--url and --socket: an agent is reached by one of them")
+        reach = Remote.of(self.url, certificate=self.certificate, key=self.key, ca=self.ca)
+        return replace(reach, host_id=self.host_id, epoch=self.epoch)
 
     @property
     def config_path(self) -> Path | None:

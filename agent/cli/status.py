@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from agent.cli.client import Client, segment
+from agent.cli.completion import DEPLOYMENT
 from agent.cli.exits import Exit, Failure
-from agent.cli.options import output
+from agent.cli.options import Output, output
 from agent.cli.session import session
 
 if TYPE_CHECKING:
@@ -20,22 +22,31 @@ _EVERY_S = 0.25
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=DEPLOYMENT)
 @output
 @click.option("--watch", is_flag=True, help="Go on showing it, until interrupted.")
-def status(name: str | None, output: str, watch: bool) -> None:
+def status(name: str | None, output: Output, watch: bool) -> None:
     """Show the host, its deployments and what is wrong."""
     client = session().client()
     if watch:
-        _watch(client, name, as_json=output == "json")
-    elif output == "json":
-        from agent.cli.screen import show_json
+        _watch(client, name, output)
+    elif output.for_programs:
+        from agent.cli.screen import show_json, show_json_lines
 
-        show_json(client.read_bytes(_path(name)))
+        if output.by_line and name is None:
+            show_json_lines(client.read("/v1/deployments", _Rows).deployments)
+        else:
+            show_json(client.read_bytes(_path(name)), one_line=output.by_line)
     else:
         from agent.cli.screen import show
 
-        show(_page(client, name))
+        show(_page(client, name), output)
+
+
+class _Rows(msgspec.Struct):
+    """The deployments as the agent gave them."""
+
+    deployments: list[msgspec.Raw]
 
 
 def _path(name: str | None) -> str:
@@ -54,15 +65,16 @@ def _page(client: Client, name: str | None) -> RenderableType:
     return detail(client.read(_path(name), DeploymentView))
 
 
-def _watch(client: Client, name: str | None, *, as_json: bool) -> None:
+def _watch(client: Client, name: str | None, output: Output) -> None:
     from agent.cli.screen import on_terminal, plain
+    from agent.cli.text import escaped_json
 
-    if as_json:
-        _watch_lines(lambda: client.read_bytes(_path(name)).decode())
+    if output.for_programs:
+        _watch_lines(lambda: escaped_json(client.read_bytes(_path(name)).decode()))
     elif on_terminal():
-        _watch_live(client, name)
+        _watch_live(client, name, output)
     else:
-        _watch_lines(lambda: plain(_page(client, name)))
+        _watch_lines(lambda: plain(_page(client, name), output))
 
 
 def _watch_lines(look: Callable[[], str]) -> None:
@@ -87,14 +99,14 @@ def _watch_lines(look: Callable[[], str]) -> None:
         time.sleep(_EVERY_S)
 
 
-def _watch_live(client: Client, name: str | None) -> None:
+def _watch_live(client: Client, name: str | None, output: Output) -> None:
     """An agent that is being replaced is waited for; the page says so meanwhile."""
     from rich.live import Live
     from rich.text import Text
 
     from agent.cli.screen import terminal
 
-    with Live(console=terminal(), auto_refresh=False, screen=True) as live:
+    with Live(console=terminal(output), auto_refresh=False, screen=True) as live:
         while True:
             try:
                 page = _page(client, name)

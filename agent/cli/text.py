@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60))
+
 
 def safe(text: str) -> str:
     """One line: every control character as an escape."""
@@ -21,6 +23,21 @@ def safe_lines(text: str) -> str:
     return "".join(
         c if c.isprintable() or c in "\n\t" else _escape(c) for c in text.replace("\r\n", "\n")
     )
+
+
+def escaped_json(text: str) -> str:
+    """The same JSON, with every character that is not printed as an escape of JSON's own."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    code = ord(character)
+    if code > 0xFFFF:
+        high, low = divmod(code - 0x10000, 0x400)
+        return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+    return f"\\u{code:04x}"
 
 
 def _escape(character: str) -> str:
@@ -48,3 +65,29 @@ def duration(seconds: float) -> str:
 def moment(at: dt.datetime) -> str:
     """UTC to the second."""
     return at.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def now() -> dt.datetime:
+    """The moment that relative times are told from."""
+    return dt.datetime.now(dt.UTC)
+
+
+def ago(at: dt.datetime) -> str:
+    """How long it is since then, in one unit: `42 s ago`, `3 min ago`, `in 2 h`."""
+    since_s = round((now() - at).total_seconds())
+    unit, size = next(((u, n) for u, n in _UNITS if abs(since_s) >= n), ("s", 1))
+    count = f"{abs(since_s) // size} {unit}"
+    return f"{count} ago" if since_s >= 0 else f"in {count}"
+
+
+def moment_ago(at: dt.datetime) -> str:
+    """The one way in which a moment is told: `2026-01-01 00:00:00Z (3 min ago)`."""
+    return f"{moment(at)} ({ago(at)})"
+
+
+def told_moment(text: str) -> str:
+    """The same of a moment in RFC 3339; what is none is shown as it is."""
+    try:
+        return moment_ago(dt.datetime.fromisoformat(text))
+    except (ValueError, TypeError):
+        return safe(text)

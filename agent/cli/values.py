@@ -7,14 +7,15 @@ process. No message here repeats what stands where a secret was expected.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from msgspec import UNSET, UnsetType
 
 from agent.cli.exits import Exit, Failure
 from agent.model.ids import parse_variable_name
-from agent.wire.requests import ProbesChange
+from agent.model.resources import Publish
+from agent.wire.requests import ProbesChange, PublishRequest
 from agent.wire.text import MAX_VALUE_BYTES, NO_SECRETS
 
 
@@ -61,6 +62,35 @@ def read_secrets(entries: Iterable[str]) -> dict[str, str]:
             detail = "must not be empty or the text null: guests take it as missing"
             raise Failure(Exit.USAGE, f"secret {name}: {detail}")
     return found
+
+
+def parse_names(what: str, entries: Iterable[str]) -> list[str]:
+    """Names alone, each once."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        found[_name(what, entry, found)] = ""
+    return list(found)
+
+
+def changes(values: Mapping[str, str], unset: Iterable[str]) -> dict[str, str | None] | UnsetType:
+    """Those that are given, and those that go; UNSET if neither says anything."""
+    gone = list(unset)
+    for name in gone:
+        if name in values:
+            raise Failure(Exit.USAGE, f"{name}: is given and unset at once")
+    return {**values, **dict.fromkeys(gone)} or UNSET
+
+
+def parse_publish(entries: Iterable[str]) -> tuple[PublishRequest, ...]:
+    """From `ADDR:PORT:GUESTPORT`."""
+    found = []
+    for text in entries:
+        try:
+            one = Publish.parse(text)
+        except ValueError as error:
+            raise Failure(Exit.USAGE, f"--publish '{text}': {error}") from None
+        found.append(PublishRequest(listen=str(one.listen), guest_port=one.guest_port))
+    return tuple(found)
 
 
 def _name(what: str, name: str, found: dict[str, str]) -> str:

@@ -13,8 +13,10 @@ import click
 
 from agent.cli.client import Client, segment
 from agent.cli.exits import Exit, Failure
+from agent.cli.failure import headline, what_is_left, words
+from agent.cli.options import TEXT, Output
 from agent.cli.progress import Display, Lines, Picture
-from agent.cli.screen import on_terminal
+from agent.cli.screen import on_terminal, say, show_json
 from agent.cli.text import duration, safe_lines
 from agent.model.reasons import Strategy
 from agent.model.update import Step, UpdateStatus
@@ -26,23 +28,50 @@ _EVERY_S = 0.25
 _ENDED = frozenset({UpdateStatus.COMPLETED, UpdateStatus.FAILED, UpdateStatus.CANCELLED})
 
 
-def follow_up(client: Client, update: UpdateView, *, wait: bool, timeout_s: float | None) -> None:
-    """What every verb that begins an update does then: wait for its end, or say how to."""
-    for warning in update.warnings:
+def follow_up(
+    client: Client,
+    update: UpdateView,
+    *,
+    wait: bool,
+    timeout_s: float | None,
+    output: Output = TEXT,
+    done: str | None = None,
+) -> None:
+    """What every verb that begins or steers an update does then: wait for its end, or say how to.
+
+    `done`: what to say of an update that was not begun by it.
+    """
+    for warning in update.warnings if done is None else ():
         click.echo(f"warning: {safe_lines(warning)}", err=True)
     if wait:
-        wait_for_update(client, update, timeout_s)
-        return
-    click.echo(
+        if done is not None and not output.for_programs:
+            say(done)
+        wait_for_update(client, update, timeout_s, output)
+    elif output.for_programs:
+        show_json(update, one_line=output.by_line)
+    else:
+        say(done or _admitted(update))
+        if done is None:
+            watch = f"enclave-agent update status {update.deployment} --wait"
+            say(f"watch it: {watch}", err=True)
+
+
+def _admitted(update: UpdateView) -> str:
+    return (
         f"{update.deployment}: update {update.id} to {update.tag} admitted ({update.strategy}, "
         f"revision {update.revision})"
     )
-    click.echo(f"watch it: enclave-agent update status {update.deployment} --wait", err=True)
 
 
-def wait_for_update(client: Client, update: UpdateView, timeout_s: float | None) -> None:
-    """Until it has ended, or waits to be accepted. Failure unless that is what was wanted."""
-    display: Display = Picture() if on_terminal() else Lines()
+def wait_for_update(
+    client: Client, update: UpdateView, timeout_s: float | None, output: Output = TEXT
+) -> None:
+    """Until it has ended, or waits to be accepted. Failure unless that is what was wanted.
+
+    For programs the update as it ended is on stdout, and the progress, if anywhere, on stderr.
+    """
+    for_programs = output.for_programs
+    display: Display = Picture() if on_terminal() and not for_programs else Lines(err=for_programs)
     try:
         last = _watch(client, update, timeout_s, display)
     except KeyboardInterrupt:
@@ -50,7 +79,9 @@ def wait_for_update(client: Client, update: UpdateView, timeout_s: float | None)
         raise
     finally:
         display.close()
-    _conclude(last)
+    if for_programs:
+        show_json(last, one_line=output.by_line)
+    _conclude(last, quiet=for_programs)
 
 
 def ended(update: UpdateView) -> bool:
@@ -114,20 +145,23 @@ def _look(client: Client, update: UpdateView) -> tuple[UpdateView, DeploymentVie
     raise Failure(Exit.FAILED, f"{update.deployment} was deleted meanwhile")
 
 
-def _conclude(update: UpdateView) -> None:
+def _conclude(update: UpdateView, *, quiet: bool) -> None:
     name = update.deployment
     match update.status:
         case UpdateStatus.COMPLETED:
-            click.echo(f"{name} is on {update.tag}, revision {update.revision}{_cost(update)}")
+            told = f"{name} is on {update.tag}, revision {update.revision}{_cost(update)}"
         case UpdateStatus.FAILED:
             raise failure_of_update(update)
         case UpdateStatus.CANCELLED:
-            raise Failure(Exit.FAILED, f"{name}: the update to {update.tag} was cancelled")
+            told = f"{name}: the update to {update.tag} was cancelled"
+            raise Failure(Exit.FAILED, told, what_is_left(update))
         case _:
-            click.echo(
+            told = (
                 f"{name}: {update.tag} is prepared and waits: enclave-agent update accept {name}, "
                 f"or: enclave-agent update cancel {name}"
             )
+    if not quiet:
+        say(told)
 
 
 def _cost(update: UpdateView) -> str:
@@ -140,20 +174,14 @@ def _cost(update: UpdateView) -> str:
 
 
 def failure_of_update(update: UpdateView) -> Failure:
-    """Why, the last probe's answer, and the end of the console."""
+    """In the words of what failed, with what still serves, what to type, and the console's end."""
     fault = update.error
-    if fault is None:
-        return Failure(Exit.FAILED, f"{update.deployment}: update failed in {update.step}")
-    lines = [f"{fault.code}: {fault.detail}"]
-    if fault.probe:
-        lines.append(f"last probe: {fault.probe}")
-    if fault.console_tail:
+    lines = [words(fault)] if fault is not None else []
+    lines += what_is_left(update)
+    if fault is not None and fault.console_tail:
         lines.append("console:")
         lines += [f"  {line}" for line in safe_lines(fault.console_tail).splitlines()]
-    step = fault.step or update.step
-    return Failure(
-        Exit.FAILED, f"{update.deployment}: update to {update.tag} failed in {step}", lines
-    )
+    return Failure(Exit.FAILED, headline(update), lines)
 
 
 def wait_until(
@@ -161,13 +189,14 @@ def wait_until(
     name: str,
     done: Callable[[DeploymentView | None], bool],
     timeout_s: float | None,
-) -> None:
-    """Until the deployment (None: it is gone) is as wanted."""
+) -> DeploymentView | None:
+    """Until the deployment (None: it is gone) is as wanted; returns it."""
     began = time.monotonic()
-    while not done(_deployment(client, name)):
+    while not done(found := _deployment(client, name)):
         if timeout_s is not None and time.monotonic() - began >= timeout_s:
             raise Failure(Exit.TIMED_OUT, f"{name}: not yet, after {duration(timeout_s)}")
         time.sleep(_EVERY_S)
+    return found
 
 
 def _deployment(client: Client, name: str) -> DeploymentView | None:

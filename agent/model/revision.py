@@ -138,12 +138,15 @@ class Wish(StrEnum):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What went wrong, kept for the person who asks why."""
+    """What went wrong, kept for the person who asks why. `probe`: the name of the failing one,
+    `response`: what it was answered last.
+    """
 
     code: str
     detail: str
     step: str | None = None
     probe: str | None = None
+    response: str | None = None
     console_tail: str | None = None
 
 

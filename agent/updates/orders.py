@@ -69,6 +69,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | msgspec.UnsetType = msgspec.UNSET
     listen: Listen | msgspec.UnsetType = msgspec.UNSET
     publish: tuple[Publish, ...] | msgspec.UnsetType = msgspec.UNSET
+    domain: str | msgspec.UnsetType | None = msgspec.UNSET
     probes: ProbesChange = KEEP_PROBES
     variables: Mapping[str, str | None] | msgspec.UnsetType | None = msgspec.UNSET
     secrets: Mapping[str, str | None] | msgspec.UnsetType | None = msgspec.UNSET
@@ -85,7 +86,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 class PlanQuestion(msgspec.Struct, frozen=True, kw_only=True):
     """A dry run: of a deployment's update to a tag, or of a bare demand.
 
-    `variables` and `secrets`: the names of those that the update would be given.
+    `variables` and `secrets`: the names of those that the update would be given; `unset_…`: of
+    those that it would lose. The rest is as in a `Change`.
     """
 
     deployment: DeploymentName | None = None
@@ -95,6 +97,11 @@ class PlanQuestion(msgspec.Struct, frozen=True, kw_only=True):
     staging: bool = False
     variables: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    unset_variables: tuple[str, ...] = ()
+    unset_secrets: tuple[str, ...] = ()
+    listen: Listen | msgspec.UnsetType = msgspec.UNSET
+    publish: tuple[Publish, ...] | msgspec.UnsetType = msgspec.UNSET
+    domain: str | msgspec.UnsetType | None = msgspec.UNSET
     probes: ProbesChange = KEEP_PROBES
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from agent.attestation.port import Evidence
 from agent.host.wake import Wake
 from agent.inventory.port import Gpus
+from agent.model.ended_console import EndedConsole
 from agent.model.event import Event
 from agent.model.ids import DeploymentName, EnclaveId, LeaseId
 from agent.model.lease import Lease
@@ -22,6 +23,7 @@ from agent.updates.orders import (
     NewLease,
     PlanQuestion,
 )
+from agent.updates.secrets.standing import SecretState
 from agent.updates.snapshot.snapshot import Snapshot
 
 
@@ -92,6 +94,10 @@ class Engine(Protocol):
         """Record new values without restarting anything; returns the stale secrets' names."""
         ...
 
+    async def secrets(self, name: DeploymentName) -> tuple[SecretState, ...]:
+        """How each secret stands, by name. Raises UnknownNameError."""
+        ...
+
     async def plan(self, question: PlanQuestion) -> Decision: ...
 
     async def drain(self, caller: Caller) -> None: ...
@@ -130,5 +136,9 @@ class Engine(Protocol):
         ...
 
     async def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
-        """The console log's tail. Raises UnknownNameError."""
+        """The console log's tail, also of an enclave that is gone. Raises UnknownNameError."""
+        ...
+
+    async def ended_consoles(self, name: DeploymentName) -> Sequence[EndedConsole]:
+        """What is kept of the enclaves of a deployment that are gone, also if it is itself."""
         ...

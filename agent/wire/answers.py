@@ -66,6 +66,27 @@ class Enclaves(_Answer, frozen=True, kw_only=True):
     enclaves: list[EnclaveView]
 
 
+class EndedConsoleView(_Answer, frozen=True, kw_only=True):
+    """The console of an enclave that is gone. `ended_at`: when its guest last printed.
+
+    Its text is at /v1/enclaves/{enclave}/console.
+    """
+
+    enclave: str
+    deployment: str
+    slot: str
+    revision: int
+    tag: str
+    ended_at: dt.datetime
+    bytes: int
+
+
+class EndedConsoles(_Answer, frozen=True, kw_only=True):
+    """The newest first: the last three of a deployment, the last 64 of the host."""
+
+    consoles: list[EndedConsoleView]
+
+
 class Events(_Answer, frozen=True, kw_only=True):
     """In order. `next` is the `after` of the page that follows."""
 
@@ -77,6 +98,28 @@ class StaleSecrets(_Answer, frozen=True, kw_only=True):
     """Names whose current version differs from the one given to the running enclave."""
 
     stale_secrets: list[str]
+
+
+class SecretView(_Answer, frozen=True, kw_only=True):
+    """How one secret stands. Values and digests are never shown.
+
+    `version`: the one that is recorded; null: none is. `given`: the one that the revision which
+    serves was given; null: none was. `here`: whether the recorded value is on this host; null:
+    nothing is recorded. `declared`: whether that revision's release names it. `how`: in words.
+    """
+
+    name: str
+    version: int | None
+    given: int | None
+    here: bool | None
+    declared: bool
+    how: str
+
+
+class Secrets(_Answer, frozen=True, kw_only=True):
+    """Sorted by name."""
+
+    secrets: list[SecretView]
 
 
 class Draining(_Answer, frozen=True, kw_only=True):

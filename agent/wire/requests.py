@@ -95,6 +95,7 @@ class UpdateRequest(_Request, frozen=True, kw_only=True):
     tag: TagText | UnsetType = UNSET
     listen: ListenText | UnsetType = UNSET
     publish: PublishList | UnsetType | None = UNSET
+    domain: DomainText | UnsetType | None = UNSET
     probes: ProbesChange | UnsetType | None = UNSET
     variables: ValueChanges | UnsetType | None = UNSET
     secrets: SecretChanges | UnsetType | None = UNSET
@@ -124,7 +125,8 @@ class PlanRequest(_Request, frozen=True, kw_only=True):
     """A dry run: of a deployment's update, or of a bare demand. One of the two is needed.
 
     `variables` and `secrets` are the names of those that the update would be given, beside those
-    that the deployment has. Values have no place here.
+    that the deployment has; `unset_variables` and `unset_secrets` of those that it would lose.
+    Values have no place here. The rest is as in an update.
     """
 
     deployment: DeploymentText | UnsetType = UNSET
@@ -134,6 +136,11 @@ class PlanRequest(_Request, frozen=True, kw_only=True):
     staging: bool = False
     variables: NameList | UnsetType = UNSET
     secrets: NameList | UnsetType = UNSET
+    unset_variables: NameList | UnsetType = UNSET
+    unset_secrets: NameList | UnsetType = UNSET
+    listen: ListenText | UnsetType = UNSET
+    publish: PublishList | UnsetType | None = UNSET
+    domain: DomainText | UnsetType | None = UNSET
     probes: ProbesChange | UnsetType | None = UNSET
 
 

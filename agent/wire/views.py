@@ -55,12 +55,16 @@ class DecisionView(_View, frozen=True, kw_only=True):
 
 
 class FaultView(_View, frozen=True, kw_only=True):
-    """What went wrong. `probe`: the last answer of the failing probe."""
+    """What went wrong. `probe`: the failing one; `response`: what it was answered last.
+
+    `console_tail`: from the stage that failed, without what firmware says of itself.
+    """
 
     code: str
     detail: str | None
     step: str | None
     probe: str | None
+    response: str | None = None
     console_tail: str | None
 
 
@@ -96,8 +100,17 @@ class ProgressView(_View, frozen=True, kw_only=True):
     note: str | None = None
 
 
+class NextStepView(_View, frozen=True, kw_only=True):
+    """A command to type, and what it is good for."""
+
+    command: str
+    why: str
+
+
 class UpdateView(_View, frozen=True, kw_only=True):
-    """An update."""
+    """An update. `serves`, `next_steps`: of one that failed or was called off, while it is the
+    newest: what serves at this moment, and what to type next, the likeliest first.
+    """
 
     id: str
     deployment: str
@@ -119,6 +132,8 @@ class UpdateView(_View, frozen=True, kw_only=True):
     downtime_s: float | None
     reset_connections: int
     error: FaultView | None
+    serves: str | None = None
+    next_steps: list[NextStepView] = []
     progress: ProgressView
 
 

@@ -16,7 +16,7 @@ from tests.fakes.engine import STAGES, FakeEngine
 UPDATE = (
     "id deployment status strategy step revision tag from_revision from_tag reasons warnings "
     "staging created_at started_at ready_at switched_at finished_at downtime_s "
-    "reset_connections error progress"
+    "reset_connections error serves next_steps progress"
 )
 DEPLOYMENT = (
     "name status tag revision active_slot listen publish domain guest_domain variables secrets "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import subprocess
 import sys
@@ -49,13 +50,20 @@ class Agent:
         result = self.call("deploy", name, "--tag", tag, "--listen", listen, *more)
         assert result.exit_code == 0, result.stderr
 
-    def running(self, name: str = "web", *more: str) -> None:
-        self.deploy(name, *more)
+    def running(self, name: str = "web", *more: str, port: int = 8443) -> None:
+        self.deploy(name, *more, port=port)
         self.api.do(lambda engine: engine.finish(name))
 
     def when(self, ready: Callable[[Any], bool]) -> None:
         """Wait, by the engine's own bell, until it is so."""
         self.api.when(ready)
+
+
+@pytest.fixture(autouse=True)
+def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative times of what runs in this process are told from an hour after the fake's start."""
+    now = dt.datetime(2026, 1, 1, 1, tzinfo=dt.UTC)
+    monkeypatch.setattr("agent.cli.text.now", lambda: now)
 
 
 @pytest.fixture

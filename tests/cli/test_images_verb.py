@@ -24,7 +24,7 @@ def test_images_are_listed_with_what_needs_them(agent) -> None:
     result = agent.call("images")
     assert result.exit_code == 0
     rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
-    assert rows["sha256-a"] == ["5", "2025-11-22", "00:00", "no"]
+    assert rows["sha256-a"] == ["5", "2025-11-22", "00:00:00Z", "40", "d", "ago", "no"]
     assert rows["verity-b"][-1] == "yes"
     assert "3 images, 15 MiB" in result.stdout
     told = json.loads(agent.call("images", "-o", "json").stdout)
@@ -34,6 +34,6 @@ def test_images_are_listed_with_what_needs_them(agent) -> None:
 def test_pruning_takes_what_is_old_enough_and_never_what_is_needed(agent) -> None:
     populate(agent)
     result = agent.call("images", "prune", "--unused-for", "30")
-    assert result.stdout == "removed sha256-a\n1 images removed, 5 MiB freed\n"
+    assert result.stdout == "removed sha256-a\n1 image removed, 5 MiB freed\n"
     assert agent.call("images", "prune").stdout.splitlines()[0] == "removed sha256-c"
     assert agent.call("images", "prune").stdout == "0 images removed, 0 MiB freed\n"

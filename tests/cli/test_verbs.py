@@ -247,7 +247,7 @@ def test_rollback_says_where_it_would_go_and_changes_nothing(agent) -> None:
     assert "web serves v2, revision 2: `rollback web` goes to v1.0.0, revision 1" in result.stdout
     listed = json.loads(agent.call("rollback", "web", "--list", "-o", "json").stdout)
     assert [(one["tag"], one["default"]) for one in listed] == [("v1.0.0", True)]
-    for options in (("--list", "--to", "v1.0.0"), ("--list", "--wait"), ("-o", "json")):
+    for options in (("--list", "--to", "v1.0.0"), ("--list", "--wait")):
         assert agent.call("rollback", "web", *options).exit_code == 2
     assert json.loads(agent.call("status", "web", "-o", "json").stdout)["tag"] == "v2"
 
@@ -310,8 +310,10 @@ def test_logs_of_the_serving_slot_and_of_another(agent) -> None:
             engine.consoles[facts.row.id] = f"I am {facts.row.slot}\nbye\x1b[0m\n".encode()
 
     agent.api.do(print_something)
-    assert agent.call("logs", "web").stdout == "I am blue\nbye\x1b[0m\n"
-    assert agent.call("logs", "web", "--slot", "green", "--tail", "1").stdout == "bye\x1b[0m\n"
+    assert agent.call("logs", "web").stdout == "I am blue\nbye\\x1b[0m\n"
+    green = ("--slot", "green", "--tail", "1")
+    assert agent.call("logs", "web", *green).stdout == "bye\\x1b[0m\n"
+    assert agent.call("logs", "web", *green, "--raw").stdout == "bye\x1b[0m\n"
 
 
 def test_an_image_that_prints_nothing_is_told_to_have_no_console(agent) -> None:
@@ -380,7 +382,9 @@ def test_events_are_lines_and_their_chain_is_verified(agent) -> None:
     assert result.exit_code == 0
     assert "prepare -> launch" in result.stdout
     assert result.stderr.startswith("the chain holds from event 1 to ")
-    rows = [json.loads(line) for line in agent.call("events", "-o", "json").stdout.splitlines()]
+    rows = json.loads(agent.call("events", "-o", "json").stdout)["events"]
+    lines = agent.call("events", "-o", "jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == rows
     assert [row["sequence"] for row in rows] == list(range(1, len(rows) + 1))
 
 
@@ -457,7 +461,7 @@ def test_an_interrupted_wait_says_that_the_update_goes_on(agent) -> None:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, err = rest(process)
-    assert process.returncode == Exit.FAILED
+    assert process.returncode == Exit.INTERRUPTED
     assert "the update goes on: enclave-agent update status web --wait" in err
 
 
@@ -493,7 +497,7 @@ def test_a_watched_status_is_shown_again_at_each_change(agent, more: tuple[str, 
             pass
         process.send_signal(signal.SIGINT)
         rest(process)
-    assert process.returncode == Exit.FAILED
+    assert process.returncode == Exit.INTERRUPTED
 
 
 def test_what_clients_felt_of_an_update_is_told(agent) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -15,12 +15,16 @@ from agent.releases.port import ReleaseError, Releases
 from agent.traffic.port import Traffic
 from agent.updates.admission.admit import Ask, secrets_missing
 from agent.updates.admission.launchable import Launchable, any_launch
-from agent.updates.admission.secret_names import check_declared, unread_warnings
+from agent.updates.admission.secret_names import (
+    DOMAIN,
+    check_declared,
+    unread_variables,
+    unread_warnings,
+)
 from agent.updates.errors import FieldError, RefusedError
 from agent.updates.orders import Change, NewDeployment
 from agent.wire.text import DOMAIN_PATTERN
 
-DOMAIN = "DOMAIN"  # the variable by which every guest is told its name
 _HOST_NAME = re.compile(DOMAIN_PATTERN)
 
 
@@ -72,7 +76,10 @@ def ask_for_new(
         secrets=secrets,
         staging=request.staging,
         lease=request.lease,
-        warnings=unread_warnings(request.secrets, release.secret_names),
+        warnings=(
+            *unread_warnings(request.secrets, release.secret_names),
+            *unread_variables(request.variables, release.env_names),
+        ),
     )
     return _checked(ask, traffic)
 
@@ -108,7 +115,7 @@ def ask_for_change(
         listen=listen,
         publish=publish,
         brought=tuple(one for one in _listeners(listen, publish) if one[1] not in had),
-        domain=before.domain,
+        domain=before.domain if change.domain is msgspec.UNSET else change.domain,
         probes=change.probes.applied(before.probes),
         guest_domain=_kept_guest_domain(before),
         variables=variables,
@@ -118,7 +125,10 @@ def ask_for_change(
         revert_after_switch=revert_after_switch if wanted is None else wanted,
         restart_old_on_failure=change.restart_old_on_failure,
         lease=change.lease,
-        warnings=unread_warnings(given(values), release.secret_names),
+        warnings=(
+            *unread_warnings(given(values), release.secret_names),
+            *unread_variables(_given_variables(change), release.env_names),
+        ),
     )
     return _checked(ask, traffic)
 
@@ -131,6 +141,11 @@ def _listeners(listen: Listen, publish: tuple[Publish, ...]) -> tuple[tuple[str,
 def given(values: Mapping[str, str | None]) -> list[str]:
     """The names that a request brings values of; None removes one."""
     return [name for name, value in values.items() if value is not None]
+
+
+def _given_variables(change: Change) -> list[str]:
+    variables = change.variables
+    return [] if variables is None or variables is msgspec.UNSET else given(variables)
 
 
 def _kept_guest_domain(before: Revision) -> str | None:
@@ -147,13 +162,25 @@ def _checked(ask: Ask, traffic: Traffic) -> Ask:
     _check_listeners(ask, traffic)
     _check_probe_path(ask)
     ask = _with_domain(ask)
-    for name in ask.release.env_names:
-        if name != DOMAIN and name not in ask.variables:
-            raise FieldError(f"variables.{name}", "the release's config needs a value for it")
     needed = () if ask.release.fetches_secrets else ask.release.secret_names
     missing = sorted(set(needed) - set(ask.secrets))
+    _check_variables(ask, missing)
     obstacles = (secrets_missing(missing),) if missing else ()
     return msgspec.structs.replace(ask, obstacles=obstacles)
+
+
+def _check_variables(ask: Ask, missing_secrets: Sequence[str]) -> None:
+    """All that has no value is told at once: the secrets, too."""
+    given_ones = {DOMAIN, *ask.variables}
+    missing = sorted(name for name in ask.release.env_names if name not in given_ones)
+    if not missing:
+        return
+    detail = "the release's config needs a value for it"
+    if len(missing) + len(missing_secrets) > 1:
+        kinds = {"variables": missing, "secrets": missing_secrets}
+        every = (f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names)
+        detail = f"the release's config needs values for {' and '.join(every)}"
+    raise FieldError(f"variables.{missing[0]}", detail)
 
 
 def _check_probe_path(ask: Ask) -> None:

@@ -1,8 +1,8 @@
-"""Which secrets a deployment is given: those that its release declares, and those that a guest's
-boot itself reads though no config declares them. Pure; values have no place here.
+"""Which secrets and variables a deployment is given: those that its release declares, and those
+that a guest's boot itself reads though no config declares them. Pure; values have no place here.
 
-A name that is nearly a declared one is a mistake and refused; another that nothing reads is given
-to the guest all the same, and told.
+A secret's name that is nearly a declared one is a mistake and refused; another that nothing reads
+is given to the guest all the same, and told. So is a variable's, however near it is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _OF_THE_BOOT = (
     "CLOUDFLARE_ZONE_TOKEN",
     "METRICS_API_KEY",
 )
+DOMAIN = "DOMAIN"  # the variable by which every guest is told its name
 _NEARLY = 0.75  # of difflib's ratio: one letter of four may differ
 
 
@@ -55,3 +56,14 @@ def unread_warnings(given: Collection[str], declared: Collection[str]) -> tuple[
         f"secrets {', '.join(names)}: the release's config declares none of these names "
         f"(it declares: {known}); the guest is given them all the same",
     )
+
+
+def unread_variables(given: Collection[str], declared: Collection[str]) -> tuple[str, ...]:
+    """What to know of variables that are given in vain: each, with the nearest that is read."""
+    found = []
+    for name in sorted(set(given) - set(declared) - {DOMAIN}):
+        near = difflib.get_close_matches(name, [*declared, DOMAIN], n=1, cutoff=_NEARLY)
+        known = ", ".join(sorted(declared)) or "none"
+        hint = f"did you mean {near[0]}?" if near else f"it names: {known}"
+        found.append(f"variable {name}: the release's config names no such variable; {hint}")
+    return tuple(found)

@@ -26,17 +26,19 @@ from agent.updates.admission.admit import (
     secrets_gone,
 )
 from agent.updates.admission.lookup import current
-from agent.updates.admission.requests import DOMAIN, ask_for_change, resolve
+from agent.updates.admission.requests import ask_for_change, resolve
 from agent.updates.admission.rows import Options, Terms
+from agent.updates.admission.secret_names import DOMAIN
 from agent.updates.engine.engine import EngineRuntime
 from agent.updates.errors import FieldError, RefusedError
 from agent.updates.orders import Caller, Change, PlanQuestion
 from agent.updates.secrets.versions import Staged
 
 
-def _given_names(wanted: PlanQuestion, before: Revision) -> dict[str, str]:
+def _given_names(wanted: PlanQuestion, before: Revision) -> dict[str, str | None]:
     """Variables that a plan names: that there is one is what matters, but for the guest's name."""
-    name = before.domain or "given.invalid"
+    domain = before.domain if wanted.domain is msgspec.UNSET else wanted.domain
+    name = domain or "given.invalid"
     return {one: name if one == DOMAIN else "" for one in wanted.variables}
 
 
@@ -120,12 +122,16 @@ class Admissions:
             staging=wanted.staging,
             strategy=wanted.strategy,
             probes=wanted.probes,
-            variables=_given_names(wanted, before),
-            secrets=dict.fromkeys(wanted.secrets, ""),
+            listen=wanted.listen,
+            publish=wanted.publish,
+            domain=wanted.domain,
+            variables=_given_names(wanted, before) | dict.fromkeys(wanted.unset_variables),
+            secrets=dict.fromkeys(wanted.secrets, "") | dict.fromkeys(wanted.unset_secrets),
         )
         staged = await self._runtime.secrets.stage(name, {})
         try:
             secrets = dict.fromkeys(wanted.secrets, 0) | staged.versions
+            secrets = {n: one for n, one in secrets.items() if n not in wanted.unset_secrets}
             ask = await self.ask(before, change, secrets)
         except RefusedError as refused:
             return refused.decision

@@ -9,6 +9,7 @@ import msgspec
 from agent.attestation.port import Evidence
 from agent.host.wake import Wake
 from agent.inventory.port import Gpus
+from agent.model.ended_console import EndedConsole
 from agent.model.event import Event, EventDraft
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.reasons import Decision
@@ -39,6 +40,7 @@ from agent.updates.engine.engine import DRAINING, EngineRuntime
 from agent.updates.engine.executor import UnknownEnclaveError
 from agent.updates.errors import ConflictError, PrunedError, UnknownNameError
 from agent.updates.orders import Caller, Change, NewDeployment, PlanQuestion
+from agent.updates.secrets.standing import SecretState, standing
 from agent.updates.snapshot.snapshot import Snapshot
 
 
@@ -225,6 +227,19 @@ class UpdateEngine:
         facts = self.snapshot.deployments.get(name)
         return facts.stale_secrets if facts else ()
 
+    async def secrets(self, name: DeploymentName) -> tuple[SecretState, ...]:
+        """How each secret stands."""
+
+        def read(tx: Reader) -> tuple[dict[str, int], Revision | None]:
+            deployment = named(tx, name)
+            number = deployment.active_revision or deployment.last_revision
+            versions = tx.secret_versions(name)
+            current = {secret: version for secret, (version, _) in versions.items()}
+            return current, tx.revision(name, number)
+
+        recorded, revision = await self._store.read(read)
+        return standing(recorded, revision, self._parts.secret_values.missing(name, recorded))
+
     async def plan(self, question: PlanQuestion) -> Decision:
         """What admission would say at this moment."""
         return await self._admissions.plan(question)
@@ -294,9 +309,16 @@ class UpdateEngine:
         return await self._runtime.prune_images(unused_for_s)
 
     async def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
-        """The console's tail of an enclave that is recorded, as it is now."""
+        """The console's tail of an enclave, as it is now, or as it was at its end."""
         for facts in self.snapshot.deployments.values():
             if any(enclave.row.id == enclave_id for enclave in facts.enclaves):
                 await self._parts.enclaves.drain_console(enclave_id)
                 return self._parts.enclaves.console_tail(enclave_id, max_bytes)
-        raise UnknownNameError(f"no enclave {enclave_id}")
+        kept = self._parts.enclaves.ended_console_tail(enclave_id, max_bytes)
+        if kept is None:
+            raise UnknownNameError(f"no enclave {enclave_id}")
+        return kept
+
+    async def ended_consoles(self, name: DeploymentName) -> Sequence[EndedConsole]:
+        """What is kept of enclaves that are gone."""
+        return self._parts.enclaves.ended_consoles(name)

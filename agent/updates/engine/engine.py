@@ -28,6 +28,7 @@ from agent.updates.engine.data_plane import DataPlaneWatch
 from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.executor import Executor
 from agent.updates.engine.host_shutdown import HostShutdown
+from agent.updates.engine.last_words import WINDOW, last_words
 from agent.updates.engine.launch_order import biggest_first
 from agent.updates.engine.listener_watch import ListenerWatch
 from agent.updates.engine.network_reports import NetworkReports
@@ -419,7 +420,11 @@ class EngineRuntime:
         reassign_gpus(tx, enclave_id, self._latest_supply, self._observer.quarantined(), now)
 
     def _console_tail(self, enclave_id: EnclaveId) -> str:
-        return self.parts.enclaves.console_tail(enclave_id).decode(errors="replace")
+        text = self.parts.enclaves.console_tail(enclave_id, WINDOW).decode(errors="replace")
+        health = self.parts.probes.view(enclave_id)
+        if health is None:
+            return last_words(text)
+        return last_words(text, health.stage, health.stage_before)
 
     def _spki_of(self, enclave_id: EnclaveId) -> str | None:
         view = self.parts.probes.view(enclave_id)

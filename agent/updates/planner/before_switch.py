@@ -191,6 +191,7 @@ def _not_in_time(health: HealthView | None) -> Fault:
         code="not_healthy_in_time",
         detail=f"{detail}: {last.detail}" if last else detail,
         probe=last.probe if last else None,
+        response=last.response if last else None,
     )
 
 

@@ -44,6 +44,7 @@ from agent.updates.planner.stop_old import reset_action, stop_action, why_unaske
 from agent.updates.planner.transitions import (
     another_launch,
     enclave_event,
+    in_words,
     routed,
     with_last_answer,
 )
@@ -294,7 +295,7 @@ def _give_up(s: Situation, row: Enclave, fault: Fault) -> Plan:
         write=Write(
             deployment=msgspec.structs.replace(s.deployment, fault=fault),
             put_enclaves=(stopping,),
-            events=(enclave_event(stopping, row.lifecycle, fault.code),),
+            events=(enclave_event(stopping, row.lifecycle, in_words(fault)),),
             last_words=row.id,
         )
     )
@@ -337,7 +338,7 @@ def _relaunch(s: Situation, row: Enclave) -> Plan:
         # A launch that did not come up counts as one that ended: the same backoff, the same limit.
         ended = msgspec.structs.replace(row, lifecycle=Lifecycle.RUNNING)
         fault = outcome.fault if outcome and outcome.fault else vm_fault(s, row)
-        event = enclave_event(ended, row.lifecycle, fault.code)
+        event = enclave_event(ended, row.lifecycle, in_words(fault))
         blamed = suspects(fault, row)
         return Plan(write=Write(put_enclaves=(ended,), events=(event,), failed_on=blamed))
     return act(action)
