@@ -14,8 +14,6 @@ from agent.cli.session import session
 from agent.wire.text import NONCE_PATTERN
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from agent.wire.answers import AttestationAnswer
 
 _NONCE = re.compile(NONCE_PATTERN)
@@ -24,19 +22,30 @@ _NONCE = re.compile(NONCE_PATTERN)
 @click.command()
 @click.argument("name")
 @click.option("--nonce", metavar="HEX", help="64 hex digits that the evidence must answer to.")
+@click.option(
+    "--accept-chip",
+    is_flag=True,
+    help="On the host: the processor that its evidence was refused for is this machine's now.",
+)
 @output
-def attest(name: str, nonce: str | None, output: str) -> None:
+def attest(name: str, nonce: str | None, accept_chip: bool, output: str) -> None:
     """Show what a deployment's evidence is worth.
 
-    What was proven, by whom and until when, check by check; exit code 1 if it is not enough.
+    What was checked and what was not, against which collateral of which date, check by check; exit
+    code 1 if it is not enough.
     """
     from agent.cli.client import segment
-    from agent.cli.screen import show, show_json
+    from agent.cli.screen import show_json
     from agent.wire.answers import AttestationAnswer
     from agent.wire.views import DeploymentView
 
     if nonce is not None and not _NONCE.fullmatch(nonce):
         raise Failure(Exit.USAGE, "--nonce: must be 64 digits of hex in lower case")
+    if accept_chip:
+        if nonce is not None:
+            raise Failure(Exit.USAGE, "--accept-chip takes no --nonce")
+        _accept_chip(name)
+        return
     client = session().client()
     one = client.read(f"/v1/deployments/{segment(name)}", DeploymentView)
     serving = [each for each in one.enclaves if each.slot == one.active_slot] or one.enclaves
@@ -48,30 +57,31 @@ def attest(name: str, nonce: str | None, output: str) -> None:
     if output == "json":
         show_json(raw)
     else:
-        show(page(name, serving[0].id, answer))
+        _show(name, serving[0].id, answer)
     if not answer.verdict.accepted:
         failed = [check.code for check in answer.verdict.checks if not check.passed]
         raise Failure(Exit.FAILED, f"{name} is not attested: {', '.join(failed)}")
 
 
-def page(name: str, enclave: str, answer: AttestationAnswer) -> RenderableType:
-    """The verdict, then every check of it."""
-    from rich.console import Group
-
-    from agent.cli.screen import pairs, table
+def _show(name: str, enclave: str, answer: AttestationAnswer) -> None:
+    from agent.cli.attest_page import page
+    from agent.cli.screen import show
     from agent.cli.text import moment, safe
 
-    head = pairs()
-    head.add_row("enclave", f"{enclave} of {safe(name)}")
-    if answer.verdict.simulated:
-        head.add_row("", "SIMULATED — NOT CONFIDENTIAL")
-    head.add_row("verdict", "attested" if answer.verdict.accepted else "NOT ATTESTED")
-    head.add_row("TLS key", answer.spki_sha256)
-    head.add_row("nonce", answer.nonce)
-    head.add_row("observed", moment(answer.observed_at))
-    checks = table("CHECK", "", "DETAIL")
-    for check in answer.verdict.checks:
-        checks.add_row(check.code, "ok" if check.passed else "FAILED", safe(check.detail))
-    for check in answer.verdict.stricter or ():
-        checks.add_row(check.code, "stricter", safe(check.detail))
-    return Group(head, "", checks)
+    before = [("enclave", f"{enclave} of {safe(name)}")]
+    after = [
+        ("TLS key", answer.spki_sha256),
+        ("nonce", answer.nonce),
+        ("observed", moment(answer.observed_at)),
+    ]
+    show(page(answer.verdict, before, after))
+
+
+def _accept_chip(name: str) -> None:
+    from agent.cli.client import segment
+    from agent.wire.answers import ChipAccepted
+
+    path = f"/v1/deployments/{segment(name)}/accept-chip"
+    done = session().client().send("POST", path, None, ChipAccepted)
+    click.echo(f"{done.source}: {done.old or 'none was known'} -> {done.new}")
+    click.echo("evidence is judged anew by it now")

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.enclaves.port import VmPhase
 from agent.model.enclave import Enclave
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
+from agent.updates.planner.alarm import Alarm
 from agent.updates.planner.attestation import loss
 from agent.updates.planner.certificates import WARN_FROM, counted, left, recent
+from agent.updates.planner.origin_alarms import misgivings
 from agent.updates.planner.types import Situation
 from agent.updates.planner.upkeep import active_enclave
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """See `agent.updates.snapshot.snapshot.Problem`."""
-
-    code: str
-    severity: str
-    detail: str
-    mend: str
 
 
 def alarms(s: Situation, not_taken: str | None = None) -> dict[str, Alarm]:
@@ -34,6 +24,7 @@ def alarms(s: Situation, not_taken: str | None = None) -> dict[str, Alarm]:
         "outage": _outage(s),
         "attestation": _distrust(s),
         "policy": _stricter(s),
+        "origin": misgivings(s),
         "secrets": _secrets(s),
         "route": _not_routed(s, not_taken),
     }

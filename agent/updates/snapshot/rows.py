@@ -49,7 +49,7 @@ class Observation:
     connections: dict[EnclaveId, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
     applied_generation: int | None = None
-    firmware_changed_at: Instant | None = None
+    judge_again_at: Instant | None = None
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False
     values_here: frozenset[tuple[str, int]] = frozenset()
@@ -139,7 +139,7 @@ def situation(rows: Rows, seen: Observation) -> Situation:
         verdicts=verdicts,
         connections=seen.connections,
         applied_generation=seen.applied_generation,
-        firmware_changed_at=seen.firmware_changed_at,
+        judge_again_at=seen.judge_again_at,
         outcomes=seen.outcomes,
         host_stopping=seen.host_stopping,
         boots=rows.boots,

@@ -1,0 +1,15 @@
+"""What a person should know, and what mends it. A value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """See `agent.updates.snapshot.snapshot.Problem`."""
+
+    code: str
+    severity: str
+    detail: str
+    mend: str
