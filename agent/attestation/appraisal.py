@@ -181,7 +181,7 @@ class _Appraisal:
         self.simulated |= simulated_devices(claims, references)
         nonce = self._question.nonce
         self.checks += check_devices(
-            claims, self._policy, references, nonce=nonce, gpus=gpus, now=now
+            claims, self._policy, references, nonce=nonce, expected=self._expected, now=now
         )
         if self.origin is not None:
             keys = tuple(sorted(device.identity for device in claims))

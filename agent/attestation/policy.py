@@ -94,10 +94,11 @@ def check_devices(
     references: References,
     *,
     nonce: bytes,
-    gpus: int,
+    expected: Expected,
     now: dt.datetime,
 ) -> tuple[Check, ...]:
-    """Every check of the devices, of which `gpus` must be GPUs. Raises EvidenceError."""
+    """Every check of the devices. Raises EvidenceError."""
+    from agent.attestation.gpu.board import board_checks
     from agent.attestation.gpu.checks import device_checks
     from agent.attestation.gpu.golden import golden_checks
 
@@ -105,7 +106,8 @@ def check_devices(
         references = replace(references, manifests={})
     root = check_root("gpu_genuine_root", policy, simulated=simulated_devices(claims, references))
     golden = golden_checks(claims, references, policy.config.gpu, now)
-    return (root, *device_checks(claims, nonce, gpus), *golden)
+    board = board_checks(claims, expected.gpu_mode) if policy.hold_to_board else ()
+    return (root, *device_checks(claims, nonce, expected.gpus), *board, *golden)
 
 
 def simulated_devices(claims: Sequence[GpuClaims], references: References) -> bool:
