@@ -124,17 +124,22 @@ def own_chips_told(chips: Sequence[bytes]) -> frozenset[str] | None:
     return told or None
 
 
+def masked(*, require: bool) -> Check:
+    """Of evidence that names no processor."""
+    why = "the evidence names no processor (its id is masked, or a VLEK signed)"
+    if not require:
+        return not_checked(f"{CHIP_ID}_not_checked", why)
+    detail = f"{why}; attestation.require_chip_id asks for it"
+    return Check(code=CHIP_ID, passed=False, detail=detail)
+
+
 def _own(chip: Chip | None, known: Known) -> frozenset[str] | None:
     return known.own_chips if chip is not None and chip.source is ChipSource.SNP else None
 
 
 def _chip(chip: Chip | None, known: Known, *, require: bool) -> Check:
     if chip is None:
-        why = "the evidence names no processor (its id is masked, or a VLEK signed)"
-        if require:
-            detail = f"{why}; attestation.require_chip_id asks for it"
-            return Check(code=CHIP_ID, passed=False, detail=detail)
-        return not_checked(f"{CHIP_ID}_not_checked", why)
+        return masked(require=require)
     own, learned = _own(chip, known), known.chip(chip.source)
     if own is not None:
         same = bytes.fromhex(chip.value).rstrip(b"\0").hex() in own
