@@ -77,7 +77,8 @@ def _stricter(s: Situation) -> Alarm | None:
         severity="warning",
         detail=f"{name} keeps its traffic, and nothing new would be admitted so: {told}",
         mend="bring the host's firmware up to date, or say in attestation.snp what is good "
-        f"enough; until then no update of {name} becomes ready",
+        f"enough (`enclave-agent attest {name}` tells the checks); until then no update of {name} "
+        "becomes ready",
     )
 
 
