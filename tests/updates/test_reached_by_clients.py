@@ -12,7 +12,7 @@ from agent.model.reasons import Strategy
 from agent.model.resources import Listen
 from agent.model.revision import DeploymentStatus
 from agent.model.update import Step, UpdateStatus
-from agent.updates.planner.alarms import Alarm
+from agent.updates.planner.alarm import Alarm
 from agent.updates.planner.health_alarms import health_alarms
 from agent.updates.snapshot.status import enclave_facts
 from simulator.simulated_host import LISTEN as AT

@@ -10,7 +10,8 @@ import pytest
 from agent.model.event import Event
 from agent.model.revision import DeploymentStatus, Fault, Wish
 from agent.model.update import Step
-from agent.updates.planner.alarms import Alarm, alarms
+from agent.updates.planner.alarm import Alarm
+from agent.updates.planner.alarms import alarms
 from agent.updates.planner.health_alarms import health_alarms
 from agent.updates.planner.types import ActionKind
 from simulator.simulated_host import POLICY, SimulatedHost
