@@ -26,8 +26,17 @@ _RUBBISH = "This is not HTTP, or its first line or a header is over 8190 bytes."
 class Connection(web.RequestHandler):
     """What is not even HTTP is answered in the same form as everything else.
 
-    It is not logged loud: anyone who can connect can send rubbish.
+    It is not logged loud: anyone who can connect can send rubbish. `gone` is set once the client
+    has left, so that nothing is begun for it any more.
     """
+
+    def __init__(self, server: web.Server, **more: Any) -> None:
+        super().__init__(server, **more)
+        self.gone = asyncio.Event()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.gone.set()
+        super().connection_lost(exc)
 
     def handle_error(
         self,

@@ -95,4 +95,6 @@ def _told(one: Lease) -> str:
     from agent.cli.text import moment_ago
 
     what = [f"{one.memory_mib} MiB", f"{one.vcpus} vCPUs", *one.gpus]
-    return f"lease {one.id}: {', '.join(what)} ({one.strategy}), until {moment_ago(one.expires_at)}"
+    return (
+        f"lease {one.id}: {', '.join(what)} ({one.strategy}), until {moment_ago(one.expires_at)}"
+    )
