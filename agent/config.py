@@ -182,10 +182,13 @@ class UpdateConfig(_Section, frozen=True, kw_only=True):
 
 
 class ProbesConfig(_Section, frozen=True, kw_only=True):
+    """`outside`: whether listeners are asked as clients ask them, auto or never."""
+
     interval_s: float = 2
     timeout_s: float = 5
     success_threshold: int = 2
     failure_threshold: int = 3
+    outside: str = "auto"
 
 
 class SecretsConfig(_Section, frozen=True, kw_only=True):
@@ -223,7 +226,7 @@ class LogConfig(_Section, frozen=True, kw_only=True):
 
 
 class Config(_Section, frozen=True, kw_only=True):
-    """All of it."""
+    """All of it. `relaunch_unhealthy_after_s` None: what stays unhealthy is left as it is."""
 
     host_id: str = "auto"
     state_dir: Path = Path("/var/lib/enclave-agent")
@@ -244,6 +247,7 @@ class Config(_Section, frozen=True, kw_only=True):
     store: StoreConfig = StoreConfig()
     update: UpdateConfig = UpdateConfig()
     probes: ProbesConfig = ProbesConfig()
+    relaunch_unhealthy_after_s: float | None = None
     attestation: AttestationConfig = AttestationConfig()
     secrets: SecretsConfig = SecretsConfig()
     listen: ListenConfig = ListenConfig()

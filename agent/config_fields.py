@@ -295,6 +295,8 @@ CHECKS: dict[str, Check] = {
     "probes.timeout_s": _SECONDS,
     "probes.success_threshold": _between(1, 100),
     "probes.failure_threshold": _between(1, 100),
+    "probes.outside": _one_of("auto", "never"),
+    "relaunch_unhealthy_after_s": _optional(_between(10, 86400)),
     "attestation.interval_s": _between(1, 86400),
     "attestation.on_loss": _one_of("degrade", "drop_traffic"),
     "attestation.snp.max_vmpl": _between(0, 3),

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from bench import (
+    attacks,
     attestation,
     blue_green,
     downtime,
@@ -51,6 +52,7 @@ MEASURES: dict[str, Measure] = {
     "transitions": transitions.measure,
     "downtime": downtime.measure,
     "host": host.measure,
+    "attacks": attacks.measure,
 }
 PARTS = {"updates": ("planner", "transitions", "downtime", "blue_green")}
 NAMES = (

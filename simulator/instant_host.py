@@ -26,12 +26,19 @@ from agent.enclaves.port import (
 )
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
+from agent.model.ended_console import EndedConsole
 from agent.model.ids import DeploymentName, EnclaveId, HostId
 from agent.model.power_button import Press
 from agent.model.resources import Amounts, Listen
 from agent.model.revision import Revision
 from agent.model.update import Update
-from agent.probes.port import HealthView, ProbeTarget
+from agent.probes.port import (
+    HealthView,
+    ListenerReach,
+    OutsideTarget,
+    OutsideView,
+    ProbeTarget,
+)
 from agent.releases.port import Releases
 from agent.store.port import Store
 from agent.traffic.port import Refused, RouteOrder, Unheld
@@ -122,6 +129,12 @@ class InstantVms:
 
     def forget(self, enclave_id: EnclaveId) -> None: ...
 
+    def ended_consoles(self, deployment: DeploymentName) -> Sequence[EndedConsole]:
+        return ()
+
+    def ended_console_tail(self, enclave_id: EnclaveId, max_bytes: int) -> bytes | None:
+        return None
+
     def forget_others(self, known: Collection[EnclaveId]) -> None: ...
 
     async def close(self) -> None: ...
@@ -204,6 +217,55 @@ class InstantTraffic:
     async def close(self) -> None: ...
 
 
+class InstantOutside:
+    """Satisfies `agent.probes.port.Outside`: listeners are reached, or not, as it is told."""
+
+    def __init__(self) -> None:
+        self.changed = Wake()
+        self.targets: dict[DeploymentName, OutsideTarget] = {}
+        self.reached: bool | None = True
+        self.asked: list[OutsideTarget] = []  # each decision once
+        self._news: set[DeploymentName] = set()
+
+    def watch(self, name: DeploymentName, target: OutsideTarget) -> None:
+        known = self.targets.get(name)
+        self.targets[name] = target
+        if known is None or known.generation != target.generation:
+            self.asked.append(target)
+
+    def unwatch(self, name: DeploymentName) -> None:
+        self.targets.pop(name, None)
+
+    def tell(self, reached: bool | None) -> None:
+        """From here on they are, or are not."""
+        self.reached = reached
+        self._news |= self.targets.keys()
+        self.changed.notify()
+
+    def view(self, name: DeploymentName) -> OutsideView | None:
+        target = self.targets.get(name)
+        if target is None:
+            return None
+        reaches = tuple(
+            ListenerReach(
+                listen=one.listen,
+                reached=self.reached,
+                since=None,
+                problem="no answer" if self.reached is False else None,
+                by_outside=True,
+                doubtful=self.reached is None,
+            )
+            for one in target.listeners
+        )
+        return OutsideView(generation=target.generation, listeners=reaches)
+
+    def take_news(self) -> frozenset[DeploymentName]:
+        news, self._news = frozenset(self._news), set()
+        return news
+
+    async def run(self) -> None: ...
+
+
 def new(name: DeploymentName, tag: str, port: int = 8443, **options: Any) -> NewDeployment:
     """A request for a deployment that listens on the loopback."""
     listen = Listen(address="127.0.0.1", port=port)
@@ -226,6 +288,7 @@ class InstantHost:
         host_stopping: AskHost = stays_up,
     ) -> None:
         self.clock = clock
+        self.outside = InstantOutside()
         self.vms = InstantVms()
         self.probes = InstantProbes(clock)
         self.traffic = InstantTraffic()
@@ -254,6 +317,7 @@ class InstantHost:
             preparation=self.preparer,
             host_id=HostId("tests"),
             host_stopping=host_stopping,
+            outside=self.outside,
         )
         self.runtime = EngineRuntime(parts, _facts(clock))
         self.engine = UpdateEngine(self.runtime)

@@ -23,6 +23,8 @@ H100: dict[str, object] = {
     "temperature_c": 33,
     "power_mw": 71250,
     "utilization": 0,
+    "memory_used_mib": 612,
+    "sm_clock_mhz": 345,
     "mig": 0,
     "ecc": 1,
     "volatile_corrected": 0,

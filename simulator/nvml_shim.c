@@ -215,11 +215,19 @@ struct memory { u64 total, free, used; };
 int nvmlDeviceGetMemoryInfo(void *h, struct memory *out)
 {
     ENTER();
-    u64 mib;
+    u64 mib, used = 0;
     int code = number_of(INDEX(h), "memory_mib", &mib);
-    if (code == OK)
-        *out = (struct memory){mib << 20, mib << 20, 0};
+    if (code == OK) {
+        number_of(INDEX(h), "memory_used_mib", &used);
+        *out = (struct memory){mib << 20, (mib - used) << 20, used << 20};
+    }
     return code;
+}
+
+int nvmlDeviceGetClockInfo(void *h, int kind, u32 *out)
+{
+    ENTER();
+    return kind == 1 ? u32_of(INDEX(h), "sm_clock_mhz", out) : NOT_SUPPORTED;
 }
 
 struct rates { u32 gpu, memory; };

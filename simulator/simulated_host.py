@@ -25,7 +25,7 @@ from agent.model.release import SELF_SIGNED, Artifact, Release
 from agent.model.resources import Demand, Listen
 from agent.model.revision import Deployment, DeploymentStatus, Fault, Wish
 from agent.model.update import Step, Update
-from agent.probes.port import HealthView
+from agent.probes.port import HealthView, ListenerReach, OutsideView
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.admit import Ask, admit_change, admit_new
 from agent.updates.admission.lease_rows import expire, give_back
@@ -61,6 +61,9 @@ NAME = DeploymentName("hello")
 CALLER = Caller(name="test")
 UNCLAIMED = Verdict(attested=None)
 FIRST_KEY = "key"
+# As QEMU says it of a device that does not answer, wherever it was told to look for it.
+BROKEN_GPU = "QEMU ended (exit status 1): qemu-system-x86_64: vfio: error getting device info: I/O"
+LISTEN = Listen(address="127.0.0.1", port=8443)
 POLICY = Policy(
     dwell_s=5, soak_s=30, drain_s=20, stop_grace_s=10, relaunch_limit=3, pull_allowance_s=0
 )
@@ -112,6 +115,8 @@ class Vm:
     gpus_attested: bool = False
     shut_since: Instant | None = None
     answered: bool = False
+    exit_reason: str | None = None  # as the driver's view tells of one that ended
+    exit_detail: str | None = None
 
     def judged(self) -> Judged:
         """The newest verdict."""
@@ -138,6 +143,7 @@ class SimulatedHost:
     evidence: Verdict | None = UNCLAIMED  # what guests give; None: nothing yet
     policy: Policy = POLICY
     fault_code: str = "broken"
+    fault_detail: str | None = None
     health_fault: Fault = field(default_factory=lambda: Fault(code="unhealthy", detail="503"))
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     applied: int | None = None
@@ -155,6 +161,10 @@ class SimulatedHost:
     past: dict[EnclaveId, HealthView] = field(default_factory=dict)  # of VMs that are gone
     tls_mode: str = SELF_SIGNED  # of what is requested
     domain: str | None = None
+    asked_from_outside: bool = False
+    reach: bool | None = None  # whether clients reach the listener; None: it is not known yet
+    reached_before: frozenset[Listen] = frozenset()
+    host_suspect: bool = False
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.clock.now)
@@ -205,7 +215,7 @@ class SimulatedHost:
         ask = Ask(
             name=NAME,
             release=release(tag, gpus=min(self.gpus, 1), tls_mode=self.tls_mode),
-            listen=Listen(address="127.0.0.1", port=8443),
+            listen=LISTEN,
             publish=(),
             domain=self.domain,
             variables={},
@@ -239,16 +249,43 @@ class SimulatedHost:
                 key: vm.judged() for key, vm in self.vms.items() if vm.judged_at is not None
             },
             connections={key: vm.connections for key, vm in self.vms.items()},
+            draining={key: vm.connections for key, vm in self.vms.items()},
             applied_generation=self.applied,
+            outside=self._outside() if self.asked_from_outside else None,
             firmware_changed_at=self.firmware_changed_at,
             outcomes=dict(self.outcomes),
             host_stopping=self.stopping,
         )
 
+    def _outside(self) -> OutsideView | None:
+        """As the prober of listeners: under what is in force, while that leads somewhere."""
+        if self.data_plane is None or self.data_plane[1] is None:
+            return None
+        one = ListenerReach(
+            listen=LISTEN,
+            reached=self.reach,
+            since=None,
+            problem="no answer within 5 s" if self.reach is False else None,
+            by_outside=True,
+            doubtful=self.reach is None,
+        )
+        return OutsideView(
+            generation=self.data_plane[0],
+            listeners=(one,),
+            reached_before=self.reached_before,
+            host_suspect=self.host_suspect,
+        )
+
     def _view(self, key: EnclaveId, vm: Vm) -> VmView:
         pid = 1000 + sum(map(ord, key))
         identity = ProcessIdentity(pid=pid, start_ticks=1, boot_id=self.clock.now().boot_id)
-        return VmView(phase=vm.phase, launch_uuid=vm.launch_uuid, process=identity)
+        return VmView(
+            phase=vm.phase,
+            launch_uuid=vm.launch_uuid,
+            process=identity,
+            exit_reason=vm.exit_reason,
+            exit_detail=vm.exit_detail,
+        )
 
     def _health(self, key: EnclaveId, vm: Vm) -> HealthView:
         strange = self._is_strange(key, vm)
@@ -325,7 +362,8 @@ class SimulatedHost:
 
     def _do(self, action: Action) -> Outcome:
         if action.kind in self.broken:
-            return Outcome(fault=Fault(code=self.fault_code, detail=f"{action.kind} is broken"))
+            detail = self.fault_detail or f"{action.kind} is broken"
+            return Outcome(fault=Fault(code=self.fault_code, detail=detail))
         row = self._row(action.enclave) if action.enclave else None
         match action.kind:
             case ActionKind.LAUNCH:
@@ -336,14 +374,15 @@ class SimulatedHost:
                 if known is None and (suspect := self._suspect(row)):
                     return Outcome(fault=Fault(code=GPU_QUARANTINED, detail=suspect))
                 if self.bad_gpus.intersection(row.gpus):
-                    return Outcome(fault=Fault(code="qemu_exited", detail="vfio: no such device"))
+                    return Outcome(fault=Fault(code="qemu_exited", detail=BROKEN_GPU))
                 if known is None:
                     self._ready_gpus(row)
                     self.vms[row.id] = Vm(launch_uuid=row.launch_uuid)
             case ActionKind.STOP:
                 assert row is not None
                 failed = row.launched_at is None  # as a launch that did not come up
-                assert row.lifecycle is Lifecycle.STOPPING or failed or self._ended(row.id), (
+                meant = failed or self.deployment().health.ending == row.launch_uuid
+                assert row.lifecycle is Lifecycle.STOPPING or meant or self._ended(row.id), (
                     "a stop without a recorded intent"
                 )
                 if (gone := self.vms.pop(row.id, None)) is not None:
@@ -442,9 +481,10 @@ class SimulatedHost:
             vm.healthy = healthy
             vm.healthy_since = self.clock.now() if healthy else None
 
-    def die(self, key: EnclaveId) -> None:
-        """The guest ends by itself; QEMU stays paused."""
+    def die(self, key: EnclaveId, reason: str | None = None, detail: str | None = None) -> None:
+        """The guest ends by itself; QEMU stays paused, or ended with these words."""
         self.vms[key].phase = VmPhase.EXITED
+        self.vms[key].exit_reason, self.vms[key].exit_detail = reason, detail
         self.ended.add(self.vms[key].launch_uuid)
 
     def begin_stop(self, key: EnclaveId) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 GPU, GPU_3D, SWITCH, BRIDGE, AUDIO = 0x030000, 0x030200, 0x068000, 0x060400, 0x040300
 NVIDIA, AMD, INTEL = 0x10DE, 0x1002, 0x8086
-H100_SXM, H100_PCIE, B200, NVSWITCH = 0x2330, 0x2331, 0x2901, 0x22A3
+H100_SXM, H100_PCIE, H800_SXM, B200, NVSWITCH = 0x2330, 0x2331, 0x2324, 0x2901, 0x22A3
 _MEM, _MEM64 = 0x40200, 0x14220C
 _BARS = {GPU: (16, 131072, 32), GPU_3D: (16, 131072, 32), SWITCH: (32,)}
 
@@ -112,15 +112,16 @@ class SysfsTree:
         """Move the driver link, as a bind and an unbind do."""
         link = self.devices / bdf / "driver"
         link.unlink(missing_ok=True)
-        for made in (self.devices / bdf).glob("vfio-dev/*"):
-            made.rmdir()
+        shutil.rmtree(self.devices / bdf / "vfio-dev", ignore_errors=True)
         if driver is None:
             return
         folder = self.root / "bus/pci/drivers" / driver
         folder.mkdir(parents=True, exist_ok=True)
         link.symlink_to(folder)
-        if driver == "vfio-pci":
-            (self.devices / bdf / "vfio-dev/vfio0").mkdir(parents=True, exist_ok=True)
+        if driver.replace("-", "_").endswith("vfio_pci"):
+            node = self.devices / bdf / "vfio-dev/vfio0"
+            node.mkdir(parents=True, exist_ok=True)
+            self.put(node, "dev", "511:0")
 
     def join(self, bdf: str, group: int) -> None:
         """Put a function into an IOMMU group."""
@@ -201,12 +202,17 @@ def _resource(bars_mib: tuple[int, ...]) -> str:
 HGX_BUSES = (0x18, 0x2A, 0x3A, 0x5D, 0x9A, 0xAB, 0xBA, 0xDB)
 
 
-def hgx_h100(root: Path, *, driver: str | None = None) -> SysfsTree:
+def hgx_h800(root: Path) -> SysfsTree:
+    """The same board with 8 H800 SXM."""
+    return hgx_h100(root, device=H800_SXM)
+
+
+def hgx_h100(root: Path, *, driver: str | None = None, device: int = H100_SXM) -> SysfsTree:
     """8 H100 SXM, four a NUMA node, and 4 NVSwitches below a PCIe switch, each in a group."""
     tree = SysfsTree(root)
     for index, bus in enumerate(HGX_BUSES):
         tree.gpu_behind_port(
-            f"pci0000:{bus - 1:02x}", bus, numa_node=index // 4, driver=driver, device=H100_SXM
+            f"pci0000:{bus - 1:02x}", bus, numa_node=index // 4, driver=driver, device=device
         )
     port = tree.add(
         tree.bus("pci0000:04"), "0000:04:01.0", class_code=BRIDGE, vendor=INTEL, driver="pcieport"
@@ -223,7 +229,7 @@ def hgx_h100(root: Path, *, driver: str | None = None) -> SysfsTree:
             width=2,
             group=tree.next_group(),
         )
-    _bystanders(tree)
+    bystanders(tree)
     return tree
 
 
@@ -234,7 +240,7 @@ def hgx_b200(root: Path) -> SysfsTree:
         tree.gpu_behind_port(
             f"pci0000:{bus - 1:02x}", bus, numa_node=index // 4, device=B200, bars_mib=(64, 262144)
         )
-    _bystanders(tree)
+    bystanders(tree)
     return tree
 
 
@@ -255,29 +261,31 @@ def pcie_boards(root: Path, count: int = 2) -> SysfsTree:
             driver="snd_hda_intel",
             group=group,
         )
-    _bystanders(tree)
+    bystanders(tree)
     return tree
 
 
 def cpu_only(root: Path) -> SysfsTree:
     """No GPU at all."""
     tree = SysfsTree(root)
-    _bystanders(tree)
+    bystanders(tree)
     return tree
 
 
-def _bystanders(tree: SysfsTree) -> None:
+def bystanders(tree: SysfsTree) -> None:
     """What every server has besides: a BMC's display, a network card."""
     bus = tree.bus("pci0000:00")
     tree.add(bus, "0000:00:02.0", class_code=GPU, vendor=0x1A03, device=0x2000, driver="ast")
     tree.add(bus, "0000:00:03.0", class_code=0x020000, vendor=INTEL, driver="ice")
 
 
-def with_virtual_function(tree: SysfsTree, of: str) -> str:
-    """A virtual function of a GPU."""
-    bdf = of[:-1] + "4"
+def with_virtual_function(
+    tree: SysfsTree, of: str, *, number: int = 0, device: int = H100_SXM
+) -> str:
+    """A virtual function of a GPU, which the host's driver has."""
+    bdf = f"{of[:-1]}{4 + number}"
     above = (tree.devices / of).resolve().parent
-    path = tree.add(above, bdf, class_code=GPU_3D, device=H100_SXM, driver="nvidia")
+    path = tree.add(above, bdf, class_code=GPU_3D, device=device, driver="nvidia")
     (path / "physfn").symlink_to(f"../{of}")
     return bdf
 

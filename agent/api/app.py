@@ -2,8 +2,8 @@
 
 Order: permission, query, readiness (of what changes something), body, idempotency, handler. Every
 error on the way becomes problem details in one place. A handler runs to its end even if its client
-goes away: what was admitted must not hang half-done on a broken connection. The engine is told, and
-drops what is not admitted by then.
+goes away: what was admitted must not hang half-done on a broken connection. The engine is told of
+it, and drops what is not admitted by then.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def _outermost(surface: Surface) -> Middleware:
 
 
 def _serving(request: web.Request) -> contextlib.AbstractContextManager[None]:
-    """A peer that is being served is not waited for."""
+    """Who is being served is not waited for."""
     connection = request.protocol
-    if isinstance(connection, PeerConnection):
+    if isinstance(connection, Connection):
         return connection.serving()
     return contextlib.nullcontext()
 

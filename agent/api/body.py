@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -10,13 +9,14 @@ import msgspec
 from aiohttp import web
 
 from agent.api.problems import HttpError
+from agent.door.body import read_bounded
 from agent.wire.text import MAX_BODY_BYTES
 
 _PLACE = re.compile(r"^(?P<text>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
 _SHOWN = 80
-_READ_S = 30
+_READ_S = 30.0
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -24,11 +24,10 @@ async def read_body(request: web.Request) -> bytes:
     if request.content_length and request.content_length > MAX_BODY_BYTES:
         raise HttpError(413, "too_large", "The body is over 2 MiB.")
     try:
-        async with asyncio.timeout(_READ_S):
-            data = await request.read()
+        data = await read_bounded(request, MAX_BODY_BYTES, _READ_S)
     except TimeoutError:
-        raise HttpError(408, "too_slow", f"The body did not come in {_READ_S} s.") from None
-    except web.RequestPayloadError as error:
+        raise HttpError(408, "too_slow", f"The body did not come in {_READ_S:g} s.") from None
+    except (web.RequestPayloadError, ConnectionError) as error:
         raise HttpError(400, "bad_body", "The body could not be read to its end.") from error
     if data and request.content_type != "application/json":
         raise HttpError(415, "not_json", "A body must come as Content-Type: application/json.")

@@ -1,12 +1,16 @@
-"""GPUs as Prometheus gauges, by the names that DCGM's exporter has where it has one.
+"""GPUs as Prometheus gauges, by the names and labels that DCGM's exporter has where it has one.
 
-A dashboard made for that exporter works on a host whose GPUs are given away: what only the host's
-driver could tell is absent then, never zero. `UUID`, `pci_bus_id` and `modelName` are its labels.
+So that dashboards made for that exporter tell GPUs apart and sum them right, also on a host whose
+GPUs are given away: what only the host's driver could tell is absent then, never zero. What only
+DCGM's profiling tells (`DCGM_FI_PROF_…`) is absent everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,8 +18,28 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from agent.model.gpu import Gpu, GpuState, Severity
 from agent.model.inventory import Inventory
 
-_DCGM = ("UUID", "pci_bus_id", "modelName")
+_DCGM = ("gpu", "UUID", "pci_bus_id", "modelName", "Hostname")
 _GIB_MIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A GPU at its place. `index`: among the host's GPUs by the bus, absent ones counted, which is
+    the driver's own number where that has all of them. `of_owner`: how many its owner has.
+    """
+
+    gpu: Gpu
+    index: int
+    of_owner: int
+    host: str
+
+    @property
+    def labels(self) -> list[str]:
+        """As the exporter writes them: `00000000:18:00.0`."""
+        domain, _, rest = self.gpu.bdf.partition(":")
+        bus_id = f"{domain:0>8}:{rest}".upper()
+        return [str(self.index), self.gpu.uuid or "", bus_id, self.gpu.name or "", self.host]
+
 
 _Value = Callable[[Gpu], Any]
 
@@ -32,12 +56,8 @@ def _of(part: str, *names: str) -> _Value:
     return value
 
 
-def _guest(name: str, factor: float = 1) -> _Value:
-    def value(gpu: Gpu) -> Any:
-        said = (gpu.guest or {}).get(name)
-        return None if said is None else said * factor
-
-    return value
+def _guest(name: str) -> _Value:
+    return lambda gpu: (gpu.guest or {}).get(name)
 
 
 def _first(*values: _Value) -> _Value:
@@ -56,15 +76,11 @@ _VALUES: tuple[tuple[str, str, _Value], ...] = (
     ("POWER_USAGE", "Power draw (W).", lambda gpu: gpu.power_w),
     (
         "GPU_UTIL",
-        "Utilization (%); of all GPUs of the guest that owns it, as that says.",
+        "Utilization (%); where a guest owns it the mean of all that has, as it says.",
         _first(lambda gpu: gpu.utilization_percent, _guest("utilization_percent")),
     ),
     ("FB_TOTAL", "Memory (MiB).", lambda gpu: gpu.memory_mib),
-    (
-        "FB_USED",
-        "Memory used (MiB), of all GPUs of the guest that owns it, as that says.",
-        _guest("memory_used_gib", _GIB_MIB),
-    ),
+    ("SM_CLOCK", "Clock of the multiprocessors (MHz).", lambda gpu: gpu.sm_clock_mhz),
     ("ECC_SBE_VOL_TOTAL", "Corrected errors.", _of("ecc", "volatile", "corrected")),
     ("ECC_DBE_VOL_TOTAL", "Uncorrected errors.", _of("ecc", "volatile", "uncorrected")),
     ("ECC_SBE_AGG_TOTAL", "Corrected, over its life.", _of("ecc", "aggregate", "corrected")),
@@ -83,21 +99,37 @@ def gpu_metrics(inventory: Inventory | None) -> Iterator[Metric]:
     """Nothing before the first look; of switches, state and errors only."""
     if inventory is None:
         return
+    seen = _at_their_places(inventory.gpus)
     for name, text, value in _VALUES:
-        gauge = GaugeMetricFamily(f"DCGM_FI_DEV_{name}", text, labels=_DCGM)
-        for gpu in inventory.gpus:
-            _add(gauge, _labels(gpu), value(gpu))
-        if gauge.samples:
-            yield gauge
+        yield from _dcgm(name, text, ((one, value(one.gpu)) for one in seen))
+    text = "Memory used (MiB); where a guest owns it its share of what that says it uses."
+    yield from _dcgm("FB_USED", text, ((one, _memory_used(one)) for one in seen))
     every = (*inventory.gpus, *inventory.switches)
     yield from _own(every)
     yield from _errors(every)
 
 
-def _labels(gpu: Gpu) -> list[str]:
-    """`00000000:18:00.0`, as the exporter writes it."""
-    domain, _, rest = gpu.bdf.partition(":")
-    return [gpu.uuid or "", f"{domain:0>8}:{rest}".upper(), gpu.name or ""]
+def _at_their_places(gpus: tuple[Gpu, ...]) -> list[_Seen]:
+    owners, host = Counter(gpu.owner for gpu in gpus), socket.gethostname()
+    by_bus = enumerate(sorted(gpus, key=lambda gpu: gpu.bdf))
+    return [_Seen(gpu, index, owners[gpu.owner], host) for index, gpu in by_bus]
+
+
+def _memory_used(one: _Seen) -> float | None:
+    """MiB. A guest tells of all its GPUs together: each has its share, and the sum is right."""
+    if one.gpu.memory_used_mib is not None:
+        return one.gpu.memory_used_mib
+    told_gib = (one.gpu.guest or {}).get("memory_used_gib")
+    return None if told_gib is None else told_gib * _GIB_MIB / one.of_owner
+
+
+def _dcgm(name: str, text: str, values: Iterable[tuple[_Seen, Any]]) -> Iterator[Metric]:
+    """Nothing if no GPU has a value."""
+    gauge = GaugeMetricFamily(f"DCGM_FI_DEV_{name}", text, labels=_DCGM)
+    for one, value in values:
+        _add(gauge, one.labels, value)
+    if gauge.samples:
+        yield gauge
 
 
 def _own(every: tuple[Gpu, ...]) -> Iterator[Metric]:

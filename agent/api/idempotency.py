@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from agent.api.problems import HttpError
 from agent.api.reply import JSON, PROBLEM, Reply
+from agent.host.paced_log import PacedLog
 from agent.store.port import KeptAnswer, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_log = logging.getLogger(__name__)
+_log = PacedLog(logging.getLogger(__name__))
 REPLAYED = {"Idempotent-Replayed": "true"}
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 

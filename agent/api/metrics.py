@@ -76,7 +76,7 @@ def _host(snapshot: Snapshot) -> Iterator[Metric]:
         gauge.add_metric([], float(value))
         yield gauge
     free = _gauge("capacity_free", "What is free, by resource.", "resource")
-    total = _gauge("capacity_total", "What there is, by resource.", "resource")
+    total = _gauge("capacity", "What there is, by resource.", "resource")
     for name in _AMOUNTS:
         free.add_metric([name], getattr(host.free, name))
         total.add_metric([name], getattr(host.total, name))
@@ -107,18 +107,25 @@ def _deployments(deployments: list[DeploymentFacts]) -> Iterator[Metric]:
     revision = _gauge("deployment_revision", "The revision that serves.", "deployment")
     stale = _gauge("deployment_stale_secrets", "Secrets newer than the enclave's.", "deployment")
     refused = _counter("refused", "Refused by a tenant's limit.", "deployment", "limit")
+    falls = _counter("deployment_health_falls", "From serving well.", "deployment")
+    reached = _gauge("listener_reached", "1 if clients reach it, else 0.", "deployment", "listen")
     for facts in deployments:
         name = facts.row.name
+        for reach in facts.outside:
+            _add(reached, [name, str(reach.listen)], reach.reached)
         for one in DeploymentStatus:
             status.add_metric([name, one], float(facts.status is one))
         revision.add_metric([name], facts.row.active_revision or 0)
         stale.add_metric([name], len(facts.stale_secrets))
+        falls.add_metric([name], facts.row.health.falls)
         for limit, count in sorted(facts.refused.items()):
             refused.add_metric([name, limit], count)
     yield status
     yield revision
     yield stale
     yield refused
+    yield falls
+    yield reached
 
 
 def _updates(deployments: list[DeploymentFacts]) -> Iterator[Metric]:
@@ -155,7 +162,7 @@ def _enclaves(enclaves: list[EnclaveFacts], snapshot: Snapshot) -> Iterator[Metr
         labels = [one.row.deployment, one.row.id, str(one.row.slot)]
         for each in EnclaveState:
             state.add_metric([*labels, each], float(one.state is each))
-        _add(healthy, labels, one.health.healthy if one.health else None)
+        _add(healthy, labels, one.healthy)
         _add(attested, labels, one.verdict.attested if one.verdict else None)
         _add(connections, labels, one.connections)
         launched = one.row.launched_at

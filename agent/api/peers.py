@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 
 from agent.api.connection import PeerConnection
 from agent.api.roles import Role
+from agent.host.paced_log import PacedLog
 from agent.pki.names import coordinator_uri, observer_uri
 from agent.pki.peer import Peer
 
 if TYPE_CHECKING:
     from agent.pki.keeper import FleetCertificates
 
-_log = logging.getLogger(__name__)
-MAX_OPEN = 512
-MAX_OPEN_PER_CERTIFICATE = 256
+_log = PacedLog(logging.getLogger(__name__))
+MAX_OPEN = 288
+MAX_OPEN_PER_CERTIFICATE = 224
 _LOOK_EVERY_S = 5.0
 
 NewConnection = Callable[[Role, Peer, Callable[[PeerConnection], None]], PeerConnection]
@@ -88,7 +89,7 @@ class Peers:
             if reason is None and not authorities <= facts.authorities:
                 reason = "an authority is not trusted any more"
             if reason is not None:
-                connection.abort(reason)
+                connection.drop(reason)
 
     def _leave(self, connection: PeerConnection) -> None:
         del self._open[connection]

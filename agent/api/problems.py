@@ -16,6 +16,7 @@ from agent.api.reply import PROBLEM, Reply, with_headers
 from agent.api.views import reason_view
 from agent.attestation.port import NothingClaimedError, NotYetError
 from agent.errors import AgentError, describe
+from agent.host.paced_log import PacedLog
 from agent.inventory.port import GpuConditionError, UnknownGpuError
 from agent.inventory.preparation.errors import PreparationError
 from agent.model.reasons import ReasonCode
@@ -33,7 +34,7 @@ from agent.updates.errors import (
 from agent.wire.answers import ProblemDetails
 from agent.wire.views import ReasonView
 
-_log = logging.getLogger(__name__)
+_log = PacedLog(logging.getLogger(__name__))
 
 _STATUS: tuple[tuple[type[AgentError], int], ...] = (
     (RefusedError, 409),

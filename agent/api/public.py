@@ -55,6 +55,7 @@ def _deployment(one: DeploymentView) -> DeploymentView:
         error=_fault(one.error),
         degraded=_fault(one.degraded),
         probes=None,
+        reach=[replace(each, problem=None) for each in one.reach],
         warnings=[],
     )
 
@@ -76,7 +77,9 @@ def _reason(one: ReasonView) -> ReasonView:
 
 
 def _fault(one: FaultView | None) -> FaultView | None:
-    return None if one is None else replace(one, detail=None, probe=None, console_tail=None)
+    if one is None:
+        return None
+    return replace(one, detail=None, probe=None, response=None, console_tail=None)
 
 
 def _update(one: UpdateView) -> UpdateView:
@@ -85,6 +88,8 @@ def _update(one: UpdateView) -> UpdateView:
         reasons=[_reason(each) for each in one.reasons],
         warnings=[],
         error=_fault(one.error),
+        serves=None,
+        next_steps=[],
         progress=_progress(one.progress),
     )
 

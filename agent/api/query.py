@@ -9,7 +9,8 @@ from typing import Any
 from agent.api.body import shown
 from agent.api.problems import HttpError
 from agent.api.route import Query
-from agent.wire.text import NONCE_PATTERN
+from agent.model import ids
+from agent.wire.text import DEPLOYMENT_PATTERN, NONCE_PATTERN
 
 MAX_SEQUENCE = 2**53 - 1
 MAX_TAIL = 8 * 1024 * 1024
@@ -60,6 +61,15 @@ NONCE = Query(
     _nonce,
     {"type": "string", "pattern": NONCE_PATTERN},
     "What the evidence must answer to.",
+)
+
+
+DEPLOYMENT = Query(
+    "deployment",
+    ids.parse_deployment_name,
+    {"type": "string", "pattern": DEPLOYMENT_PATTERN, "maxLength": 63},
+    "Of this deployment; it may be deleted.",
+    required=True,
 )
 
 

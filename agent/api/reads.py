@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 
 import msgspec
 from aiohttp import web
@@ -22,8 +23,18 @@ from agent.api.views import (
     secret_view,
     update_view,
 )
+from agent.model.ended_console import EndedConsole
+from agent.model.ids import DeploymentName
 from agent.updates.errors import UnknownNameError
-from agent.wire.answers import Deployments, Enclaves, Events, Secrets, Updates
+from agent.wire.answers import (
+    Deployments,
+    Enclaves,
+    EndedConsoles,
+    EndedConsoleView,
+    Events,
+    Secrets,
+    Updates,
+)
 from agent.wire.host_views import HealthView
 
 DEFAULT_TAIL = 64 * 1024
@@ -139,6 +150,24 @@ async def console(call: Call) -> Reply:
     data = await call.surface.engine.console(enclave_id(call), tail)
     body = await asyncio.to_thread(_as_text, data) if len(data) > _QUICK else _as_text(data)
     return Reply(200, body, "text/plain; charset=utf-8")
+
+
+async def ended_consoles(call: Call) -> Reply:
+    """Of a deployment that may be gone itself."""
+    found = await call.surface.engine.ended_consoles(DeploymentName(call.query["deployment"]))
+    return json_reply(EndedConsoles(consoles=[_ended(one) for one in found]))
+
+
+def _ended(one: EndedConsole) -> EndedConsoleView:
+    return EndedConsoleView(
+        enclave=one.enclave,
+        deployment=one.deployment,
+        slot=one.slot,
+        revision=one.revision,
+        tag=one.tag,
+        ended_at=dt.datetime.fromtimestamp(one.ended_at, dt.UTC),
+        bytes=one.bytes,
+    )
 
 
 def _as_text(data: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.api import changes, gpus, images, leases, reads, validation
-from agent.api.query import AFTER, FOLLOW, LIMIT, NONCE, TAIL
+from agent.api.query import AFTER, DEPLOYMENT, FOLLOW, LIMIT, NONCE, TAIL
 from agent.api.roles import Permission
 from agent.api.route import DocumentedAnswer, Handler, HttpRoute
 from agent.wire import answers as a
@@ -256,6 +256,15 @@ ROUTES: tuple[HttpRoute, ...] = (
         answers=(DocumentedAnswer(200, "The newest of it.", media=_TEXT),),
         query=(TAIL,),
         problems=(404,),
+    ),
+    _get(
+        "/v1/consoles",
+        "ended_consoles",
+        "What is kept of consoles of enclaves that are gone.",
+        reads.ended_consoles,
+        a.EndedConsoles,
+        permission=Permission.DEBUG,
+        query=(DEPLOYMENT,),
     ),
     _get(
         f"{_E}/attestation",

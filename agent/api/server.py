@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -18,6 +18,8 @@ from agent.api.peers import Peers
 from agent.api.roles import Role
 from agent.api.surface import Surface
 from agent.api.tls_accept import TlsAcceptor
+from agent.door.connection import Room
+from agent.door.plain import Crowd, PlainAcceptor
 from agent.host.restart_on_error import restart_on_error
 from agent.pki.peer import Peer
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 _SHUTDOWN_S = 3.0
 _HEAR_OUT_S = 0.05
 _BACKLOG = 512
-_HANDLER: dict[str, Any] = {"access_log": None, "keepalive_timeout": 75.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,18 @@ class ApiServer:
     """Serves until closed. The listeners are its own from `start` on: `close` closes them."""
 
     def __init__(
-        self, surface: Surface, listeners: Sequence[Listener], rpc: Rpc | None = None
+        self,
+        surface: Surface,
+        listeners: Sequence[Listener],
+        rpc: Rpc | None = None,
+        room: Room | None = None,
     ) -> None:
         self._surface = surface
         self._listeners = tuple(listeners)
         self._rpc = rpc
         self._runners: list[web.AppRunner] = []
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[PlainAcceptor] = []
+        self._room = room or Room()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -70,8 +76,10 @@ class ApiServer:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            await acceptor.stop()
+        for listener in self._listeners:
+            listener.sock.close()
         for listener in self._listeners:
             remove(listener)
         if any(listener.handed_over for listener in self._listeners):
@@ -79,32 +87,31 @@ class ApiServer:
             await asyncio.sleep(_HEAR_OUT_S)
         for runner in self._runners:
             await runner.cleanup()
-        for listener in self._listeners:
-            listener.sock.close()
         if self._rpc is not None:
             self._rpc.sock.close()
         self._tasks.clear()
         self._runners.clear()
-        self._servers.clear()
+        self._acceptors.clear()
 
     async def _serve(self, listener: Listener) -> None:
         server = await self._server(listener.role)
-        loop = asyncio.get_running_loop()
 
-        def protocol() -> web.RequestHandler:
-            return Connection(server, loop=loop, **_HANDLER)
+        def connect(peer: str, crowd: Crowd) -> Connection:
+            return Connection(server, room=self._room, peer=f"{listener.role} {peer}", crowd=crowd)
 
-        self._servers.append(await loop.create_server(protocol, sock=listener.sock))
+        listener.sock.listen(_BACKLOG)
+        acceptor = PlainAcceptor(listener.sock, connect, self._room.limits)
+        acceptor.start(f"api-{listener.role}")
+        self._acceptors.append(acceptor)
 
     async def _serve_peers(self, rpc: Rpc) -> None:
         """From the first moment on at which there are certificates."""
         servers = {role: await self._server(role) for role in (Role.COORDINATOR, Role.OBSERVER)}
-        loop = asyncio.get_running_loop()
 
         def connect(
             role: Role, peer: Peer, lost: Callable[[PeerConnection], None]
         ) -> PeerConnection:
-            return PeerConnection(servers[role], peer=peer, lost=lost, loop=loop, **_HANDLER)
+            return PeerConnection(servers[role], room=self._room, peer=peer, lost=lost)
 
         peers = Peers(rpc.trust, connect)
         counters = self._surface.counters

@@ -11,11 +11,12 @@ import msgspec
 from aiohttp import web
 
 from agent.api.problems import HttpError
+from agent.host.paced_log import PacedLog
 from agent.model.event import Event
 from agent.updates.errors import PrunedError
 from agent.updates.port import Engine
 
-_log = logging.getLogger(__name__)
+_log = PacedLog(logging.getLogger(__name__))
 
 MAX_STREAMS = 64
 MAX_STREAMS_OF_ONE = 32  # by name: observers leave room for the coordinator
@@ -111,8 +112,8 @@ class _Follower:
             self._abort()
         except ConnectionError:
             return
-        except Exception:  # noqa: BLE001 - the head is sent: no other way is left to tell of it
-            _log.exception("stream of events broke")
+        except Exception as error:  # noqa: BLE001 - the head is sent: no other way is left to tell of it
+            _log.error("stream of events broke", exc_info=error)
             self._abort()
 
     def _abort(self) -> None:

@@ -18,15 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agent.api.eviction import EvictingQueue
-from agent.api.tls import accept_tls
+from agent.door.accept import accept_for_ever
+from agent.door.crowd import EvictingQueue
+from agent.door.limits import peer_of_address
+from agent.door.tls import accept_tls
 from agent.pki.peer import Peer, peer_of
 
 _log = logging.getLogger(__name__)
 # A record is a type, a version and the length of what follows (RFC 8446, section 5.1).
 _RECORD = struct.Struct("!BHH")
 _HANDSHAKE, _LONGEST_RECORD = 22, 1 << 14
-_TRY_AGAIN_S = 0.1
 _UNACKNOWLEDGED_MS = 30_000
 
 
@@ -69,17 +70,14 @@ class TlsAcceptor:
     async def run(self) -> None:
         """Accept, for ever. When cancelled, whoever is at the door is dropped."""
         loop = asyncio.get_running_loop()
+
+        def take(sock: socket.socket, address: Any) -> None:
+            task = loop.create_task(self._receive(sock, peer_of_address(str(address[0]))))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
         try:
-            while True:
-                try:
-                    sock, address = await loop.sock_accept(self._sock)
-                except OSError as error:  # out of descriptors, say: what is open must go on
-                    _log.warning("cannot accept: %s", error)
-                    await asyncio.sleep(_TRY_AGAIN_S)
-                    continue
-                task = loop.create_task(self._receive(sock, str(address[0])))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            await accept_for_ever(self._sock, take)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -116,10 +114,13 @@ class TlsAcceptor:
             return "no_certificate"
         threshold = _Threshold(self._enter, lambda: self._context() is context)
         with _within(self._shaking, address):
-            await accept_tls(sock, context, threshold)
+            await accept_tls(sock, context, threshold, self._flooded)
         if threshold.refusal is not None:
             self._refused[threshold.refusal] += 1
         return None
+
+    def _flooded(self) -> None:
+        self._refused["tls_flood"] += 1
 
 
 @contextlib.contextmanager

@@ -15,7 +15,9 @@ from agent.model.revision import Fault, Revision
 from agent.model.update import Update
 from agent.probes.answers import played_containers
 from agent.probes.choice import unasked
+from agent.probes.port import ListenerReach
 from agent.updates.secrets.standing import SecretState
+from agent.updates.snapshot.aftermath import aftermath
 from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts
 from agent.wire.answers import SecretView
 from agent.wire.host_views import AmountsView
@@ -25,10 +27,12 @@ from agent.wire.views import (
     EnclaveView,
     EstimateView,
     FaultView,
+    NextStepView,
     ProbesView,
     ProbeView,
     ProgressView,
     PublishView,
+    ReachView,
     ReasonView,
     RollbackView,
     UpdateView,
@@ -71,6 +75,7 @@ def fault_view(fault: Fault | None) -> FaultView | None:
         detail=fault.detail,
         step=fault.step,
         probe=fault.probe,
+        response=fault.response,
         console_tail=fault.console_tail,
     )
 
@@ -98,7 +103,8 @@ def amounts_view(amounts: Amounts) -> AmountsView:
 
 
 def update_view(update: Update, facts: DeploymentFacts | None) -> UpdateView:
-    """The facts add the progress, while they are about this very update."""
+    """The facts add the progress, while they are about this very update, and what it left."""
+    left = aftermath(update, facts) if facts else None
     return UpdateView(
         id=update.id,
         deployment=update.deployment,
@@ -120,6 +126,11 @@ def update_view(update: Update, facts: DeploymentFacts | None) -> UpdateView:
         downtime_s=update.downtime_s,
         reset_connections=update.reset_connections,
         error=fault_view(update.fault),
+        serves=left.serves if left else None,
+        next_steps=[
+            NextStepView(command=one.command, why=one.why)
+            for one in (left.next_steps if left else ())
+        ],
         progress=_progress(update, facts),
     )
 
@@ -170,7 +181,7 @@ def enclave_view(facts: EnclaveFacts, now: Instant) -> EnclaveView:
         address=row.address,
         pid=facts.vm.process.pid if facts.vm.process else None,
         unit=facts.vm.unit,
-        healthy=health.healthy if health else None,
+        healthy=facts.healthy,
         attested=verdict.attested if verdict else None,
         simulated=_is_simulated(facts),
         connections=facts.connections,
@@ -216,7 +227,20 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
         error=fault_view(row.fault),
         probes=_probes(revision) if revision else None,
         refused=dict(facts.refused),
+        reach=[_reach(one) for one in facts.outside],
+        health_falls=row.health.falls,
+        fell_at=[one.wall for one in row.health.fell_at],
         warnings=_warnings(facts),
+    )
+
+
+def _reach(one: ListenerReach) -> ReachView:
+    return ReachView(
+        listen=str(one.listen),
+        reached=one.reached,
+        since=_wall(one.since),
+        problem=one.problem,
+        asked_from="outside" if one.by_outside else "host",
     )
 
 

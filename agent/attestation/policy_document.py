@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.attestation.document import KEY_BYTES, BoundKeys, Document
 from agent.attestation.evidence import EvidenceError
-from agent.attestation.port import Check
+from agent.attestation.port import BINDS_KEY, Check
 
 
 def check_freshness(document: Document, *, allow_unfresh: bool) -> Check:
@@ -25,7 +25,7 @@ def check_tls_key(keys: BoundKeys, spki_sha256: str) -> Check:
     bound = keys.tls_spki_sha256.hex()
     same = bound == spki_sha256
     return Check(
-        code="tls_key",
+        code=BINDS_KEY,
         passed=same,
         detail=f"TLS key {spki_sha256} is bound"
         if same

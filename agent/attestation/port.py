@@ -14,6 +14,7 @@ from agent.model.ids import EnclaveId
 from agent.model.release import Release
 
 KEY_CHANGED = "tls_key_changed"  # the check of a connection that showed another key
+BINDS_KEY = "tls_key"  # the check that the evidence binds the key of its connection
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):

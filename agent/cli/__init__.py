@@ -55,6 +55,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "Put the newest backup in the place of a damaged store.",
     ),
     "release": ("release", "release", "Make releases."),
+    "support-bundle": (
+        "support_bundle",
+        "support_bundle",
+        "Put what somebody needs who is to help into one file, redacted.",
+    ),
     "completion": (
         "completion",
         "completion",

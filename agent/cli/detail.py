@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 from rich.console import Group, RenderableType
@@ -10,10 +10,11 @@ from rich.text import Text
 
 from agent.cli.client import reason_text
 from agent.cli.expectation import history
+from agent.cli.failure import what_is_left, words
 from agent.cli.overview import health_word, update_text
 from agent.cli.progress import probe_word
 from agent.cli.screen import pairs, table, word
-from agent.cli.tables import Column, Pairs, prose
+from agent.cli.tables import Column, Pairs, Paragraph, prose
 from agent.cli.text import ago, duration, moment, safe, safe_lines
 from agent.config import SIMULATED
 from agent.wire.views import (
@@ -75,6 +76,13 @@ def _head(one: DeploymentView) -> RenderableType:
         shown.add_row("secret", safe(secret) + stale)
     for limit, count in sorted(one.refused.items()):
         shown.add_row("refused", f"{count} by limits.{safe(limit)}")
+    for each in one.reach:
+        if each.reached is False:
+            why = f"no client reaches {safe(each.listen)}: {safe(each.problem or '')}"
+            shown.add_row("cut off", Text(why, style="bold red"))
+    if one.health_falls:
+        last = f", the last at {moment(one.fell_at[-1])}" if one.fell_at else ""
+        shown.add_row("fell", f"{one.health_falls} times from health{last}")
     _warn(shown, one.warnings)
     return shown
 
@@ -175,7 +183,9 @@ def update_block(update: UpdateView, told: Container[str] = ()) -> list[Renderab
         shown.add_row("until", f"{moment(progress.deadline_at)} at the latest")
     blocks: list[RenderableType] = [shown]
     if update.error is not None:
-        blocks.extend(fault_block(update.error))
+        blocks.extend(fault_block(update.error, what_is_left(update)))
+    else:
+        blocks.extend(Paragraph(safe(line), hanging=2) for line in what_is_left(update))
     return blocks
 
 
@@ -229,14 +239,12 @@ def rollback_table(options: list[RollbackView]) -> RenderableType:
     return rows
 
 
-def fault_block(fault: FaultView) -> list[RenderableType]:
-    """What went wrong, down to the console."""
-    where = f" in step {fault.step}" if fault.step else ""
-    blocks: list[RenderableType] = [
-        Text(f"{safe(fault.code)}{where}: {safe(fault.detail or '')}", style="bold red")
-    ]
-    if fault.probe:
-        blocks.append(Text(f"last probe: {safe(fault.probe)}"))
+def fault_block(fault: FaultView, left: Sequence[str] = ()) -> list[RenderableType]:
+    """What went wrong in its own words, what it left, and the console."""
+    where = f"in step {fault.step}, " if fault.step else ""
+    told = Text(f"{where}{safe(words(fault))}", style="bold red")
+    blocks: list[RenderableType] = [Paragraph(told, hanging=2)]
+    blocks += [Paragraph(safe(line), hanging=2) for line in left]
     if fault.console_tail:
         blocks.append(Text("console:", style="dim"))
         tail = safe_lines(fault.console_tail).rstrip("\n")

@@ -18,6 +18,7 @@ import click
 
 from agent.cli.doctor_egress import egress_line
 from agent.cli.doctor_line import Line
+from agent.cli.doctor_outside import outside_line
 from agent.cli.doctor_rules import rules_line
 from agent.cli.doctor_taps import tap_line
 from agent.cli.exits import Exit
@@ -277,6 +278,7 @@ CHECKS: tuple[Callable[[Config], Line], ...] = (
     egress_line,
     _nft,
     rules_line,
+    outside_line,
     _haproxy,
     _systemd,
     _sysfs,

@@ -43,6 +43,7 @@ def gpu_lines(
         sysfs_root=host.sysfs_root,
         cgroup_root=host.cgroup_root,
         dev_root=dev_root,
+        proc_root=proc_root,
     ).read()
     lines = [*tee_id_lines(platform), *hugepage_lines(platform)]
     gpus = [one for one in functions if one.kind == "gpu"]
@@ -55,6 +56,7 @@ def gpu_lines(
         *_groups(gpus),
         _vfio(host.sysfs_root),
         _iommufd(platform),
+        *_vfio_nodes(functions, platform),
         _kernel_log(dev_root / "kmsg"),
         _tools(host.gpu_tools),
         _nvml(gpus, nvml),
@@ -165,6 +167,27 @@ def _iommufd(platform: HostInventory) -> Line:
         "/dev/iommu is not there; confidential guests need it for GPUs",
         "modprobe iommufd (Linux 6.6 or newer)",
     )
+
+
+def _vfio_nodes(functions: tuple[PciFunction, ...], platform: HostInventory) -> Iterator[Line]:
+    """Through which iommufd reaches them; nothing of what no vfio driver has yet is known."""
+    from agent.model.vfio_node import NODE_MEND, missing_node
+
+    without = [
+        one.bdf
+        for one in functions
+        if missing_node(one.driver, one.vfio_device, made_here=platform.vfio_nodes)
+    ]
+    if without:
+        yield Line(
+            "vfio devices",
+            "error",
+            f"this kernel makes no file in /dev/vfio/devices for {', '.join(without)}: "
+            "confidential guests cannot have them",
+            NODE_MEND,
+        )
+    elif platform.vfio_nodes or any(one.vfio_device for one in functions):
+        yield Line("vfio devices", "ok", "each has a file in /dev/vfio/devices")
 
 
 def _kernel_log(path: Path) -> Line:

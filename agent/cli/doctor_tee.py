@@ -52,11 +52,22 @@ def _able(config: Config, tee: Tee) -> Line:
         except QemuProbeError as error:
             return Line(what, "error", describe(error), "set qemu.binary")
     shown = ".".join(map(str, found.version))
-    if told := lacks(found, tee, devices=True):
+    if told := lacks(found, tee, devices=_has_gpus(config)):
         mend = "docs/hardware.md says what is needed and how to enable it"
         return Line(what, "error", f"{shown}: {'; '.join(told)}", mend)
     sev = f", C-bit {found.sev.cbitpos}" if found.sev else ""
     return Line(what, "ok", f"{shown} has all that is given to it{sev}")
+
+
+def _has_gpus(config: Config) -> bool:
+    """Whether guests of this host may be given some; of a bus that cannot be read, yes."""
+    from agent.inventory.host import InventoryError
+    from agent.inventory.pci import PciReader
+
+    try:
+        return any(one.kind == "gpu" for one in PciReader(config.host.sysfs_root).read())
+    except InventoryError:
+        return True
 
 
 def _locked_memory(config: Config) -> Line:

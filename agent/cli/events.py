@@ -56,7 +56,7 @@ def events(  # noqa: PLR0917 - click passes them by name
         name=name,
         since=None if since is None else moment_of(since),
     )
-    rows = heard.wanted(_kept(client, after))
+    rows = heard.wanted(kept(client, after))
     shown = list(rows if tail is None else deque(rows, maxlen=tail))
     if follow:
         _show_lines(shown, output)
@@ -132,7 +132,7 @@ def _show_lines(events: Iterable[Event], output: Output, *, headers: bool = True
         click.echo(line_of(event))
 
 
-def _kept(client: Client, after: int) -> Iterator[Event]:
+def kept(client: Client, after: int) -> Iterator[Event]:
     """What is there, page by page; the oldest that is kept where more is asked for."""
     while True:
         try:

@@ -12,13 +12,15 @@ import time
 
 import click
 
-from agent.cli.client import Client
+from agent.cli.client import Client, segment
 from agent.cli.completion import DEPLOYMENT
 from agent.cli.exits import Exit, Failure
 from agent.cli.names import chosen_enclave
 from agent.cli.overlap import news
 from agent.cli.session import session
-from agent.cli.text import safe_lines
+from agent.cli.text import moment_ago, safe, safe_lines
+from agent.model.ids import parse_deployment_name
+from agent.wire.answers import EndedConsoles, EndedConsoleView
 from agent.wire.views import DeploymentView, EnclaveView
 
 _EVERY_S = 0.5
@@ -33,18 +35,35 @@ _NO_CONSOLE = "its image prints nothing: production images have no console, debu
 @click.option("--tail", type=click.IntRange(0), metavar="LINES", help="Only the last lines.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what it prints.")
 @click.option("--raw", is_flag=True, help="The guest's own bytes: they may steer your terminal.")
-def logs(name: str, slot: str | None, tail: int | None, follow: bool, raw: bool) -> None:
+@click.option(
+    "--previous", "-p", is_flag=True, help="Of the newest enclave that is gone, deleted or not."
+)
+def logs(  # noqa: PLR0917 - click passes them by name
+    name: str, slot: str | None, tail: int | None, follow: bool, raw: bool, previous: bool
+) -> None:
     """Show the console of a deployment's enclave.
 
     NAME may be an enclave's id too, or the beginning of one.
     """
     client = session().client()
+    if previous:
+        if follow:
+            raise click.UsageError(
+                "--previous and --follow: nothing more comes of one that is gone"
+            )
+        _show_ended(client, name, slot, tail, raw=raw)
+        return
     deployment, enclave = chosen_enclave(client, name)
     if enclave is not None and slot is not None:
         raise click.UsageError("--slot is for a deployment: an enclave has one")
     enclave = enclave or _choose(deployment, slot)
     if enclave is None:
-        _show_kept(deployment, slot, raw=raw)
+        if _ended(client, deployment.name, slot):
+            told = f"no enclave of {deployment.name} runs; this is the last one's:"
+            click.echo(told, err=True)
+            _show_ended(client, deployment.name, slot, tail, raw=raw)
+        else:
+            _show_kept(deployment, slot, raw=raw)
         return
     path = f"/v1/enclaves/{enclave.id}/console?tail="
     text = client.read_bytes(f"{path}{_MAX}").decode()
@@ -73,6 +92,30 @@ def _choose(deployment: DeploymentView, slot: str | None) -> EnclaveView | None:
     if slot is not None or not deployment.enclaves:
         return None
     return max(deployment.enclaves, key=lambda one: one.revision)
+
+
+def _ended(client: Client, name: str, slot: str | None) -> list[EndedConsoleView]:
+    """Those that are kept, the newest first; none where nothing could be called so."""
+    try:
+        parse_deployment_name(name)
+    except ValueError:
+        return []
+    found = client.read(f"/v1/consoles?deployment={segment(name)}", EndedConsoles).consoles
+    return [one for one in found if slot in (None, one.slot)]
+
+
+def _show_ended(
+    client: Client, name: str, slot: str | None, tail: int | None, *, raw: bool
+) -> None:
+    """Of the newest that is gone, with whose it was."""
+    found = _ended(client, name, slot)
+    if not found:
+        raise Failure(Exit.FAILED, f"no console of {name} is kept", [f"perhaps {_NO_CONSOLE}"])
+    one = found[0]
+    told = f"enclave {one.enclave} ({one.slot}, {one.tag}, revision {one.revision})"
+    click.echo(safe(f"{told}, last heard {moment_ago(one.ended_at)}"), err=True)
+    text = client.read_bytes(f"/v1/enclaves/{one.enclave}/console?tail={_MAX}").decode()
+    _print(_last(text, tail), raw=raw)
 
 
 def _show_kept(deployment: DeploymentView, slot: str | None, *, raw: bool) -> None:

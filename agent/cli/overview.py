@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from agent.cli.failure import words
 from agent.cli.screen import pairs, table, word
 from agent.cli.tables import Column, Paragraph, Table
 from agent.cli.text import safe, told_moment
@@ -152,7 +153,10 @@ def _faults(deployments: list[DeploymentView]) -> list[RenderableType]:
     for one in deployments:
         fault = one.degraded or one.error or (one.update.error if one.update else None)
         if fault is not None:
-            lines.append(Text(f"{safe(one.name)}: {fault.code}: {safe(fault.detail or '')}"))
+            update = one.update
+            serves = update.serves if update and update.error == fault and update.serves else ""
+            told = f"{safe(one.name)}: {safe(words(fault))}"
+            lines.append(Paragraph(f"{told}; {safe(serves)}" if serves else told, hanging=2))
             lines.append(Text(f"  more: enclave-agent status {safe(one.name)}", style="dim"))
     return lines
 

@@ -13,6 +13,7 @@ import click
 
 from agent.cli.client import Client, segment
 from agent.cli.exits import Exit, Failure
+from agent.cli.failure import headline, what_is_left, words
 from agent.cli.options import TEXT, Output
 from agent.cli.progress import Display, Lines, Picture
 from agent.cli.screen import on_terminal, say, show_json
@@ -152,7 +153,8 @@ def _conclude(update: UpdateView, *, quiet: bool) -> None:
         case UpdateStatus.FAILED:
             raise failure_of_update(update)
         case UpdateStatus.CANCELLED:
-            raise Failure(Exit.FAILED, f"{name}: the update to {update.tag} was cancelled")
+            told = f"{name}: the update to {update.tag} was cancelled"
+            raise Failure(Exit.FAILED, told, what_is_left(update))
         case _:
             told = (
                 f"{name}: {update.tag} is prepared and waits: enclave-agent update accept {name}, "
@@ -172,20 +174,14 @@ def _cost(update: UpdateView) -> str:
 
 
 def failure_of_update(update: UpdateView) -> Failure:
-    """Why, the last probe's answer, and the end of the console."""
+    """In the words of what failed, with what still serves, what to type, and the console's end."""
     fault = update.error
-    if fault is None:
-        return Failure(Exit.FAILED, f"{update.deployment}: update failed in {update.step}")
-    lines = [f"{fault.code}: {fault.detail}"]
-    if fault.probe:
-        lines.append(f"last probe: {fault.probe}")
-    if fault.console_tail:
+    lines = [words(fault)] if fault is not None else []
+    lines += what_is_left(update)
+    if fault is not None and fault.console_tail:
         lines.append("console:")
         lines += [f"  {line}" for line in safe_lines(fault.console_tail).splitlines()]
-    step = fault.step or update.step
-    return Failure(
-        Exit.FAILED, f"{update.deployment}: update to {update.tag} failed in {step}", lines
-    )
+    return Failure(Exit.FAILED, headline(update), lines)
 
 
 def wait_until(

@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.config import Config
 from agent.host.clock import Clock
+from agent.host.commands import RunCommand, run_command
 from agent.host.kernel_log import KernelLog
 from agent.host.units import borrow
 from agent.inventory.nvml.probe import NvmlProbe
@@ -18,11 +19,12 @@ from agent.inventory.preparation.modes import ModeTool
 from agent.inventory.preparation.observers import Observers
 from agent.inventory.preparation.places import places_of
 from agent.inventory.preparation.preparer import Preparer
+from agent.inventory.preparation.records import DevicePlace
 from agent.inventory.preparation.recovery import Recovery
 from agent.inventory.watch import InventoryWatch
-from agent.model.gpu import Gpu
 from agent.model.gpu_selection import GpuSelection
 from agent.model.ids import Bdf, EnclaveId
+from agent.model.inventory import Inventory
 from agent.probes.port import Probes
 from agent.store.port import Store
 from agent.updates.admission.gpus import gpu_uses
@@ -57,14 +59,36 @@ def gpus_of(
     )
 
 
-def preparer_of(
-    config: Config, clock: Clock, store: Store, gpus: Gpus, *, confidential: bool
-) -> Preparer:
-    """Who prepares GPUs. Without confidential computing their mode is nobody's concern."""
+class _Places:
+    """The places of the inventory's devices, worked out once for each that is published."""
 
-    def devices() -> tuple[Gpu, ...]:
-        inventory = gpus.inventory
-        return (*inventory.gpus, *inventory.switches) if inventory else ()
+    def __init__(self, gpus: Gpus) -> None:
+        self._gpus = gpus
+        self._of: Inventory | None = None
+        self._places: Mapping[Bdf, DevicePlace] = {}
+
+    def now(self) -> Mapping[Bdf, DevicePlace]:
+        inventory = self._gpus.inventory
+        if inventory is not self._of:
+            every = (*inventory.gpus, *inventory.switches) if inventory else ()
+            self._of, self._places = inventory, places_of(every)
+        return self._places
+
+
+def preparer_of(
+    config: Config,
+    clock: Clock,
+    store: Store,
+    gpus: Gpus,
+    *,
+    confidential: bool,
+    run: RunCommand = run_command,
+) -> Preparer:
+    """Who prepares GPUs. Without confidential computing their mode is nobody's concern.
+
+    `run`: through which everything is done to devices.
+    """
+    places = _Places(gpus)
 
     def gives_display(bdf: Bdf) -> bool:
         """Whether the configuration names it all the same."""
@@ -77,13 +101,13 @@ def preparer_of(
     return Preparer(
         store,
         clock,
-        DeviceOps(config.host.sysfs_root, gives_display=gives_display),
-        ModeTool(config.host.gpu_tools) if confidential else None,
-        present=lambda: places_of(devices()),
-        place_of=lambda bdf: places_of(devices()).get(bdf),
+        DeviceOps(config.host.sysfs_root, gives_display=gives_display, run=run),
+        ModeTool(config.host.gpu_tools, run=run) if confidential else None,
+        present=places.now,
+        place_of=lambda bdf: places.now().get(bdf),
         quarantine=quarantine,
         released=gpus.released,
         was_reset=gpus.was_reset,
-        recovery=Recovery(store, clock, config.host.sysfs_root, expecting=gpus.expecting),
-        observers=Observers(store, config.gpus.stop_units),
+        recovery=Recovery(store, clock, config.host.sysfs_root, expecting=gpus.expecting, run=run),
+        observers=Observers(store, config.gpus.stop_units, run=run),
     )

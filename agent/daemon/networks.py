@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,12 +13,18 @@ from agent.daemon.egress import policy_of
 from agent.enclaves.network import Network
 from agent.enclaves.network_tap import TapNetwork
 from agent.enclaves.network_user import UserNetwork
+from agent.host.clock import Clock
 from agent.host.commands import RunCommand, run_command
 from agent.host.guest_sockets import GuestSockets
 from agent.host.network_news import NetworkNews
 from agent.host.units import in_units as run_in_units
+from agent.inventory.local_addresses import read_local_addresses
 from agent.model.egress import NO_POLICY, EgressPolicy, GuestEgress
+from agent.model.link_names import outside_link
 from agent.model.resources import Listen
+from agent.probes.outside import OutsideProber
+from agent.probes.outside_link import OutsideLink
+from agent.probes.port import NobodyOutside
 from agent.traffic.foreign_watch import ForeignRules
 from agent.traffic.haproxy import HaproxyTraffic
 from agent.traffic.holding import ProcessHolder
@@ -141,6 +148,26 @@ def watches_of(
     network = config.network
     foreign = ForeignRules(network.bridge, network.subnet, table_of(network.bridge))
     return (NftablesWatch(traffic, foreign, news).run,)
+
+
+def outside_of(
+    config: Config, choices: Choices, clock: Clock, news: NetworkNews
+) -> OutsideProber | NobodyOutside:
+    """Who asks listeners as clients do: from outside, where this process may make such a place."""
+    if config.probes.outside == "never":
+        return NobodyOutside()
+    network = config.network
+    tap = choices.network.value == NetworkMode.TAP
+    link = OutsideLink(outside_link(network.bridge), avoid=(network.subnet,))
+    return OutsideProber(
+        config.probes,
+        clock,
+        link if os.geteuid() == 0 else None,
+        addresses=read_local_addresses,
+        relayed=not (tap and choices.traffic.value == TrafficMode.NFTABLES),
+        stirred=news.stirred,
+        network_at_fault=lambda: any(one.severity == "error" for one in news.problems.values()),
+    )
 
 
 def _in_units(config: Config) -> RunCommand:

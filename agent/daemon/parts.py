@@ -20,7 +20,13 @@ from agent.daemon.gpus import gpus_of, preparer_of
 from agent.daemon.host_supply import SupplyReader
 from agent.daemon.launch_formats import LaunchFormats
 from agent.daemon.listen_rules import ListenRulesReader
-from agent.daemon.networks import guest_sockets, network_of, traffic_of, watches_of
+from agent.daemon.networks import (
+    guest_sockets,
+    network_of,
+    outside_of,
+    traffic_of,
+    watches_of,
+)
 from agent.daemon.preflight import HostPreflight, host_look
 from agent.enclaves.fleet import Fleet
 from agent.enclaves.port import SecureProcessor
@@ -85,6 +91,7 @@ def build(
     traffic = traffic_of(config, choices, network)
     sockets = guest_sockets(config, choices)
     prober = Prober(config.probes, clock, sockets)
+    outside = outside_of(config, choices, clock, news)
     units = choices.supervisor.value == SupervisorKind.SYSTEMD
     gpus = gpus_of(config, clock, store, prober, in_units=units)
     tee = Tee(choices.tee.value)
@@ -158,7 +165,8 @@ def build(
         host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
         network_news=news,
-        watches=watches_of(config, traffic, news),
+        outside=outside,
+        watches=(*watches_of(config, traffic, news), outside.run),
     )
     facts = _host_facts(config, choices, clock, host_id)
     return Assembly(
@@ -271,6 +279,8 @@ def policy(config: Config, tee: str) -> Policy:
         probe_slack_s=rounds_s,
         failing_for_s=probes.failure_threshold * probes.interval_s,
         pull_allowance_s=update.pull_allowance_s,
+        outside_patience_s=rounds_s,
+        relaunch_unhealthy_after_s=config.relaunch_unhealthy_after_s,
         reverify_s=None if tee == Tee.NONE else config.attestation.interval_s,
         drop_on_loss=config.attestation.on_loss == "drop_traffic",
     )

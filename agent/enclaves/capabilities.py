@@ -7,6 +7,7 @@ and not by QEMU's last words.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -41,6 +42,30 @@ _TEE_OBJECTS = {
 _SINCE = {Tee.SEV_SNP: (9, 1), Tee.TDX: (10, 1)}
 
 
+class _KnownFault(NamedTuple):
+    """What releases from `since` on, before `mended`, get wrong though they have all that is asked
+    for. `devices`: only where some of the host's go with it.
+    """
+
+    tee: Tee
+    since: tuple[int, int]
+    mended: tuple[int, int]
+    devices: bool
+    detail: str
+
+
+_FAULTS = (
+    # QEMU's ChangeLog of 9.2, VFIO: a regression of 9.1. The launch ends with those words.
+    _KnownFault(
+        Tee.SEV_SNP,
+        (9, 1),
+        (9, 2),
+        devices=True,
+        detail='it gives no device to a SEV-SNP guest ("Cannot set discarding of RAM broken")',
+    ),
+)
+
+
 class SevPlatform(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What QEMU says of this processor's memory encryption (`query-sev-capabilities`)."""
 
@@ -69,6 +94,13 @@ def lacks(found: QemuCapabilities, tee: Tee, *, devices: bool) -> list[str]:
     since = _SINCE.get(tee)
     if since is not None and found.version[:2] < since:
         told.append(f"tee: {tee} needs QEMU {since[0]}.{since[1]} or newer")
+    told += [
+        f"{one.detail}; QEMU {one.mended[0]}.{one.mended[1]} and newer do"
+        for one in _FAULTS
+        if one.tee is tee
+        and one.since <= found.version[:2] < one.mended
+        and (devices or not one.devices)
+    ]
     for name in _TEE_OBJECTS.get(tee, ()):
         told += _missing("object", name, OBJECTS[name], found.objects)
     if devices and tee in _TEE_OBJECTS:

@@ -8,7 +8,6 @@ Invariant: the log of one enclave never takes more than its limit on disk, at no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -52,13 +51,6 @@ class ConsoleLog:
         """The newest bytes; empty if there never was a console."""
         newest = _tail(self._new, max_bytes)
         return _tail(self._old, max_bytes - len(newest)) + newest
-
-    def delete(self) -> None:
-        """Remove the log and its directory. Idempotent."""
-        for path in (self._new, self._old):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # never made, or not only ours
-            self._directory.rmdir()
 
 
 class Harvester:

@@ -12,6 +12,7 @@ from agent.config import Accel, Tee
 from agent.enclaves.accel import AccelProof, AccelVerdict
 from agent.enclaves.console import ConsoleLog
 from agent.enclaves.driver import Driver, DriverResources
+from agent.enclaves.ended_consoles import EndedConsoles
 from agent.enclaves.hardware import Hardware
 from agent.enclaves.launcher import Launcher
 from agent.enclaves.network import Network, NetworkError
@@ -34,8 +35,9 @@ from agent.host.process import find_by_option, identify
 from agent.host.threads import finish_in_thread
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
+from agent.model.ended_console import EndedConsole
 from agent.model.gpu import Gpu
-from agent.model.ids import Bdf, EnclaveId
+from agent.model.ids import Bdf, DeploymentName, EnclaveId
 from agent.model.power_button import Press
 from agent.model.revision import Revision
 
@@ -70,6 +72,7 @@ class Fleet:
         self.accel_verdict: AccelVerdict | None = None
         self._run_dir = run_dir
         self._consoles = state_dir / "consoles"
+        self._ended = EndedConsoles(state_dir)
         self._network = network
         # Where units have users of their own, we may be allowed to become nobody: tried as we are.
         trial_user = None if supervisor.kind == "systemd" else user
@@ -181,6 +184,7 @@ class Fleet:
         return driver.view if driver else ABSENT
 
     async def launch(self, enclave: Enclave, order: LaunchOrder) -> ProcessIdentity:
+        self._ended.mark(enclave, order.release.tag)
         try:
             return await self._driver(enclave.id).launch(enclave, order)
         except BaseException:
@@ -215,13 +219,20 @@ class Fleet:
         if driver is not None:
             await driver.drain_console()
 
+    def ended_consoles(self, deployment: DeploymentName) -> Sequence[EndedConsole]:
+        return self._ended.listed(deployment)
+
+    def ended_console_tail(self, enclave_id: EnclaveId, max_bytes: int) -> bytes | None:
+        return self._ended.tail(enclave_id, max_bytes)
+
     def forget(self, enclave_id: EnclaveId) -> None:
-        self._console(enclave_id).delete()
+        self._ended.take(self._consoles / enclave_id, enclave_id)
 
     def forget_others(self, known: Collection[EnclaveId]) -> None:
-        for path in self._consoles.iterdir():
-            if _ENCLAVE_ID.fullmatch(path.name) and path.name not in {*known, *self._spared}:
-                self.forget(EnclaveId(path.name))
+        logged = {path.name for path in self._consoles.iterdir()}
+        for name in sorted(logged | self._ended.marked()):
+            if _ENCLAVE_ID.fullmatch(name) and name not in {*known, *self._spared}:
+                self.forget(EnclaveId(name))
 
     async def close(self) -> None:
         tasks = [task for task in (self._proving, self._watching) if task is not None]

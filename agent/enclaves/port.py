@@ -12,7 +12,8 @@ import msgspec
 from agent.errors import AgentError
 from agent.host.wake import Wake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
-from agent.model.ids import EnclaveId
+from agent.model.ended_console import EndedConsole
+from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.measurement import MeasuredLaunch
 from agent.model.power_button import Press
 from agent.model.release import LocalImage, Release
@@ -185,12 +186,20 @@ class Enclaves(Protocol):
         """Have in the log what its guest has printed by now; soon given up if QEMU hangs."""
         ...
 
+    def ended_consoles(self, deployment: DeploymentName) -> Sequence[EndedConsole]:
+        """What is kept of consoles of this deployment's enclaves that are gone, newest first."""
+        ...
+
+    def ended_console_tail(self, enclave_id: EnclaveId, max_bytes: int) -> bytes | None:
+        """The newest of one of those; None: nothing is kept of this enclave."""
+        ...
+
     def forget(self, enclave_id: EnclaveId) -> None:
-        """Delete the console log of an enclave that is gone."""
+        """Put the console log of an enclave that is gone among the ended ones, if it has any."""
         ...
 
     def forget_others(self, known: Collection[EnclaveId]) -> None:
-        """Delete the console logs of all enclaves but these."""
+        """The same of all enclaves but these."""
         ...
 
     async def close(self) -> None:

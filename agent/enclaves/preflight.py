@@ -20,6 +20,7 @@ from agent.model.iommu_group import judge_group
 from agent.model.pci import PciKind
 from agent.model.pci_bars import SPACE_MEND, missing_space
 from agent.model.pci_drivers import is_vfio
+from agent.model.vfio_node import NODE_MEND, missing_node
 
 OVERHEAD_MIB = 512  # of QEMU itself beside its guest's memory
 
@@ -148,10 +149,15 @@ def _devices(need: Need, ground: Ground) -> Iterator[Lack]:
         mend = "set LimitMEMLOCK=infinity for it (ulimit -l unlimited)"
         yield Lack("memory_not_lockable", "QEMU may not lock a guest's memory", mend)
     for bdf in need.devices:
-        yield from _device(bdf, ground.devices.get(bdf), prepared=need.prepared)
+        yield from _device(
+            bdf, ground.devices.get(bdf), prepared=need.prepared, nodes=ground.host.vfio_nodes
+        )
 
 
-def _device(bdf: Bdf, device: Gpu | None, *, prepared: bool) -> Iterator[Lack]:
+def _device(
+    bdf: Bdf, device: Gpu | None, *, prepared: bool, nodes: bool | None = None
+) -> Iterator[Lack]:
+    """`nodes`: whether this kernel makes files for vfio devices."""
     if device is None:
         yield Lack("gpu_unknown", f"{bdf} is not on the bus", "reseat it, or reboot the host")
         return
@@ -160,8 +166,13 @@ def _device(bdf: Bdf, device: Gpu | None, *, prepared: bool) -> Iterator[Lack]:
         yield Lack("iommu_group_not_viable", f"{bdf} {group.fault}", group.mend)
     if space := missing_space(PciKind.SWITCH if device.is_switch else PciKind.GPU, device.bars):
         yield Lack("gpu_without_address_space", f"{bdf}: {space}", SPACE_MEND)
-    if prepared and (not is_vfio(device.driver) or device.vfio_device is None):
-        mend = f"see `enclave-agent gpus`; it is at {device.driver or 'no driver'}"
+    if node := missing_node(device.driver, device.vfio_device, made_here=nodes):
+        yield Lack("vfio_node_missing", f"{bdf}: {node}", NODE_MEND)
+    if prepared and not (device.clean and is_vfio(device.driver)):
+        at = device.driver or "no driver"
+        mend = (
+            f"see `enclave-agent gpus`; it is {'' if device.clean else 'not clean, and '}at {at}"
+        )
         yield Lack("gpus_dirty", f"{bdf} is not prepared", mend)
 
 

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from agent.host.process import PROC
+from agent.host.process import PROC, start_ticks
 from agent.host.sock_diag import read_listening
 from agent.model.resources import Listen
 
@@ -57,9 +57,11 @@ def listener_at(listen: Listen) -> str | None:
 
 
 def _owners(proc: Path, sockets: Collection[int]) -> Iterator[tuple[int, str]]:
-    """Of a socket that several have, a program rather than the init that gave it the socket."""
+    """Of a socket that several have, the last is whoever started last: a program, rather than the
+    init that gave it the socket.
+    """
     links = {f"socket:[{inode}]": inode for inode in sockets}
-    for pid in sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdecimal()):
+    for pid in _by_age(proc):
         with contextlib.suppress(OSError):  # it ended, or is not ours to look at
             place = proc / str(pid)
             name = (place / "comm").read_text().strip()
@@ -67,6 +69,18 @@ def _owners(proc: Path, sockets: Collection[int]) -> Iterator[tuple[int, str]]:
                 inode = links.get(_target(descriptor))
                 if inode is not None:
                     yield inode, f"{name} (process {pid})"
+
+
+def _by_age(proc: Path) -> list[int]:
+    """Pids, the eldest process first; of two of one tick, the smaller pid."""
+    started = []
+    for entry in proc.iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):  # hidden from us
+                ticks = start_ticks(entry)
+                if ticks is not None:
+                    started.append((ticks, int(entry.name)))
+    return [pid for _, pid in sorted(started)]
 
 
 def _target(link: Path) -> str:

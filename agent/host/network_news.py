@@ -34,10 +34,14 @@ class NetworkProblem:
 
 
 class NetworkNews:
-    """`changed` is rung for every event; `repairs` counts what was mended, by what it was."""
+    """`changed` is rung for every event; `repairs` counts what was mended, by what it was.
+
+    `stirred` is rung whenever somebody changed what clients' packets pass, whatever came of it.
+    """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.changed = Wake()
+        self.stirred = Wake()
         self.repairs: Counter[str] = Counter()
         self._monotonic = monotonic
         self._problems: dict[str, Mapping[str, NetworkProblem]] = {}

@@ -38,6 +38,20 @@ def own_networks(without_link: str) -> tuple[IPv4Network, ...]:
     return direct_networks(routes, without_index=index)
 
 
+def routed_networks() -> tuple[IPv4Network, ...]:
+    """Whatever this host has a route to, in any table, but for default routes: not free to take.
+
+    Sorted, without overlaps. Raises OSError.
+    """
+    answer = asked(ROUTE, _GET_ROUTE, _ROUTE.pack(socket.AF_INET, *[0] * 8))
+    routes = [body for kind, body in answer if kind == _NEW_ROUTE]
+    found = {
+        IPv4Network((attributes(route, _ROUTE.size).get(_DESTINATION, bytes(4)), route[1]))
+        for route in routes
+    }
+    return tuple(collapse_addresses(network for network in found if network.prefixlen))
+
+
 def direct_networks(routes: Iterable[bytes], *, without_index: int) -> tuple[IPv4Network, ...]:
     """Of messages of type RTM_NEWROUTE without their headers. Pure."""
     found = (_direct(route, without_index) for route in routes)

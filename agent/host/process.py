@@ -32,7 +32,7 @@ def boot_id() -> str:
 
 def identify(pid: int) -> ProcessIdentity | None:
     """The identity of a process, a zombie included; None if there is none of that pid."""
-    fields = _stat(pid)
+    fields = _stat(PROC / str(pid))
     return _identity(pid, fields) if fields else None
 
 
@@ -42,17 +42,27 @@ def is_ending(identity: ProcessIdentity) -> bool:
     Its memory and files are released after that point, which takes long where there is much of
     them: until then its pidfd says nothing, and its sockets may be open with nobody behind them.
     """
-    fields = _stat(identity.pid)
+    fields = _stat(PROC / str(identity.pid))
     if not fields or _identity(identity.pid, fields) != identity:
         return True
     killed = int(fields[_PENDING]) & 1 << (signal.SIGKILL - 1)
     return bool(int(fields[_FLAGS]) & _PF_EXITING or killed)
 
 
-def _stat(pid: int) -> list[bytes]:
-    """What the kernel tells of a process; empty if there is none of that pid."""
+def start_ticks(place: Path) -> int | None:
+    """When the process of this directory (/proc/PID) started, in clock ticks since the boot.
+
+    None if there is none. Pids do not tell which of two is the younger: they begin anew once the
+    greatest was given.
+    """
+    fields = _stat(place)
+    return int(fields[_START_TIME]) if fields else None
+
+
+def _stat(place: Path) -> list[bytes]:
+    """What the kernel tells of the process of this directory; empty if there is none."""
     try:
-        stat = (PROC / str(pid) / "stat").read_bytes()
+        stat = (place / "stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return []
     # The name may hold spaces and brackets; the last bracket ends it.

@@ -25,10 +25,10 @@ from agent.model.gpu import (
     Severity,
     Sight,
 )
+from agent.model.gpu_held import held_by
 from agent.model.gpu_models import Form, part_of
 from agent.model.ids import Bdf
 from agent.model.pci import PciFunction, PciKind
-from agent.model.pci_drivers import yields
 
 
 def merge(
@@ -106,11 +106,14 @@ def _present(
         temperature_c=live.temperature_c,
         power_w=live.power_w,
         utilization_percent=live.utilization_percent,
+        memory_used_mib=live.memory_used_mib,
+        sm_clock_mhz=live.sm_clock_mhz,
         nvlink=live.nvlink,
         fabric=live.fabric,
         mig=live.mig,
         processes=live.processes,
         owner=owner,
+        clean=use.clean,
         state=state_of(row, use, owner, health),
         health=health,
         quarantine=row.quarantine,
@@ -157,4 +160,5 @@ def state_of(row: KnownGpu, use: GpuUse, owner: str | None, health: GpuHealth) -
 
 
 def _host_has(function: PciFunction, live: NvmlGpu) -> bool:
-    return bool(live.processes) or not yields(function.driver)
+    programs = [f"process {one.pid}" for one in live.processes or ()]
+    return bool(held_by(function.driver, function.uses, programs))

@@ -22,8 +22,9 @@ from agent.inventory.pci_attributes import (
     read_aer,
     read_link,
     read_presence,
+    vfio_node,
 )
-from agent.inventory.pci_use import display_of, slot_of
+from agent.inventory.pci_use import display_of, parts_in_use, slot_of
 from agent.inventory.sysfs import list_names, read_int, read_link_name, read_text
 from agent.model.ids import Bdf
 from agent.model.pci import Bar, GroupMember, PciFunction, PciKind, classify
@@ -135,12 +136,13 @@ class PciReader:
             reset_methods=None if methods is None else tuple(methods.split()),
             can_reset=os.path.lexists(f"{path}/reset"),
             d3cold_allowed=None if allowed is None else bool(allowed),
-            vfio_device=next(iter(list_names(f"{path}/vfio-dev")), None),
+            vfio_device=vfio_node(path),
             link=read_link(path, self._above(fixed.ports)),
             aer=read_aer(path),
             power_state=power_state,
             slot=fixed.slot,
             display=display_of(path, fixed.class_code, driver),
+            uses=parts_in_use(path),
             # One that sleeps without power would be woken by being asked.
             responds=None if power_state == "D3cold" else read_presence(path),
         )

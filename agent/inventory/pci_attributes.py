@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import TypeVar
 
-from agent.inventory.sysfs import read_bytes, read_int, read_text
+from agent.inventory.sysfs import list_names, read_bytes, read_int, read_text
 from agent.model.ids import Bdf
 from agent.model.pci import Aer, Bar, Link
 
@@ -116,6 +116,12 @@ def _total(path: str, name: str) -> int | None:
         if word == name and count.isdigit():
             return int(count)
     return None
+
+
+def vfio_node(path: str) -> str | None:
+    """The name of its file in /dev/vfio/devices, as QEMU looks for it; None: it has none."""
+    names = list_names(f"{path}/vfio-dev")
+    return next((name for name in names if read_text(f"{path}/vfio-dev/{name}/dev")), None)
 
 
 def read_presence(path: str) -> bool | None:

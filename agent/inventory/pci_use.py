@@ -1,16 +1,22 @@
-"""Where a GPU sits in the machine, and whether the host shows a picture with it.
+"""Where a GPU sits in the machine, and what the host uses it for: a picture, parts made of it.
 
-Sources: Linux, Documentation/ABI/testing/sysfs-bus-pci (slots) and sysfs-class-drm (`enabled` of a
-connector); `boot_vga` of drivers/pci/pci-sysfs.c: the card that the firmware's console is on, also
-where no driver has it and the kernel writes into the firmware's picture.
+Sources: Linux, Documentation/ABI/testing/sysfs-bus-pci (slots, `virtfnN`) and
+sysfs-class-drm (`enabled` of a connector); `boot_vga` of drivers/pci/pci-sysfs.c: the card that
+the firmware's console is on, also where no driver has it and the kernel writes into the
+firmware's picture.
 """
 
 from __future__ import annotations
 
-from agent.inventory.sysfs import list_names, read_int, read_text
+import os
+import re
+from collections.abc import Iterator
+
+from agent.inventory.sysfs import list_names, read_int, read_link_name, read_text
 from agent.model.pci_drivers import is_kept_for_guests
 
 _DISPLAY_CLASS = 0x0300
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def slot_of(sysfs_root: str, bdf: str) -> str | None:
@@ -36,3 +42,25 @@ def display_of(path: str, class_code: int | None, driver: str | None) -> str | N
             if read_text(f"{path}/drm/{card}/{connector}/enabled") == "enabled":
                 return f"it drives a display of the host's at {connector}"
     return None
+
+
+def virtual_functions(path: str) -> Iterator[tuple[str, str | None]]:
+    """The addresses of its virtual functions, and who has each."""
+    for name in list_names(path):
+        if name.startswith("virtfn") and (bdf := read_link_name(f"{path}/{name}")):
+            yield bdf, read_link_name(f"{os.path.dirname(path)}/{bdf}/driver")  # noqa: PTH120
+
+
+def mediated_devices(path: str) -> Iterator[str]:
+    """Devices that its driver has made of it for somebody (drivers/vfio/mdev)."""
+    yield from (name for name in list_names(path) if _UUID.fullmatch(name))
+
+
+def parts_in_use(path: str) -> tuple[str, ...]:
+    """What was made of the function at `path`, and is somebody's, in words."""
+    virtual = [
+        f"its virtual function {bdf}, which {driver} has"
+        for bdf, driver in virtual_functions(path)
+        if driver is not None
+    ]
+    return (*virtual, *(f"its mediated device {name}" for name in mediated_devices(path)))

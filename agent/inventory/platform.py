@@ -59,6 +59,7 @@ class PlatformProbe:
             kvm=(self._dev / "kvm").exists(),
             sev=(self._dev / "sev").exists(),
             iommufd=(self._dev / "iommu").exists(),
+            vfio_nodes=_vfio_nodes(read_text(f"{self._proc}/devices")),
             iommu_groups=len(list_names(f"{self._sysfs}/kernel/iommu_groups")),
         )
 
@@ -100,6 +101,15 @@ class PlatformProbe:
             path = f"{folder}/hugepages-{size}kB"
             total = read_int(f"{path}/nr_hugepages")
             yield Hugepages(size_kib=size, total=total, free=read_int(f"{path}/free_hugepages"))
+
+
+def _vfio_nodes(devices: str | None) -> bool | None:
+    """From /proc/devices: `vfio-dev` where files of devices are made, beside `vfio` of groups.
+
+    Neither is there before vfio is loaded.
+    """
+    kinds = set((devices or "").split())
+    return "vfio-dev" in kinds if kinds & {"vfio", "vfio-dev"} else None
 
 
 def _node_memory(text: str | None) -> int | None:

@@ -11,6 +11,8 @@ from agent.model.gpu import KnownGpu, Quarantine
 from agent.model.ids import Bdf
 from agent.store.port import Reader, Transaction
 
+_ANEW = "what it failed at is tried anew, and its resets are counted anew"
+
 
 def set_quarantine(tx: Transaction, bdf: Bdf, wanted: Quarantine) -> None:
     """With an event. Raises UnknownGpuError."""
@@ -26,7 +28,7 @@ def lift_quarantine(tx: Transaction, bdf: Bdf, actor: str, chain: Chain) -> None
         tx.put_known_gpu(msgspec.structs.replace(row, quarantine=None))
         chain(tx, _event(bdf, "lifted", actor, row.quarantine.reason))
     elif tried:
-        chain(tx, _event(bdf, "lifted", actor, "what it failed at is tried anew"))
+        chain(tx, _event(bdf, "lifted", actor, _ANEW))
 
 
 def forget(tx: Transaction, bdf: Bdf, actor: str, chain: Chain) -> None:

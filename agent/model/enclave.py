@@ -51,7 +51,8 @@ class Enclave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `gpu_mode` is the mode that all of them are to be in. `evidence_edition`: by which defaults its
     evidence is judged, in every launch of it. `ports_by_board`: a trust domain's root ports are
     where its board's layout has them; rows of before that keep the machine that they were launched
-    with, and so the register that was endorsed for it.
+    with, and so the register that was endorsed for it. `boot_ended`: this launch ended in its
+    boot, and whose doing that may be is noted.
     """
 
     id: EnclaveId
@@ -73,6 +74,7 @@ class Enclave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     created_at: Instant
     launched_at: Instant | None = None
     evidence_edition: int = FIRST_EVIDENCE_EDITION
+    boot_ended: bool = False
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, order=True):

@@ -156,8 +156,9 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `owner`: `host`, an enclave's id, or None. `group`: all functions of its IOMMU group. A GPU
     that is `absent` keeps what is remembered of it. `module_id` is NVML's, which a fabric manager
     numbers by; it is not the PCI order. `guest`: what the guest that owns it says of all its GPUs
-    together: utilization_percent, memory_used_gib, memory_total_gib. `left_alone`: why the agent
-    takes nothing of it, though nobody owns it.
+    together: utilization_percent, memory_used_gib, memory_total_gib. `clean`: as recorded
+    of it (`model.preparation.is_clean`). `left_alone`: why the agent takes nothing of it, though
+    nobody owns it.
     """
 
     bdf: Bdf
@@ -186,12 +187,15 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     temperature_c: float | None = None
     power_w: float | None = None
     utilization_percent: float | None = None
+    memory_used_mib: int | None = None
+    sm_clock_mhz: int | None = None
     nvlink: dict[str, Any] | None = None
     fabric: dict[str, Any] | None = None
     mig: bool | None = None
     processes: tuple[GpuProcess, ...] | None = None
     guest: dict[str, float] | None = None
     owner: str | None = None
+    clean: bool = False
     state: GpuState = GpuState.DIRTY
     health: GpuHealth = GpuHealth()
     quarantine: Quarantine | None = None

@@ -42,7 +42,8 @@ class HostInventory(_Value, frozen=True, kw_only=True):
     """The host. A switch that this kernel does not have is None, one that is off False.
 
     `iommu_groups`: how many there are; 0: no IOMMU is in use. `iommufd`, `kvm`, `sev`: whether
-    their devices are there.
+    their devices are there. `vfio_nodes`: whether the kernel makes a file for each vfio device;
+    None as long as vfio is not loaded.
     """
 
     memory_mib: int | None = None
@@ -57,6 +58,7 @@ class HostInventory(_Value, frozen=True, kw_only=True):
     kvm: bool = False
     sev: bool = False
     iommufd: bool = False
+    vfio_nodes: bool | None = None
     iommu_groups: int = 0
 
 

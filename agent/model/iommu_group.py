@@ -14,7 +14,7 @@ from agent.model.ids import Bdf
 from agent.model.pci import GroupMember, PciKind
 from agent.model.pci_drivers import is_held
 
-_DEVICES = frozenset({PciKind.GPU, PciKind.SWITCH})
+DEVICES = frozenset({PciKind.GPU, PciKind.SWITCH})  # what is ever handed out
 _LEFT = frozenset({PciKind.BRIDGE, PciKind.VIRTUAL})  # never bound with a card, even of its slot
 
 
@@ -56,7 +56,7 @@ class GroupVerdict(msgspec.Struct, frozen=True, kw_only=True):
 def judge_group(bdf: Bdf, iommu_group: int | None, members: Iterable[GroupMember]) -> GroupVerdict:
     """Of the device `bdf`, whose group has these members, itself among them."""
     every = tuple(members)
-    devices = {one.bdf for one in every if one.kind in _DEVICES} | {bdf}
+    devices = {one.bdf for one in every if one.kind in DEVICES} | {bdf}
     cards = {_card(one) for one in devices}
     mates = {one.bdf for one in every if one.kind not in _LEFT and _card(one.bdf) in cards}
     mates |= devices

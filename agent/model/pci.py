@@ -71,9 +71,10 @@ class PciFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     renumbers them. `ports`: the bridges above it, the nearest last. `responds`: False when its
     configuration space reads all ones: it fell off the bus. `group`: every function of its IOMMU
     group, itself included; empty without an IOMMU.
-    `vfio_device`: the name of its character device under /dev/vfio/devices.
+    `vfio_device`: the name of its character device under /dev/vfio/devices; None: it has none.
     `power_state`: D0, D1, D2, D3hot or D3cold, as the kernel names them.
     `slot`: the label of the slot that it is in. `display`: how it drives a display of the host's.
+    `uses`: what was made of it and is somebody's, in words.
     """
 
     bdf: Bdf
@@ -100,6 +101,7 @@ class PciFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     power_state: str | None = None
     slot: str | None = None
     display: str | None = None
+    uses: tuple[str, ...] = ()
     responds: bool | None = None
 
     @property

@@ -43,3 +43,17 @@ class GpuCondition(
     resets: tuple[Instant, ...] = ()
     healed: Instant | None = None
     since: Instant
+
+
+def is_clean(row: GpuCondition | None) -> bool:
+    """Whether a device may be handed on as it is: the one judge of it, by its record.
+
+    It was reset and requalified since its last enclave; or nobody has had it, and it is reset for
+    its first (`is_qualified`).
+    """
+    return row is None or row.clean
+
+
+def is_qualified(row: GpuCondition | None) -> bool:
+    """Whether it is clean by our own work, so that nothing is left to do before its use."""
+    return row is not None and row.used and is_clean(row)

@@ -8,6 +8,7 @@ import msgspec
 
 from agent.model.clock import Instant
 from agent.model.evidence_edition import FIRST_EVIDENCE_EDITION
+from agent.model.health_record import HealthRecord
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.release import SELF_SIGNED
 from agent.model.resources import GUEST_HTTPS_PORT, Demand, Listen, Publish
@@ -137,12 +138,15 @@ class Wish(StrEnum):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What went wrong, kept for the person who asks why."""
+    """What went wrong, kept for the person who asks why. `probe`: the name of the failing one,
+    `response`: what it was answered last.
+    """
 
     code: str
     detail: str
     step: str | None = None
     probe: str | None = None
+    response: str | None = None
     console_tail: str | None = None
 
 
@@ -160,6 +164,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     that serves, or served last. `relaunches` are the moments of recent relaunches after an exit.
     `restart_old_revision` is what the agent promised to start again as soon as it fits.
     `degraded`: why what serves, or should, is not well, as it was last known.
+    `health`: how its active enclave has been.
     """
 
     name: DeploymentName
@@ -172,6 +177,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     fault: Fault | None = None
     restart_old_revision: int | None = msgspec.field(default=None, name="restart_revision")
     degraded: Fault | None = None
+    health: HealthRecord = HealthRecord()
     created_at: Instant
 
 

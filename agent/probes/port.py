@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 import msgspec
@@ -9,7 +10,8 @@ import msgspec
 from agent.host.wake import Wake
 from agent.model.clock import Instant
 from agent.model.enclave import Endpoint, ProcessIdentity
-from agent.model.ids import EnclaveId
+from agent.model.ids import DeploymentName, EnclaveId
+from agent.model.resources import Listen
 from agent.model.revision import Fault
 from agent.probes.guest_metrics import MetricsAccess
 
@@ -28,8 +30,8 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
     deployment named it. `path_guarded`: the guest's shim wants a key for it. `host`: the name to
     ask for, as in `Host`; None for the guest's address.
     `bound_key`: the only TLS key (SHA-256, hex) that it may show, once one was bound.
-    `binds_itself`: nothing is claimed on this host, so that the first round that passes wholly
-    binds the key that it was made over.
+    `binds_itself`: nothing is claimed on this host, so that two rounds in a row that pass wholly,
+    over connections of their own, bind the key that both were made over.
     `metrics_access`: of a guest that was given a METRICS_API_KEY. Never log it.
     """
 
@@ -128,3 +130,107 @@ class Probes(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class OutsideListener(msgspec.Struct, frozen=True, kw_only=True):
+    """A listener of the host, and what a client finds there.
+
+    `tls`: it speaks TLS, asked for the name `server_name` (None: for none). `keys`: the TLS keys
+    (SHA-256, hex) that the enclave is known to show; any will do while none is known.
+    """
+
+    listen: Listen
+    tls: bool = False
+    server_name: str | None = None
+    keys: frozenset[str] = frozenset()
+
+
+class OutsideTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in force for a deployment: which decision, to which enclave, by which listeners."""
+
+    generation: int
+    enclave: EnclaveId
+    listeners: tuple[OutsideListener, ...]
+
+
+class ListenerReach(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether clients reach a listener.
+
+    `reached`: None while it cannot be told; False after as many failures in a row as of any probe.
+    `since`: since when it is so. `problem`: of the newest attempt, None if it was answered.
+    `by_outside`: asked from outside the host's own stack; otherwise from this host itself, by
+    which no forwarding is seen. `doubtful`: it may be told another way soon.
+    """
+
+    listen: Listen
+    reached: bool | None
+    since: Instant | None
+    problem: str | None
+    by_outside: bool
+    doubtful: bool
+
+
+class OutsideView(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one deployment, under the decision `generation`.
+
+    `reached_before`: listeners that clients reached while they were sent to another enclave, just
+    before. `host_suspect`: others of this host are not reached either, or its network is known to
+    be at fault: then what is found says nothing of the enclave.
+    """
+
+    generation: int
+    listeners: tuple[ListenerReach, ...]
+    reached_before: frozenset[Listen] = frozenset()
+    host_suspect: bool = False
+
+    @property
+    def unreached(self) -> tuple[ListenerReach, ...]:
+        """Those that clients do not reach."""
+        return tuple(one for one in self.listeners if one.reached is False)
+
+    @property
+    def doubtful(self) -> bool:
+        return any(one.doubtful for one in self.listeners)
+
+
+class Outside(Protocol):
+    """Asks the listeners of deployments as their clients would."""
+
+    changed: Wake  # rung at every change of a view that somebody would act upon
+
+    def watch(self, name: DeploymentName, target: OutsideTarget) -> None:
+        """Begin, or go on with, asking. Another decision starts afresh."""
+        ...
+
+    def unwatch(self, name: DeploymentName) -> None: ...
+
+    def view(self, name: DeploymentName) -> OutsideView | None: ...
+
+    def take_news(self) -> frozenset[DeploymentName]:
+        """Of which deployments `changed` was rung since this was last asked. For one reader."""
+        ...
+
+    async def run(self) -> None:
+        """For ever."""
+        ...
+
+
+class NobodyOutside:
+    """Where listeners are not asked (`probes.outside: never`)."""
+
+    def __init__(self) -> None:
+        self.changed = Wake()
+
+    def watch(self, name: DeploymentName, target: OutsideTarget) -> None: ...
+
+    def unwatch(self, name: DeploymentName) -> None: ...
+
+    def view(self, name: DeploymentName) -> OutsideView | None:
+        return None
+
+    def take_news(self) -> frozenset[DeploymentName]:
+        return frozenset()
+
+    async def run(self) -> None:
+        """There is nothing to be done."""
+        await asyncio.Event().wait()

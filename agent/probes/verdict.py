@@ -184,4 +184,4 @@ def _fault(probes: Iterable[ProbeState]) -> Fault | None:
     worst = next(iter((*grave, *(last for _, last in failing))), None)
     if worst is None:
         return None
-    return Fault(code=worst.code, detail=worst.answer, probe=worst.probe)
+    return Fault(code=worst.code, detail=worst.answer, probe=worst.probe, response=worst.answer)

@@ -27,7 +27,7 @@ from agent.model.revision import Fault
 from agent.probes import pace
 from agent.probes.answers import BootReading
 from agent.probes.hedged_connect import HedgedConnect
-from agent.probes.keys import bound_by_round
+from agent.probes.keys import bound_by_rounds, passed_over
 from agent.probes.port import HealthView, ProbeTarget
 from agent.probes.round import (
     ConnectAttempt,
@@ -78,6 +78,7 @@ class Watch:
         self._thresholds = Thresholds(config.success_threshold, config.failure_threshold)
         self._health = begin(probe_names(target))
         self._bound = target.bound_key
+        self._passed_over: str | None = None  # by the round before, wholly
         self._stages = Stages()
         self._began_s = asyncio.get_running_loop().time()
         self._notified_s = self._told_s = self._began_s
@@ -128,6 +129,9 @@ class Watch:
                     return rounds
 
     def _well(self, result: RoundResult) -> bool:
+        """Only the next connection tells whether the key that this one shows is to be bound."""
+        if self._target.binds_itself and self._bound is None:
+            return False
         return self._health.healthy is True and all(one.passed for one in result.observations)
 
     async def _first_round(self) -> RoundResult:
@@ -174,7 +178,9 @@ class Watch:
         """Fold a result in, and publish."""
         before = self._health
         if self._bound is None and self._target.binds_itself:
-            self._bound = bound_by_round(result.observations, result.keys)
+            newest = passed_over(result.observations, result.keys)
+            self._bound = bound_by_rounds(self._passed_over, newest)
+            self._passed_over = newest
         self._health = fold(
             before,
             result.observations,

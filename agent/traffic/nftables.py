@@ -136,8 +136,8 @@ class NftablesTraffic:
         self._kernel = NftablesKernel(self._base, run_command)
         self._census = Census(run_command)
         self._ports = NftablesPorts(table, holder or NoHolder(), self._kernel.commit)
-        self._resets = Resets(table, self._kernel.commit, run_command)
         self._lock = asyncio.Lock()
+        self._resets = Resets(table, self._kernel, self._lock, run_command)
         self._last: NftablesView | None = None  # what the kernel held when we last looked or wrote
         self._orders: dict[
             DeploymentName, RouteOrder
@@ -166,6 +166,7 @@ class NftablesTraffic:
         """One transaction. What the kernel holds is read only if the last look proves stale."""
         check(order)
         async with self._lock:
+            self._resets.begin_anew(end for one in order.bindings for end in one.endpoints)
             view = self._last
             if view is None or not view.intact or view.known.get(order.deployment) == order:
                 view = await self._look()

@@ -81,6 +81,7 @@ class NftablesWatch:
                 self._news.show(_RULES, await self._foreign.look())
                 self._foreign_not_before = time.monotonic() + self._foreign.took_s * _SHARE
                 self._owed &= ~News.OTHERS
+                self._news.stirred.notify()
         except TrafficError as error:
             self._fail(error)
             return _AGAIN_S

@@ -1,7 +1,8 @@
 """The links by which clients may come: those with an IPv4 address of the host's own.
 
 Bridges are passed over, unless the host's default route is there: behind them are other programs'
-machines, and what they may reach is for those programs to say. Sources: netdevice(7), proc(5) for
+machines, and what they may reach is for those programs to say. So are agents' own ways to ask as
+clients do: nobody comes by them. Sources: netdevice(7), proc(5) for
 /proc/net/route, <linux/ethtool.h> for the kind of a link.
 """
 
@@ -14,6 +15,8 @@ import struct
 from array import array
 from pathlib import Path
 
+from agent.model.link_names import is_outside_link
+
 _ROUTES = Path("/proc/thread-self/net/route")
 _SIOCGIFCONF, _IFREQ_BYTES, _NAME_BYTES = 0x8912, 40, 16
 _MOST_ADDRESSES = 4096
@@ -25,7 +28,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}")
 def uplinks(bridge: str) -> frozenset[str]:
     """By name; never `bridge`, which is the guests'."""
     default = _with_default_route()
-    found = {name for name in _with_ipv4() if name not in ("lo", bridge) and _NAME.fullmatch(name)}
+    links = (name for name in _with_ipv4() if not is_outside_link(name))
+    found = {name for name in links if name not in ("lo", bridge) and _NAME.fullmatch(name)}
     return frozenset(name for name in found if name in default or not _is_bridge(name))
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from agent.attestation.port import Evidence
 from agent.host.wake import Wake
 from agent.inventory.port import Gpus
+from agent.model.ended_console import EndedConsole
 from agent.model.event import Event
 from agent.model.ids import DeploymentName, EnclaveId, LeaseId
 from agent.model.lease import Lease
@@ -143,5 +144,9 @@ class Engine(Protocol):
         ...
 
     async def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
-        """The console log's tail. Raises UnknownNameError."""
+        """The console log's tail, also of an enclave that is gone. Raises UnknownNameError."""
+        ...
+
+    async def ended_consoles(self, name: DeploymentName) -> Sequence[EndedConsole]:
+        """What is kept of the enclaves of a deployment that are gone, also if it is itself."""
         ...

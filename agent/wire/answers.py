@@ -66,6 +66,27 @@ class Enclaves(_Answer, frozen=True, kw_only=True):
     enclaves: list[EnclaveView]
 
 
+class EndedConsoleView(_Answer, frozen=True, kw_only=True):
+    """The console of an enclave that is gone. `ended_at`: when its guest last printed.
+
+    Its text is at /v1/enclaves/{enclave}/console.
+    """
+
+    enclave: str
+    deployment: str
+    slot: str
+    revision: int
+    tag: str
+    ended_at: dt.datetime
+    bytes: int
+
+
+class EndedConsoles(_Answer, frozen=True, kw_only=True):
+    """The newest first: the last three of a deployment, the last 64 of the host."""
+
+    consoles: list[EndedConsoleView]
+
+
 class Events(_Answer, frozen=True, kw_only=True):
     """In order. `next` is the `after` of the page that follows."""
 

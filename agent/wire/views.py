@@ -55,12 +55,16 @@ class DecisionView(_View, frozen=True, kw_only=True):
 
 
 class FaultView(_View, frozen=True, kw_only=True):
-    """What went wrong. `probe`: the last answer of the failing probe."""
+    """What went wrong. `probe`: the failing one; `response`: what it was answered last.
+
+    `console_tail`: from the stage that failed, without what firmware says of itself.
+    """
 
     code: str
     detail: str | None
     step: str | None
     probe: str | None
+    response: str | None = None
     console_tail: str | None
 
 
@@ -96,8 +100,17 @@ class ProgressView(_View, frozen=True, kw_only=True):
     note: str | None = None
 
 
+class NextStepView(_View, frozen=True, kw_only=True):
+    """A command to type, and what it is good for."""
+
+    command: str
+    why: str
+
+
 class UpdateView(_View, frozen=True, kw_only=True):
-    """An update."""
+    """An update. `serves`, `next_steps`: of one that failed or was called off, while it is the
+    newest: what serves at this moment, and what to type next, the likeliest first.
+    """
 
     id: str
     deployment: str
@@ -119,6 +132,8 @@ class UpdateView(_View, frozen=True, kw_only=True):
     downtime_s: float | None
     reset_connections: int
     error: FaultView | None
+    serves: str | None = None
+    next_steps: list[NextStepView] = []
     progress: ProgressView
 
 
@@ -155,9 +170,25 @@ class RollbackView(_View, frozen=True, kw_only=True):
     default: bool
 
 
+class ReachView(_View, frozen=True, kw_only=True):
+    """A listener, asked as a client asks it.
+
+    `reached`: null while it is not known; `since`: since when that is so. `problem`: what happened
+    to the newest attempt, null if it was answered. `asked_from`: `outside` of the host's own
+    stack, or the `host` itself, by which no forwarding is seen.
+    """
+
+    listen: str
+    reached: bool | None
+    since: dt.datetime | None
+    problem: str | None
+    asked_from: str
+
+
 class EnclaveView(_View, frozen=True, kw_only=True):
     """One VM. `debug`: of a debug release, which has a console and gives no evidence.
 
+    `healthy`: by its probes, and clients that are sent to it are known to be let through.
     `played`: its containers of which the guest says that it only acts them out.
     """
 
@@ -194,6 +225,9 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     `degraded`: why the status is that, in the words of the probe that fails, say.
     `refused`: limit (its key in the configuration) → how many connections or, where the kernel
     counts, packets it refused since the agent started.
+    `reach`: how clients reach its listeners; empty while nobody is sent to it, or nobody asks.
+    `health_falls`: how often what served well was not well any more; `fell_at`: the newest times,
+    of the enclave that serves.
     """
 
     name: str
@@ -218,4 +252,7 @@ class DeploymentView(_View, frozen=True, kw_only=True):
     degraded: FaultView | None = None
     probes: ProbesView | None = None
     refused: dict[str, int] = {}
+    reach: list[ReachView] = []
+    health_falls: int = 0
+    fell_at: list[dt.datetime] = []
     warnings: list[str] = []

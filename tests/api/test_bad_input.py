@@ -50,7 +50,7 @@ async def test_a_needed_field_that_is_missing_is_named(api, field: str) -> None:
         (UpdateRequest, {"strategy": "fast"}, "strategy"),
         (UpdateRequest, {"variables": {"A": 1}}, "variables.A"),
         (UpdateRequest, {"revert_after_switch": "no"}, "revert_after_switch"),
-        (UpdateRequest, {"domain": "a.example"}, "domain"),
+        (UpdateRequest, {"domain": 5}, "domain"),
         (RollbackRequest, {"to": 0}, "to"),
         (RollbackRequest, {"to": 1.5}, "to"),
         (PlanRequest, {"demand": {"memory_mib": 1}}, "demand.vcpus"),

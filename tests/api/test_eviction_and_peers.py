@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.eviction import EvictingQueue
 from agent.api.peers import Peers
 from agent.api.roles import Role
+from agent.door.crowd import EvictingQueue
 from agent.pki.keeper import FleetCertificates
 from agent.pki.names import coordinator_uri, observer_uri
 from agent.pki.peer import Peer
@@ -53,7 +53,7 @@ class Connection:
     lost: Callable[[Connection], None]
     reasons: list[str] = field(default_factory=list)
 
-    def abort(self, reason: str) -> None:
+    def drop(self, reason: str) -> None:
         self.reasons.append(reason)
         self.lost(self)
 
@@ -87,7 +87,7 @@ async def test_one_certificate_takes_no_more_than_its_share(trust: FleetCertific
     other = peers.enter(peer(coordinator_uri(DOMAIN), 1))
     assert other is not None
     assert other.role is Role.COORDINATOR  # type: ignore[attr-defined]
-    first.abort("it went")
+    first.drop("it went")
     assert peers.enter(peer(OBSERVER)) is not None
     for number in range(2, 9):
         peers.enter(peer(OBSERVER, number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import msgspec
@@ -46,6 +47,8 @@ FULL = gpu(
     remapped_rows={"correctable": 0, "uncorrectable": 2, "pending": True, "failure": False},
     temperature_c=41.0,
     power_w=70.5,
+    sm_clock_mhz=1980,
+    memory_used_mib=40960,
     processes=(GpuProcess(pid=7),),
     health=GpuHealth(
         severity=Severity.ERROR,
@@ -155,10 +158,13 @@ async def test_numbers_have_the_exporters_names_and_labels(api) -> None:
     )
     show(api, FULL, owned)
     found = await metrics(api)
-    labels = {"UUID": "GPU-1", "pci_bus_id": "00000000:18:00.0", "modelName": "NVIDIA H100"}
+    host = {"Hostname": socket.gethostname()}
+    named = {"UUID": "GPU-1", "modelName": "NVIDIA H100"}
+    labels = {"gpu": "0", "pci_bus_id": "00000000:18:00.0", **named, **host}
     for name, value in {
         "GPU_TEMP": 41.0,
         "POWER_USAGE": 70.5,
+        "SM_CLOCK": 1980.0,
         "FB_TOTAL": 81559.0,
         "ECC_SBE_VOL_TOTAL": 3.0,
         "UNCORRECTABLE_REMAPPED_ROWS": 2.0,
@@ -168,9 +174,32 @@ async def test_numbers_have_the_exporters_names_and_labels(api) -> None:
         "PCIE_LINK_WIDTH": 16.0,
     }.items():
         assert found[f"DCGM_FI_DEV_{name}"] == [(labels, value)], name
-    guests = {"UUID": "", "pci_bus_id": "00000000:2A:00.0", "modelName": ""}
+    guests = {"gpu": "1", "UUID": "", "pci_bus_id": "00000000:2A:00.0", "modelName": "", **host}
     assert found["DCGM_FI_DEV_GPU_UTIL"] == [(guests, 93.0)]
-    assert found["DCGM_FI_DEV_FB_USED"] == [(guests, 2048.0)]
+    assert found["DCGM_FI_DEV_FB_USED"] == [(labels, 40960.0), (guests, 2048.0)]
+
+
+async def test_what_a_dashboard_sums_over_gpus_is_right_whoever_has_them(api) -> None:
+    """Panels are by the label `gpu`: all of a host differ, and each keeps its own."""
+    told = {"utilization_percent": 50.0, "memory_used_gib": 300.0}
+    buses = (0x2A, 0x18, 0x3A, 0x5D, 0x9A)  # in no order
+    board = [
+        gpu(f"0000:{bus:02x}:00.0", guest=told, owner="abcdefgh", power_w=300.0 + bus)
+        for bus in buses[:4]
+    ]
+    other = {"memory_used_gib": 7.0}
+    show(api, *board, gpu("0000:9a:00.0", guest=other, owner="bbbbbbbb", power_w=100.0))
+    found = await metrics(api)
+    power = {labels["gpu"]: value for labels, value in found["DCGM_FI_DEV_POWER_USAGE"]}
+    assert power == {"0": 324.0, "1": 342.0, "2": 358.0, "3": 393.0, "4": 100.0}
+    used = {labels["gpu"]: value for labels, value in found["DCGM_FI_DEV_FB_USED"]}
+    assert used == {"0": 76800.0, "1": 76800.0, "2": 76800.0, "3": 76800.0, "4": 7168.0}
+    gone = [msgspec.structs.replace(one, state=GpuState.ABSENT, power_w=None) for one in board[:1]]
+    show(api, *gone, *board[1:])
+    left = (await metrics(api))["DCGM_FI_DEV_POWER_USAGE"]
+    assert {labels["gpu"]: value for labels, value in left} == {
+        number: power[number] for number in ("0", "2", "3")
+    }
 
 
 async def test_what_is_not_known_is_absent_from_the_numbers(api) -> None:

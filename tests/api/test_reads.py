@@ -16,12 +16,12 @@ from tests.fakes.engine import STAGES, FakeEngine
 UPDATE = (
     "id deployment status strategy step revision tag from_revision from_tag reasons warnings "
     "staging created_at started_at ready_at switched_at finished_at downtime_s "
-    "reset_connections error progress"
+    "reset_connections error serves next_steps progress"
 )
 DEPLOYMENT = (
     "name status tag revision active_slot listen publish domain guest_domain variables secrets "
     "stale_secrets debug simulated rollback next_update update enclaves error degraded probes "
-    "refused warnings"
+    "refused reach health_falls fell_at warnings"
 )
 ENCLAVE = (
     "id deployment slot revision state teardown gpus memory_mib vcpus address pid unit healthy "

@@ -47,6 +47,7 @@ DESIGN = {
     "GET /v1/enclaves/{id}",
     "GET /v1/enclaves/{id}/boot-stages",
     "GET /v1/enclaves/{id}/console",
+    "GET /v1/consoles",
     "GET /v1/enclaves/{id}/attestation",
     "GET /v1/images",
     "POST /v1/images/prune",

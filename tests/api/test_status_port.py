@@ -19,6 +19,7 @@ from agent.api.public import public_status
 from agent.model.revision import Fault
 from agent.updates.snapshot.snapshot import Problem
 from agent.wire.host_views import StatusView
+from agent.wire.text import MAX_BODY_BYTES
 
 SENTINEL = "sentinel-5c1d"
 PLAIN: dict[Any, Any] = {bool: True, int: 1, float: 1.0, dt.datetime: dt.datetime.now(dt.UTC)}
@@ -64,6 +65,7 @@ TOLD = {
     *("update.error.code", "update.error.step", "update.progress.probes.name"),
     *("enclaves.id", "enclaves.deployment", "enclaves.gpus", "enclaves.address", "enclaves.unit"),
     "refused (a name)",  # the configuration's name of a limit
+    *("reach.listen", "reach.asked_from"),
     *("error.code", "error.step", "degraded.code", "degraded.step", "rollback.feasibility"),
 }
 
@@ -179,6 +181,8 @@ def test_a_host_without_a_table_of_hosts_is_still_localhost(tmp_path: Path) -> N
         ("WHATEVER", "ghp_0123456789"),
         ("CERT", "-----BEGIN RSA PRIVATE KEY-----\nMII"),
         ("SESSION", "eyJhbGciOiJI.eyJzdWIiOiIx.sig"),
+        ("SESSIONS", "last-eyJhbGciOiJI.eyJzdWIiOiIx.sig"),
+        ("WIKI_URL", "https://a::b@wiki.example"),
         ("AWS", "AKIAIOSFODNN7EXAMPLE"),
     ],
 )
@@ -205,6 +209,16 @@ def test_what_looks_like_a_credential_is_masked(name: str, value: str) -> None:
 )
 def test_what_does_not_is_shown(name: str, value: str) -> None:
     assert masked({name: value}) == {name: value}
+
+
+@pytest.mark.parametrize(
+    "piece", ["x", "eyJ-", "a+", "a://", "a://b:", ":", "Bearer ", " ", "A ", "-----BEGIN "]
+)
+@pytest.mark.timeout(60)  # a pattern that reads the rest from each place takes hours
+def test_no_value_is_so_long_that_it_is_not_judged_at_once(piece: str) -> None:
+    value = piece * (MAX_BODY_BYTES // 16 // len(piece))
+    for start in ("", "a://", "-----BEGIN ", "eyJ"):
+        assert masked({"LEVEL": start + value + "\n"}) == {"LEVEL": start + value + "\n"}
 
 
 async def test_a_masked_value_is_what_everybody_is_shown_and_the_guest_is_given_the_real_one(

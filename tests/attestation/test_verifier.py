@@ -125,9 +125,23 @@ async def test_a_good_document_through_another_key_is_refused(served: Served) ->
     try:
         verdict = await judge(proxy)
         assert failed(verdict) == ["tls_key"]
-        assert not verdict.admits
+        assert (verdict.attested, verdict.retry) == (False, False)
     finally:
         await proxy.stop()
+
+
+async def test_evidence_that_came_over_a_key_of_the_moment_is_asked_for_once_more(
+    served: Served,
+) -> None:
+    """A slow guest: its server took its own key while the connection was open."""
+    moment = identity("of the moment")
+    served.moments = [moment]
+    gate, endpoint = verifier(), await served.start()
+    verdict = await gate.verify(ROW, RELEASE, endpoint, moment.spki_sha256)
+    assert (failed(verdict), verdict.admits) == (["tls_key_changed"], False)
+    assert (verdict.attested, verdict.retry) == (None, True)
+    assert len(served.visits) == 2
+    assert (await gate.verify(ROW, RELEASE, endpoint, served.identity.spki_sha256)).admits
 
 
 async def test_a_key_other_than_the_one_seen_before_is_no_verdict_and_is_asked_again(

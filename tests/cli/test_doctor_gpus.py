@@ -162,6 +162,29 @@ def test_vfio_that_is_not_loaded_is_told(patient: Patient) -> None:
     assert patient.lines()["vfio"].mend == "modprobe vfio-pci"
 
 
+def bind_all(patient: Patient) -> None:
+    for bus in (*trees.HGX_BUSES, 0x07, 0x08, 0x09, 0x0A):
+        patient.tree.bind(f"0000:{bus:02x}:00.0", "vfio-pci")
+
+
+def test_a_kernel_that_makes_no_files_for_vfio_devices_is_told(patient: Patient) -> None:
+    bind_all(patient)
+    assert patient.lines()["vfio devices"].state == "ok"
+    patient.tree.drop(f"{BDF}/vfio-dev/vfio0", "dev")
+    line = patient.lines()["vfio devices"]
+    assert (line.state, BDF in line.detail, "CDEV" in line.mend) == ("error", True, True)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "state"), [("10 misc\n246 vfio", "error"), ("246 vfio\n511 vfio-dev", "ok")]
+)
+def test_that_is_seen_before_a_vfio_driver_has_any(
+    patient: Patient, kinds: str, state: str
+) -> None:
+    patient.put("proc/devices", f"Character devices:\n  1 mem\n{kinds}")
+    assert patient.lines()["vfio devices"].state == state
+
+
 def test_iommufd_that_is_not_there_is_told(patient: Patient) -> None:
     (patient.root / "dev/iommu").unlink()
     assert patient.lines()["iommufd"].state == "error"

@@ -193,9 +193,10 @@ def test_a_failed_update_says_why_to_the_last_line_of_the_console(agent) -> None
     with agent.popen("update", "status", "web", "--wait") as process:
         fault = Fault(
             code="never_healthy",
-            detail="no probe passed",
+            detail="no probe passed in time",
             step="verify",
-            probe="http: 503 \x1b[31mno",
+            probe="https /health",
+            response="HTTP 503: \x1b[31mno",
             console_tail="line 1\r\nkernel panic\x1b[2J\n",
         )
         agent.api.do(lambda engine: engine.fail("web", fault))
@@ -204,8 +205,11 @@ def test_a_failed_update_says_why_to_the_last_line_of_the_console(agent) -> None
     assert out.splitlines()[-1].endswith("failed, prepare")
     assert err.splitlines() == [
         "error: web: update to v1.0.0 failed in verify",
-        "  never_healthy: no probe passed",
-        r"  last probe: http: 503 \x1b[31mno",
+        r"  never_healthy: no probe passed in time; HTTP 503: \x1b[31mno (https /health)",
+        "  nothing serves: there was no version before it",
+        "  next: enclave-agent logs web --previous     all that its guest printed",
+        "        enclave-agent update retry web        the same again, once the cause is mended",
+        "        enclave-agent relaunch web --tag TAG  another release",
         "  console:",
         "    line 1",
         r"    kernel panic\x1b[2J",

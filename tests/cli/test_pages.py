@@ -69,7 +69,8 @@ def populate(agent) -> None:
                 code="never_healthy",
                 detail="http: 503 for 60 s",
                 step="verify",
-                probe='503 {"error": "model not loaded"}',
+                probe="https /health",
+                response='HTTP 503: {"error": "model not loaded"}',
                 console_tail="loading model\nout of memory\x1b[0m\n",
             ),
         )

@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from agent.api.connection import HEAD_S
+from agent.door.limits import Limits
 from agent.pki.names import coordinator_uri
 from tests.api_bodies import LEADING_ELSEWHERE, READ_IN_TWO_WAYS, elsewhere, smuggling
 from tests.fakes.fleet import DOMAIN, RESET, Member, Pki, bytes_for
 
+HEAD_S = Limits().head_s
 FLOOD, STRANGERS, MEMBERS, LORISES = (f"127.0.0.{n}" for n in (9, 10, 11, 12))
 MANY, SOME = 25, 4
 HALF_OPEN, KEPT_HALF_OPEN, LET_GO_WITHIN_S = 5000, 500, 15.0

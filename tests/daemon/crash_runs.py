@@ -21,6 +21,8 @@ from tests.fakes.host_truth import discrepancies
 _HELLO = "/v1/deployments/hello"
 _QUIET_S = 0.3
 _POLL_S = 0.03
+_SELDOM_S = 0.3
+_GLANCE_S = 0.01
 _AT_MOST_S = 120.0
 
 
@@ -32,18 +34,19 @@ async def attempt(daemon: Daemon, story: Story, key: str) -> Answer | None:
         return None
 
 
-async def until(
-    daemon: Daemon, story: Story, holds: Callable[[Scene], bool], what: str, timeout_s: float
-) -> None:
-    deadline = time.monotonic() + timeout_s
+async def until(daemon: Daemon, story: Story, holds: Callable[[Scene], bool], what: str) -> None:
+    deadline = time.monotonic() + _AT_MOST_S
     while not holds(scene := await story.look(daemon)):
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: never; {scene}\n{daemon.log_tail()}")
         await asyncio.sleep(_POLL_S)
 
 
-async def over_or_dead(daemon: Daemon, story: Story, before: Scene) -> None:
-    """Until the story is over and stays so for a while, or the daemon is dead."""
+async def over_or_dead(daemon: Daemon, story: Story, before: Scene, death: str) -> None:
+    """Until the story is over and stays so for a while, or the daemon is dead.
+
+    Where it is ordered to die it is seldom looked at: an onlooker costs it as much as its work.
+    """
     quiet_since: float | None = None
     deadline = time.monotonic() + _AT_MOST_S
     while not daemon.ended:
@@ -51,19 +54,52 @@ async def over_or_dead(daemon: Daemon, story: Story, before: Scene) -> None:
         try:
             now = await story.look(daemon)
             done = story.asked(before, now) and story.over(before, now)
-        except (aiohttp.ClientError, OSError):
+        except OSError:
+            await pause(daemon, _POLL_S)
             continue
         moment = time.monotonic()
         quiet_since = (quiet_since or moment) if done else None
         if quiet_since is not None and moment - quiet_since > _QUIET_S:
             return
-        await asyncio.sleep(_POLL_S)
+        await pause(daemon, _POLL_S if done or not death else _SELDOM_S)
 
 
-def order(daemon: Daemon, text: str) -> None:
+async def dead(daemon: Daemon, death: str, journal: int) -> bool:
+    """Once its orders were taken back: whether it died of them, or is about to.
+
+    `journal`: how long that was before them. One that is at its point as they are taken back has
+    it in there, at the latest when it answers again.
+    """
+    with contextlib.suppress(OSError):
+        await daemon.get("/healthz")
+    points = points_since(daemon, journal)
+    passed = len(points) >= int(death[1:]) if death[:1] == "@" else point_of(death) in points
+    if not daemon.ended and not passed:
+        return False
+    assert daemon.process is not None
+    await asyncio.to_thread(daemon.process.wait, 30)
+    return True
+
+
+async def pause(daemon: Daemon, duration_s: float) -> None:
+    """So long, or until the daemon is dead."""
+    until = time.monotonic() + duration_s
+    while not daemon.ended and time.monotonic() < until:
+        await asyncio.sleep(_GLANCE_S)
+
+
+def order(daemon: Daemon, text: str) -> int:
+    """How long the journal was before."""
     new = daemon.home / "orders.next"
     new.write_text(f"{time.monotonic_ns()} {text}")
+    journal = daemon.home / "journal"
+    length = journal.stat().st_size
     new.replace(daemon.home / "orders")
+    return length
+
+
+def points_since(daemon: Daemon, journal: int) -> list[str]:
+    return (daemon.home / "journal").read_bytes()[journal:].decode().splitlines()
 
 
 def no_orders(daemon: Daemon) -> None:
@@ -77,27 +113,29 @@ async def go(daemon: Daemon, story: Story, death: str, again: str = "") -> int:
     if it gets there.
     """
     before, key = await story.look(daemon), str(time.monotonic_ns())
-    order(daemon, death)
+    journal = order(daemon, death)
     try:
         answer = await attempt(daemon, story, key)
         assert answer is None or 200 <= answer.status < 300, answer
-        await over_or_dead(daemon, story, before)
+        if death:
+            await pause(daemon, _SELDOM_S)
+        await over_or_dead(daemon, story, before, death)
     finally:
         no_orders(daemon)
     deaths = 0
-    if daemon.ended:
+    if await dead(daemon, death, journal):
         assert daemon.process is not None
         assert daemon.process.returncode == (0 if death.startswith("TERM") else -signal.SIGKILL)
         deaths = 1 + await come_back(daemon, again)
         if answer is not None:
             lost = "what was acknowledged is there"
-            await until(daemon, story, lambda now: story.asked(before, now), lost, 10)
+            await until(daemon, story, lambda now: story.asked(before, now), lost)
         told = await story.ask(daemon, key)
         # what was done meanwhile cannot be done any more: 404, 409, 410
         gone = () if story.begins else (404, 409, 410)
         assert 200 <= told.status < 300 or told.status in gone, told
-    await until(daemon, story, lambda now: story.asked(before, now), "it is recorded", 10)
-    await until(daemon, story, lambda now: story.over(before, now), "it is over", 30)
+    await until(daemon, story, lambda now: story.asked(before, now), "it is recorded")
+    await until(daemon, story, lambda now: story.over(before, now), "it is over")
     await story.after(daemon)
     return deaths
 
@@ -105,15 +143,15 @@ async def go(daemon: Daemon, story: Story, death: str, again: str = "") -> int:
 async def come_back(daemon: Daemon, death: str) -> bool:
     """Start; if it dies where it was ordered to, start again. Whether it did."""
     if death:
-        order(daemon, death)
+        journal = order(daemon, death)
         daemon.start()
         while not daemon.ended:
-            with contextlib.suppress(aiohttp.ClientError, OSError):
+            with contextlib.suppress(OSError):
                 if (await daemon.get("/readyz")).status == 200:
                     break
-            await asyncio.sleep(_POLL_S)
+            await pause(daemon, _POLL_S)
         no_orders(daemon)
-        if not daemon.ended:
+        if not await dead(daemon, death, journal):
             return False
     await daemon.up()
     return bool(death)
@@ -164,12 +202,11 @@ async def served(daemon: Daemon) -> str:
         writer.close()
 
 
-async def points_of(daemon: Daemon, story: Story) -> list[str]:
+async def clean_points_of(daemon: Daemon, story: Story) -> list[str]:
     """Every point that a clean run passes."""
-    journal = daemon.home / "journal"
-    length = journal.stat().st_size
+    journal = (daemon.home / "journal").stat().st_size
     assert await go(daemon, story, "") == 0
-    return journal.read_bytes()[length:].decode().splitlines()
+    return points_since(daemon, journal)
 
 
 Take = Callable[[list[str]], list[tuple[str, str]]]
@@ -198,7 +235,7 @@ class Matrix:
         await self._once(first)
         await self.story.prepare(first)
         before = await self.story.look(first)
-        self.points = await points_of(first, self.story)
+        self.points = await clean_points_of(first, self.story)
         self.wanted = await outcome(first, self.story, before)
         assert await discrepancies(first) == []
         chosen = self.take(self.points)
@@ -259,7 +296,12 @@ class Matrix:
 
 def is_by_the_clock(point: str) -> bool:
     """Whether it is done again and again: a run need not do it as often as another."""
-    return any(word in point for word in ("ringbuf-read", "console.log"))
+    return any(word in point for word in ("ringbuf-read", "console.log", "hold_ports"))
+
+
+def point_of(death: str) -> str:
+    """The point of an order, without its word."""
+    return death.removeprefix("TERM ").removeprefix("FULL ")
 
 
 def nearest(points: list[str], death: str) -> list[str]:
@@ -267,6 +309,6 @@ def nearest(points: list[str], death: str) -> list[str]:
 
     A few points are passed by the clock: how often, say, the data plane is asked in a slow boot.
     """
-    word = next((word for word in ("TERM ", "FULL ") if death.startswith(word)), "")
-    place = points.index(death.removeprefix(word))
+    point = point_of(death)
+    word, place = death.removesuffix(point), points.index(point)
     return [word + point for point in itertools.islice(points, place, place + 3)]

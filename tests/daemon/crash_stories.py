@@ -14,17 +14,21 @@ from typing import Any
 
 from agent.api.routes import ROUTES
 from tests.fakes.daemon_process import Answer, Daemon, keyed
-from tests.fakes.host_truth import end_vm, recorded, vms_in
+from tests.fakes.host_truth import end_vm, last_told, recorded, vms_in
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A host as an onlooker sees it. `kept`: how many there are of what a story is about."""
+    """A host as an onlooker sees it. `kept`: how many there are of what a story is about.
+
+    `told`: the sequence of the last event of that kind.
+    """
 
     deployment: Any
     host: Any
     gpus: Any
     kept: int = 0
+    told: int = 0
 
     @property
     def update(self) -> Any:
@@ -58,6 +62,12 @@ async def look_at_leases(daemon: Daemon) -> Scene:
     """Nothing lists them to others than those who hold one."""
     rows = await recorded(daemon.state)
     return replace(await look(daemon), kept=len(rows.leases))
+
+
+async def look_at_recoveries(daemon: Daemon) -> Scene:
+    """Only an event tells that one was begun."""
+    told = await last_told(daemon.state, "gpu", "recovering")
+    return replace(await look(daemon), told=told)
 
 
 @dataclass(frozen=True)
@@ -190,11 +200,15 @@ async def staged_before_the_stop(daemon: Daemon) -> None:
 
 
 async def updated(daemon: Daemon) -> None:
-    """So that there is something to go back to."""
+    """The second one serves, after the first: so that there is one to go back to.
+
+    What served only after it, and was gone back from, is none.
+    """
     scene = await running(daemon)
-    if not scene.deployment["rollback"]:
-        assert (await daemon.update(tag=other(scene))).status == 202
+    if scene.deployment["tag"] != "v2":
+        assert (await daemon.update(tag="v2")).status == 202
         await daemon.over()
+    await daemon.until(lambda d: d is not None and any(one["default"] for one in d["rollback"]))
 
 
 async def soaking(daemon: Daemon) -> None:
@@ -221,18 +235,28 @@ async def with_a_secret(daemon: Daemon) -> None:
         assert (await daemon.over())["status"] == "completed"
 
 
+async def forgiven(daemon: Daemon) -> None:
+    """As after a release by hand: all those deaths are not to spend a GPU's resets of the hour."""
+    for gpu in (await daemon.get("/v1/inventory")).body["gpus"]:
+        if gpu["upkeep"]["resets"] * 2 > gpu["upkeep"]["resets_allowed"]:
+            assert (await request(daemon, "release_gpu", bdf=gpu["bdf"])).status == 200
+
+
 async def with_gpus(daemon: Daemon) -> None:
     """One GPU taken, the others clean."""
+    await forgiven(daemon)
     await running_of(daemon, "gpu1")
     await until(daemon, lambda scene: scene.gpus["free"] == GPUS - 1)
 
 
 async def with_all_gpus(daemon: Daemon) -> None:
+    await forgiven(daemon)
     await running_of(daemon, "gpus1")
     await until(daemon, lambda scene: scene.gpus["in_use"] == GPUS)
 
 
 async def without_gpus(daemon: Daemon) -> None:
+    await forgiven(daemon)
     await absent(daemon)
     await until(daemon, lambda scene: scene.gpus["free"] == GPUS)
 
@@ -304,6 +328,12 @@ def deploying(tag: str) -> Ask:
         return await daemon.deploy(tag=tag, key=key)
 
     return ask
+
+
+async def recovering(daemon: Daemon, key: str) -> Answer:
+    """Of the first GPU there is."""
+    first = (await daemon.get("/v1/inventory")).body["gpus"][0]["bdf"]
+    return await request(daemon, "recover_gpu", None, key, bdf=first)
 
 
 class Leases:
@@ -642,6 +672,17 @@ STORIES = [
         deleting,
         lambda _, now: now.deployment is None and now.gpus["free"] == GPUS,
         begins=False,
+        world=WITH_GPUS,
+    ),
+    Story(
+        "gpu_recover",
+        without_gpus,
+        "recover_gpu",
+        recovering,
+        lambda before, now: now.told > before.told,
+        lambda before, now: now.told > before.told and now.gpus["free"] == GPUS,
+        begins=False,
+        look=look_at_recoveries,
         world=WITH_GPUS,
     ),
     Story(

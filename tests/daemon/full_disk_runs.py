@@ -68,8 +68,8 @@ async def fill(daemon: Daemon, story: Story, before: Scene, point: str) -> bool:
     if refused:
         told = await story.ask(daemon, key)
         assert told.status < 300, told
-    await until(daemon, story, lambda now: story.asked(before, now), "it is recorded", 10)
-    await until(daemon, story, lambda now: is_over(story, before, now), "it is over", 30)
+    await until(daemon, story, lambda now: story.asked(before, now), "it is recorded")
+    await until(daemon, story, lambda now: is_over(story, before, now), "it is over")
     await story.after(daemon)
     return ran_full
 
@@ -97,7 +97,7 @@ def is_failed_well(found: dict[str, Any]) -> bool:
 
 async def stalled_or_over(daemon: Daemon, story: Story, before: Scene) -> None:
     """Until all is done, or the daemon says that the disk keeps it from going on."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         problems = (await daemon.get("/status")).body["problems"]
         if any(problem["code"] == "disk_full" for problem in problems):

@@ -19,7 +19,7 @@ LISTED = b'"paths": [\n   "/v1/models",\n   "/v1/*"\n  ]'
 CONFIGS = {
     "minds": config_of({"GUEST_HEALTH_HOST": HOST}),
     # containers without a health check run, and nothing answers behind the shim
-    "dead": config_of({"GUEST_NEVER_HEALTHY": "1"}, checked=False, start_period="1s").replace(
+    "dead": config_of({"GUEST_NEVER_HEALTHY": "1"}, checked=(), start_period="1s").replace(
         b'"paths": [\n   "/*",\n   "/health"\n  ]', LISTED
     ),
 }

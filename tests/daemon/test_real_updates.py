@@ -38,7 +38,10 @@ LAG_S = 1.5  # between what happens and what is noted of it
 @pytest_asyncio.fixture(
     scope="module",
     loop_scope="module",
-    params=[pytest.param("tap", marks=pytest.mark.root), "user"],
+    params=[
+        pytest.param("tap", marks=pytest.mark.root),
+        pytest.param("user", marks=pytest.mark.unprivileged),
+    ],
 )
 async def daemon(request: pytest.FixtureRequest, releases: Path) -> AsyncIterator[Daemon]:
     """With `hello` v1 deployed. A program of its own: what its process shows is looked through."""

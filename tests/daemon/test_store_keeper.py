@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from agent.daemon.store_keeper import StoreKeeper
 from agent.store.backup import backups, generations
+from agent.store.port import MEND_DAMAGE
 from agent.store.sqlite import SqliteStore
 from agent.updates.snapshot.publisher import SnapshotPublisher
 from simulator.instant_host import InstantHost
@@ -97,5 +98,8 @@ async def test_damage_ends_it_and_the_agent_is_ready_no_more(
     assert not publisher.snapshot.ready
     publisher.show_ready(())  # nobody makes it ready again
     assert not publisher.snapshot.ready
-    assert [problem.code for problem in publisher.snapshot.problems] == ["store_damaged"]
+    met = {"code": "store_damaged", "severity": "warning", "detail": "no forecast"}
+    assert not publisher.raise_problem("forecast", mend="it is tried again", **met)
+    (problem,) = publisher.snapshot.problems
+    assert (problem.code, problem.mend) == ("store_damaged", MEND_DAMAGE)
     assert [digest(path) for path in backups(store.path)] == [before]

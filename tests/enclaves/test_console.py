@@ -91,16 +91,6 @@ def test_a_gigabyte_leaves_eight_mebibytes(tmp_path: Path) -> None:
     assert log.tail(7) == b"the end"
 
 
-def test_a_deleted_log_is_empty_and_can_be_deleted_again(tmp_path: Path) -> None:
-    log = ConsoleLog(tmp_path / "log", limit_bytes=20)
-    for _ in range(4):
-        log.append(b"0123456789")
-    log.delete()
-    log.delete()
-    assert log.tail(100) == b""
-    assert list(tmp_path.iterdir()) == []
-
-
 async def test_a_drain_takes_all_that_the_ring_holds(tmp_path: Path) -> None:
     log, ring = ConsoleLog(tmp_path / "log"), Ring()
     harvester = Harvester(log, ring.read, RING_BYTES)

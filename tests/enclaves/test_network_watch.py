@@ -22,7 +22,7 @@ from tests.fakes.netns import ip, own_host
 BRIDGE, SUBNET = "vnw0", "198.18.9.0/24"
 BLUE, GREEN = EnclaveId("blueblue"), EnclaveId("greengr2")
 TAP, ADDRESS = "enc-blueblue", "198.18.9.2"
-SOON_S = 2.0
+WITHIN_S = 30.0  # of a machine that has other things to do
 
 pytestmark = pytest.mark.root
 
@@ -126,9 +126,9 @@ async def test_what_somebody_changes_is_soon_as_it_was_and_told(watched: Watched
         while not any(told in one and one.endswith("; put back") for one in events):
             await asyncio.sleep(0.02)
             events += watched.events()
-            assert time.monotonic() - began < SOON_S, (name, events)
+            assert time.monotonic() - began < WITHIN_S, (name, events)
         while (state(), forwarding()) != (whole, table):
-            assert time.monotonic() - began < SOON_S, name
+            assert time.monotonic() - began < WITHIN_S, name
             await asyncio.sleep(0.02)
         watched.calm()
     assert watched.news.problems == {}
@@ -155,7 +155,7 @@ async def test_a_tap_put_into_another_bridge_and_its_forwarding_entry_come_back(
 
 
 async def until(holds: object) -> None:
-    async with asyncio.timeout(SOON_S):
+    async with asyncio.timeout(WITHIN_S):
         while not holds():  # type: ignore[operator]
             await asyncio.sleep(0.02)
 

@@ -41,6 +41,7 @@ CARD = Gpu(
     ),
     driver="vfio-pci",
     vfio_device="vfio0",
+    clean=True,
 )
 GROUND = Ground(host=HOST, reserve_mib=2048, devices={ONE: CARD})
 NEED = Need(tee=Tee.SEV_SNP, memory_mib=65536, devices=(ONE,), prepared=True)
@@ -133,8 +134,9 @@ CASES = {
         "gpu_without_address_space",
         "above-4G decoding",
     ),
+    "not clean": (with_card(clean=False), "gpus_dirty", "not clean"),
     "another driver": (with_card(driver="nvidia"), "gpus_dirty", "enclave-agent gpus"),
-    "no vfio file": (with_card(vfio_device=None), "gpus_dirty", "enclave-agent gpus"),
+    "no vfio file": (with_card(vfio_device=None), "vfio_node_missing", "VFIO_DEVICE_CDEV"),
 }
 
 
@@ -164,6 +166,29 @@ def test_what_another_enclave_still_holds_is_not_asked_for_twice() -> None:
 
 def test_gpus_need_not_be_prepared_before_anybody_prepared_them() -> None:
     assert lacks_of(dataclasses.replace(NEED, prepared=False), with_card(driver="nvidia")) == []
+
+
+@pytest.mark.parametrize(
+    ("driver", "node", "made", "told"),
+    [
+        ("vfio-pci", None, None, True),  # the old enclave still has it
+        ("nvgrace_gpu_vfio_pci", None, None, True),
+        ("vfio-pci", "vfio7", False, False),  # it is there, whatever else is told
+        ("nvidia", None, False, True),
+        (None, None, False, True),
+        ("nvidia", None, None, False),  # vfio is not loaded yet
+        ("nvidia", None, True, False),
+    ],
+)
+def test_a_kernel_without_files_for_vfio_devices_is_told_before_anything_is_stopped(
+    driver: str | None, node: str | None, made: bool | None, told: bool
+) -> None:
+    ground = dataclasses.replace(
+        with_card(driver=driver, vfio_device=node),
+        host=msgspec.structs.replace(HOST, vfio_nodes=made),
+    )
+    lacks = lacks_of(dataclasses.replace(NEED, prepared=False), ground)
+    assert [one.code for one in lacks] == ["vfio_node_missing"] * told
 
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:

@@ -68,6 +68,26 @@ def test_version_object_property_and_processor_are_each_told() -> None:
     assert lacks(ABLE, Tee.TDX, devices=False)[0] == "tee: tdx needs QEMU 10.1 or newer"
 
 
+@pytest.mark.parametrize(
+    ("version", "tee", "devices", "refused"),
+    [
+        ((9, 1, 0), Tee.SEV_SNP, True, True),
+        ((9, 1, 3), Tee.SEV_SNP, True, True),
+        ((9, 1, 94), Tee.SEV_SNP, True, True),  # candidates of 9.2 are called so
+        ((9, 1, 0), Tee.SEV_SNP, False, False),
+        ((9, 1, 0), Tee.NONE, True, False),
+        ((9, 2, 0), Tee.SEV_SNP, True, False),
+        ((10, 0, 0), Tee.SEV_SNP, True, False),
+    ],
+)
+def test_a_release_with_a_known_fault_is_refused_for_what_it_spoils(
+    version: tuple[int, int, int], tee: Tee, devices: bool, refused: bool
+) -> None:
+    told = lacks(msgspec.structs.replace(ABLE, version=version), tee, devices=devices)
+    assert bool(told) is refused
+    assert all("QEMU 9.2 and newer do" in one for one in told)
+
+
 @SYSTEM
 @pytest.mark.qemu
 async def test_a_real_qemu_says_what_it_can(tmp_path: Path) -> None:

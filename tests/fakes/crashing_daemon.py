@@ -54,7 +54,7 @@ _NEEDING_ROOM = frozenset({"os.mkdir", "os.symlink", "os.link"})
 LOOKS = frozenset(
     {
         *("read", "observe", "connections", "resolve", "start", "close", "adopt"),
-        *("drain_console", "images", "examine", "refresh", "keep", "require_signed"),
+        *("drain_console", "images", "examine", "refresh", "keep", "require_signed", "refused"),
     }
 )
 # The parts whose calls are points.

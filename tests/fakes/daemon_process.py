@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -21,10 +22,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import aiohttp
 import yaml
+from multidict import CIMultiDict
 
 from agent.config import Config
 from agent.config_file import load_config
@@ -240,7 +242,18 @@ class Daemon:
     # --- asking --------------------------------------------------------------------------------
 
     async def get(self, path: str) -> Answer:
-        return await self.send("GET", path)
+        """Without a client library, which costs more than the answer: most of it is polling.
+
+        Raises OSError where nobody answers, or not to the end.
+        """
+        reader, writer = await asyncio.open_unix_connection(self.socket)
+        try:
+            head = f"GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode())
+            said = await reader.read()
+        finally:
+            writer.close()
+        return _parsed(said)
 
     async def send(
         self,
@@ -262,9 +275,7 @@ class Daemon:
                 method, f"http://agent{path}", data=sent, headers={**given, **(headers or {})}
             ) as answer,
         ):
-            text = await answer.read()
-            body = json.loads(text) if text[:1] in (b"{", b"[") else text
-            return Answer(answer.status, body, answer.headers)
+            return Answer(answer.status, _body(await answer.read()), answer.headers)
 
     async def cli(self, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
         """One command of the command line: exit code, standard output, standard error."""
@@ -345,6 +356,31 @@ class Daemon:
         return found["update"]
 
 
+class _Said:
+    """What `HTTPResponse` takes for a socket."""
+
+    def __init__(self, said: bytes) -> None:
+        self._said = said
+
+    def makefile(self, *_: Any) -> IO[bytes]:
+        return io.BytesIO(self._said)
+
+
+def _parsed(said: bytes) -> Answer:
+    """Raises ConnectionResetError for an answer that is not whole."""
+    response = http.client.HTTPResponse(cast("socket.socket", _Said(said)))
+    try:
+        response.begin()
+        text = response.read()
+    except http.client.HTTPException as error:
+        raise ConnectionResetError(f"{len(said)} bytes, and no answer") from error
+    return Answer(response.status, _body(text), CIMultiDict(response.getheaders()))
+
+
+def _body(text: bytes) -> Any:
+    return json.loads(text) if text[:1] in (b"{", b"[") else text
+
+
 def keyed(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Idempotency-Key": key}
 
@@ -361,13 +397,14 @@ def brief(deployment: dict[str, Any] | None) -> str:
 def processes_in(home: Path) -> dict[int, list[str]]:
     """Pid and arguments of every process that was told of a path in this place; not ourselves."""
     found = {}
+    told = os.fsencode(f"{home}/")
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            if any(f"{home}/" in word for word in argv):
-                found[int(entry.name)] = argv
+            line = (entry / "cmdline").read_bytes()
+            if told in line:
+                found[int(entry.name)] = line.decode(errors="replace").split("\0")[:-1]
     return found
 
 

@@ -18,6 +18,7 @@ from agent.host.wake import Wake
 from agent.inventory.port import Chain
 from agent.model.egress import EgressFacts
 from agent.model.enclave import Enclave, EnclaveState, Lifecycle, ProcessIdentity
+from agent.model.ended_console import EndedConsole
 from agent.model.event import GENESIS, Event, EventDraft, chain
 from agent.model.ids import Bdf, DeploymentName, EnclaveId, new_enclave_id, new_update_id
 from agent.model.reasons import (
@@ -128,6 +129,7 @@ class FakeEngine:
         self.problems: tuple[Problem, ...] = ()
         self.raises: Exception | None = None  # the next order raises it
         self.consoles: dict[str, bytes] = {}
+        self.ended: list[EndedConsole] = []  # newest first; their text is in `consoles`
         self.kept: list[KeptImage] = []
         self.evidences: dict[EnclaveId, Evidence] = {}
         self.oldest_event = 1
@@ -359,6 +361,9 @@ class FakeEngine:
         if enclave_id not in self.consoles:
             raise UnknownNameError(f"no console of {enclave_id}")
         return self.consoles[enclave_id][-max_bytes:]
+
+    async def ended_consoles(self, name: DeploymentName) -> list[EndedConsole]:
+        return [one for one in self.ended if one.deployment == name]
 
     # What a test does
 

@@ -22,7 +22,7 @@ def config_of(
     variables: tuple[str, ...] = (),
     secrets: tuple[str, ...] = (),
     containers: tuple[str, ...] = ("web",),
-    checked: bool = True,
+    checked: tuple[str, ...] | None = None,
     start_period: str = "3s",
     memory_mib: int = 256,
     cpus: int = 1,
@@ -30,7 +30,7 @@ def config_of(
 ) -> bytes:
     """A tinfoil-config.yml. `variables` and `secrets` are names to be supplied.
 
-    `checked`: its containers have a health check, for which the boot waits.
+    `checked`: which containers have a health check, for which the boot waits; None: each.
     """
     fixed = dict(behaviour or {})
     env: list[Any] = [*({name: value} for name, value in fixed.items()), *variables]
@@ -47,7 +47,7 @@ def config_of(
             "image": f"registry.example/{name}@sha256:{_DIGEST}",
             "env": env,
             "secrets": list(secrets),
-            **({"healthcheck": health} if checked else {}),
+            **({"healthcheck": health} if checked is None or name in checked else {}),
         }
         for name in containers
     ]

@@ -33,6 +33,7 @@ from agent.updates.snapshot.snapshot import Resolved
 from tests.fakes.daemon_process import Daemon, kill_all, processes_in
 
 _MOMENT_S = 5.0
+_LAST_EVENTS = 64  # more than one story writes
 _ID = re.compile(r"[a-z2-7]{8}")
 
 
@@ -54,6 +55,21 @@ async def recorded(state_dir: Path) -> Recorded:
     store = await SqliteStore.open(state_dir / "agent.db", RealClock().now)
     try:
         return await store.read(_read)
+    finally:
+        await store.close()
+
+
+async def last_told(state_dir: Path, kind: str, to: str) -> int:
+    """The sequence of the newest event of that kind among the last ones; 0: none is there."""
+
+    def newest(tx: Reader) -> int:
+        _, last = tx.event_bounds()
+        events = tx.events(max(0, last - _LAST_EVENTS), _LAST_EVENTS)
+        return max((one.sequence for one in events if (one.kind, one.to) == (kind, to)), default=0)
+
+    store = await SqliteStore.open(state_dir / "agent.db", RealClock().now)
+    try:
+        return await store.read(newest)
     finally:
         await store.close()
 
@@ -128,8 +144,12 @@ def _rows(rows: Recorded) -> Iterator[str]:
 
 def vms_in(daemon: Daemon) -> dict[str, list[int]]:
     """Pids by launch uuid of every VM in this place."""
+    return _vms(processes_in(daemon.home))
+
+
+def _vms(processes: Mapping[int, list[str]]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
-    for pid, argv in processes_in(daemon.home).items():
+    for pid, argv in processes.items():
         with contextlib.suppress(ValueError):
             found.setdefault(argv[argv.index("-uuid") + 1], []).append(pid)
     return found
@@ -151,7 +171,8 @@ async def _processes_at_rest(daemon: Daemon, rows: Recorded) -> list[str]:
 
 
 def _processes(daemon: Daemon, rows: Recorded) -> Iterator[str]:
-    running = vms_in(daemon)
+    there = processes_in(daemon.home)
+    running = _vms(there)
     yield from _differ("VMs", {row.launch_uuid for row in rows.enclaves}, set(running))
     for row in rows.enclaves:
         pids = running.get(row.launch_uuid, [])
@@ -159,7 +180,7 @@ def _processes(daemon: Daemon, rows: Recorded) -> Iterator[str]:
             yield f"enclave {row.id}: recorded process {row.process}, running {pids}"
     others = {
         pid: argv
-        for pid, argv in processes_in(daemon.home).items()
+        for pid, argv in there.items()
         if "-uuid" not in argv and (daemon.ended or pid != daemon.pid)
     }
     proxies = [pid for pid, argv in others.items() if _is_proxy(argv)]

@@ -10,6 +10,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def ip(arguments: str, pid: int | None = None) -> str:
     inside = ["nsenter", "-t", str(pid), "-n"] if pid is not None else []
     argv = [*inside, "ip", *arguments.split()]
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def add_ipv6(address: str, link: str, pid: int | None = None) -> None:
+    """Give a link an IPv6 address (ADDRESS/LENGTH), and wait until the kernel has its route.
+
+    It makes that of a queue (net/ipv6/addrconf.c, addrconf_dad_work), soon after `ip` has ended.
+    """
+    ip(f"addr add {address} dev {link} nodad", pid)
+    until = time.monotonic() + 30
+    while f"local {address.partition('/')[0]} " not in ip("-6 route show table local", pid):
+        assert time.monotonic() < until, f"{address} does not come"
+        time.sleep(0.01)
 
 
 class Server:

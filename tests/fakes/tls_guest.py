@@ -114,7 +114,10 @@ class TlsGuest:
     """Answers each path with the bytes, or by the script, that stands in `answers`.
 
     `visits` has one list of paths for each TLS connection, in order; `hosts` the `Host` of each
-    request, `names` the name that each TLS client asked for.
+    request, `names` the name that each TLS client asked for. The next handshakes show `moments`,
+    one each, before it shows its own key: a connection keeps that of its handshake, as the public
+    image's shim has it (its certificate is looked up at each handshake, its handler at each
+    request).
     """
 
     def __init__(self, who: Identity | None = None) -> None:
@@ -128,6 +131,7 @@ class TlsGuest:
         self.visits: list[list[str]] = []
         self.hosts: list[str] = []
         self.names: list[str | None] = []
+        self.moments: list[Identity] = []
         self.heads: dict[str, bytes] = {}  # of the newest request of each path
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,12 +146,19 @@ class TlsGuest:
         return self.answers[path]
 
     async def start(self, port: int = 0) -> Endpoint:
-        self.identity.context.sni_callback = lambda _tls, name, _context: self.names.append(name)
+        self.identity.context.sni_callback = self._choose_key
         self._server = await asyncio.start_server(
             self._serve, "127.0.0.1", port, ssl=self.identity.context, limit=1 << 20
         )
         address, port = self._server.sockets[0].getsockname()
         return Endpoint(address=address, port=port)
+
+    def _choose_key(
+        self, tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext
+    ) -> None:
+        self.names.append(name)
+        if self.moments:
+            tls.context = self.moments.pop(0).context
 
     def stop_listening(self) -> None:
         """Take no new connections; those that there are go on."""

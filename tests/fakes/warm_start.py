@@ -19,7 +19,12 @@ from typing import Any
 import agent.cli
 
 Main = Callable[[list[str]], int]
-_IMPORTED = ("agent.cli.run", "agent.daemon.run", "tests.fakes.crashing_daemon")
+_IMPORTED = (
+    "agent.cli.run",
+    "agent.daemon.run",
+    "agent.host.guest_http",
+    "tests.fakes.crashing_daemon",
+)
 
 
 class Forked:

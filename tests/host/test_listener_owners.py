@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,31 @@ def test_a_socket_that_init_gave_to_a_program_is_that_programs() -> None:
         ) as child:
             assert ListenerOwners().read()[listen] == f"cat (process {child.pid})"
             child.communicate()
+
+
+def process_in(proc: Path, pid: int, name: str, started: int, inode: int) -> None:
+    """As proc(5) has it: field 22 of `stat` is when it started, in ticks since the boot."""
+    (proc / str(pid) / "fd").mkdir(parents=True)
+    (proc / str(pid) / "comm").write_text(f"{name}\n")
+    before = f"{pid} ({name}) S 1 {pid} {pid} 0 -1 4194560" + " 0" * 12
+    (proc / str(pid) / "stat").write_text(f"{before} {started}" + " 0" * 30 + "\n")
+    (proc / str(pid) / "fd/3").symlink_to(f"socket:[{inode}]")
+
+
+@pytest.mark.parametrize(
+    ("init", "program"), [((800, 100), (900, 200)), ((32109, 100), (808, 200)), ((7, 5), (8, 5))]
+)
+def test_of_several_the_one_that_started_last_is_named_whatever_its_pid(
+    tmp_path: Path, init: tuple[int, int], program: tuple[int, int]
+) -> None:
+    """Pids begin anew once the greatest was given: a child's may be smaller than its parent's."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        inode = os.fstat(server.fileno()).st_ino
+        process_in(tmp_path, init[0], "in (i) t", init[1], inode)
+        process_in(tmp_path, program[0], "program", program[1], inode)
+        (tmp_path / "999999").mkdir()  # it ended as we look
+        listen = Listen(address="127.0.0.1", port=server.getsockname()[1])
+        assert ListenerOwners(tmp_path).read()[listen] == f"program (process {program[0]})"
 
 
 def test_proc_is_walked_only_for_sockets_that_are_new(monkeypatch: pytest.MonkeyPatch) -> None:

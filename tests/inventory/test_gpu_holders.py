@@ -127,6 +127,14 @@ async def test_virtual_functions_in_use_hold_their_card(host: GpuHost) -> None:
     await host.preparer().make_ready(ENCLAVE, [CARD], CcMode.OFF)
 
 
+async def test_a_driver_that_has_a_card_for_somebody_holds_it(host: GpuHost) -> None:
+    host.tree.bind(CARD, "somebodys-driver")
+    await host.claim(CARD)
+    with pytest.raises(GpuHeldError, match="the driver somebodys-driver"):
+        await host.preparer().make_ready(ENCLAVE, [CARD], CcMode.OFF)
+    assert host.kernel.log == []
+
+
 async def test_a_mediated_device_holds_its_card(host: GpuHost) -> None:
     name = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
     (host.tree.devices / CARD / name).mkdir()

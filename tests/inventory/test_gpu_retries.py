@@ -243,9 +243,9 @@ async def test_a_person_who_mended_it_has_it_tried_anew(board: GpuHost) -> None:
         await board.preparer().make_ready(ENCLAVE, board.all, CcMode.PPCIE)
     board.kernel.lacking.clear()
     assert await board.store.transact(lambda tx: forgive(tx, gpus[0]))
+    assert not await board.store.transact(lambda tx: forgive(tx, gpus[0]))
     assert (await board.rows())[gpus[0]].limits == ()
     await board.preparer().make_ready(ENCLAVE, board.all, CcMode.PPCIE)
-    assert not await board.store.transact(lambda tx: forgive(tx, gpus[0]))
 
 
 async def test_what_somebody_holds_is_waited_for_without_an_event_or_a_touch(
@@ -294,6 +294,21 @@ async def test_resets_have_a_budget_of_an_hour_that_restarts_do_not_renew(host: 
     await live(host, 0.6)
     assert resets(host) == RESETS_AN_HOUR + 1
     assert (await host.rows())[CARD].clean
+
+
+async def test_a_person_has_the_resets_of_the_hour_counted_anew(host: GpuHost) -> None:
+    host.confidential = False
+    for _ in range(RESETS_AN_HOUR):
+        await host.leave(CARD)
+        await host.preparer().requalify(CARD)
+    await host.leave(CARD)
+    with pytest.raises(ResetsSpentError) as refused:
+        await host.preparer().requalify(CARD)
+    assert f"enclave-agent gpus release {CARD}" in refused.value.mend
+    assert await host.store.transact(lambda tx: forgive(tx, CARD))
+    await host.preparer().requalify(CARD)
+    row = (await host.rows())[CARD]
+    assert (row.clean, len(row.resets)) == (True, 1)
 
 
 async def test_a_reset_is_counted_before_it_is_begun(host: GpuHost) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.inventory.local_addresses import read_local_addresses
-from tests.fakes.netns import ip, own_host
+from tests.fakes.netns import add_ipv6, ip, own_host
 
 pytestmark = pytest.mark.root
 
@@ -24,7 +24,7 @@ def _host() -> Iterator[None]:
 
 def test_addresses_of_links_and_what_is_routed_to_the_host_are_its_own() -> None:
     ip("addr add 192.0.2.1/24 broadcast + dev lan")
-    ip("addr add 2001:db8::1/64 dev lan nodad")
+    add_ipv6("2001:db8::1/64", "lan")
     ip("route add local 198.51.100.0/28 dev lo")
     ip("route add 203.0.113.0/24 via 192.0.2.254")  # routed, and not ours
     seen = read_local_addresses()

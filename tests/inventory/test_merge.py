@@ -70,6 +70,14 @@ def test_nvml_enriches_what_it_sees():
     assert gpu.cc_mode.pending is None
 
 
+def test_a_gpu_of_which_parts_are_somebodys_is_the_hosts():
+    uses = ("its virtual function 0000:18:00.4, which nvidia has",)
+    (gpu,) = merged([function(driver="nvidia", uses=uses)])
+    assert (gpu.owner, gpu.state) == ("host", GpuState.IN_USE)
+    (gpu,) = merged([function(driver="nvidia")])
+    assert (gpu.owner, gpu.state) == (None, GpuState.FREE)
+
+
 def test_what_was_learned_stays_while_a_guest_has_it_and_what_changes_does_not():
     (gpu,) = merged([function(driver="vfio-pci")], rows=[known()], use=GpuUse(owner="abcdefgh"))
     assert (gpu.uuid, gpu.serial, gpu.name) == ("GPU-1", "S-GPU-1", "NVIDIA H100 80GB HBM3")

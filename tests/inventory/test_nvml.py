@@ -107,6 +107,8 @@ async def test_everything_that_the_driver_tells_comes_through(world: Make):
             temperature_c=33,
             power_w=71.25,
             utilization_percent=0,
+            memory_used_mib=612,
+            sm_clock_mhz=345,
             ecc={
                 "enabled": True,
                 "volatile": {"corrected": 3, "uncorrected": 0},

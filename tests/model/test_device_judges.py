@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from agent.model.gpu_held import held_by
 from agent.model.ids import Bdf
 from agent.model.iommu_group import judge_group
 from agent.model.pci import Bar, GroupMember, Link, PciKind
 from agent.model.pci_bars import missing_space
 from agent.model.pci_drivers import is_held, is_kept_for_guests, is_vfio, yields
 from agent.model.pci_link import lost_lanes, lowered_speed, unknown_link
+from agent.model.preparation import GpuCondition, is_clean, is_qualified
+from agent.model.vfio_node import missing_node
+from simulator.rows import instant
 from tests.fakes.gpus import BDF, FULL_LINK, OTHER
 
 K = PciKind
@@ -137,3 +141,54 @@ def test_address_space_that_is_missing_is_told(
     told = missing_space(kind, bars)
     assert (told is None) is (fault is None)
     assert (fault or "") in (told or "")
+
+
+VIRTUAL = "its virtual function 0000:18:00.4, which nvidia has"
+
+
+@pytest.mark.parametrize(
+    ("driver", "uses", "programs", "holders"),
+    [
+        (None, (), (), ()),
+        ("nvidia", (), (), ()),
+        ("vfio-pci", (), (), ()),
+        ("amdgpu", (), (), ("the driver amdgpu",)),
+        ("nvidia", (VIRTUAL,), (), (VIRTUAL,)),
+        ("vfio-pci", (VIRTUAL,), (), (VIRTUAL,)),  # made of it by whoever has it for guests
+        ("nvidia", (), ("process 7",), ("process 7",)),
+        ("xe", (VIRTUAL,), ("process 7",), ("the driver xe", VIRTUAL, "process 7")),
+    ],
+)
+def test_a_device_is_the_hosts_by_its_driver_its_parts_and_its_programs(
+    driver: str | None,
+    uses: tuple[str, ...],
+    programs: tuple[str, ...],
+    holders: tuple[str, ...],
+) -> None:
+    assert held_by(driver, uses, programs) == holders
+
+
+def test_what_nobody_has_had_is_clean_and_not_qualified() -> None:
+    seen = GpuCondition(bdf=Bdf(BDF), clean=True, since=instant())
+    done = GpuCondition(bdf=Bdf(BDF), clean=True, used=True, since=instant())
+    left = GpuCondition(bdf=Bdf(BDF), clean=False, used=True, since=instant())
+    told = [(is_clean(row), is_qualified(row)) for row in (None, seen, done, left)]
+    assert told == [(True, False), (True, False), (True, True), (False, False)]
+
+
+@pytest.mark.parametrize(
+    ("driver", "node", "made_here", "missing"),
+    [
+        ("vfio-pci", "vfio3", None, False),
+        ("vfio-pci", "vfio3", False, False),
+        ("vfio-pci", None, True, True),
+        ("mlx5_vfio_pci", None, None, True),
+        ("nvidia", None, False, True),
+        ("nvidia", None, None, False),
+        (None, None, True, False),
+    ],
+)
+def test_a_file_for_iommufd_is_missing_where_it_should_be_or_never_will_be(
+    driver: str | None, node: str | None, made_here: bool | None, missing: bool
+) -> None:
+    assert (missing_node(driver, node, made_here=made_here) is not None) is missing

@@ -398,7 +398,39 @@ async def test_a_key_of_the_moment_before_any_was_bound_is_no_failure(
     assert not view.another_key
 
 
-async def test_where_nothing_is_claimed_the_first_round_that_passes_wholly_binds_its_key(
+@pytest.mark.parametrize(
+    "shown",
+    [
+        pytest.param([True], id="its first connection"),
+        pytest.param([True, True], id="two restarts"),
+        pytest.param([False, True], id="one restart when it had its key"),
+        pytest.param([True, False, True], id="both"),
+    ],
+)
+@pytest.mark.parametrize("passes", [1, 2])
+async def test_a_key_of_the_moment_is_not_bound_by_a_round_that_passed_wholly_over_it(
+    clock: ManualClock, guest: TlsGuest, shown: list[bool], passes: int
+) -> None:
+    """A slow guest: its server took its own key while the connection of the round was open."""
+    guest.moments = [
+        identity(f"of the moment {turn}") if of_the_moment else guest.identity
+        for turn, of_the_moment in enumerate(shown)
+    ]
+    endpoint = await guest.start()
+    prober = Prober(msgspec.structs.replace(QUICK, success_threshold=passes), clock)
+    prober.watch(target(endpoint, binds_itself=True))
+    try:
+        view = await until(prober, lambda view: view.bound_spki_sha256)
+        assert view.bound_spki_sha256 == guest.identity.spki_sha256
+        assert guest.moments == []
+        await until_visits(guest, 2)
+        view = await until(prober, healthy)
+        assert (view.fault, view.another_key, view.flaps) == (None, False, 0)
+    finally:
+        await prober.close()
+
+
+async def test_where_nothing_is_claimed_rounds_that_pass_wholly_bind_their_key(
     prober: Prober, guest: TlsGuest
 ) -> None:
     early = TlsGuest(identity("of the moment"))

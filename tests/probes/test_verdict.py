@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.probes.keys import KEY_CHANGED, KEY_PROBE, bound_by_round
+from agent.probes.keys import KEY_CHANGED, KEY_PROBE, bound_by_rounds, passed_over
 from agent.probes.result import ProbeResult
 from agent.probes.verdict import (
     Health,
@@ -191,13 +191,21 @@ def test_what_counted_against_a_key_is_forgotten_when_it_is_bound() -> None:
     assert again.fault is None
 
 
-def test_a_round_binds_its_key_only_if_all_of_it_passed_over_one_key() -> None:
+def test_a_round_speaks_for_a_key_only_if_all_of_it_passed_over_that_one() -> None:
     good, bad = result("a", True), result("b", False)
-    assert bound_by_round([good], [KEY]) == KEY
-    assert bound_by_round([good, bad], [KEY]) is None
-    assert bound_by_round([good], [KEY, OTHER_KEY]) is None
-    assert bound_by_round([good], []) is None
-    assert bound_by_round([], [KEY]) is None
+    assert passed_over([good], [KEY]) == KEY
+    assert passed_over([good, bad], [KEY]) is None
+    assert passed_over([good], [KEY, OTHER_KEY]) is None
+    assert passed_over([good], []) is None
+    assert passed_over([], [KEY]) is None
+
+
+def test_only_two_rounds_over_the_same_key_bind_it() -> None:
+    assert bound_by_rounds(KEY, KEY) == KEY
+    assert bound_by_rounds(OTHER_KEY, KEY) is None
+    assert bound_by_rounds(None, KEY) is None
+    assert bound_by_rounds(KEY, None) is None
+    assert bound_by_rounds(None, None) is None
 
 
 def test_a_round_without_a_result_of_a_probe_leaves_it_as_it_is() -> None:

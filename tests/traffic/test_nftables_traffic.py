@@ -16,7 +16,7 @@ from agent.host.commands import CompletedCommand, run_command
 from agent.model.resources import Listen
 from agent.traffic.nftables import NftablesTraffic, probe_nftables
 from agent.traffic.port import StaleGenerationError, TrafficError
-from tests.fakes.netns import ip, join
+from tests.fakes.netns import add_ipv6, ip, join
 from tests.traffic.clients import ask, connected, say, who
 from tests.traffic.remote import Remote
 from tests.traffic.worlds import (
@@ -378,9 +378,9 @@ async def test_guests_reach_no_loopback_service_of_the_host(
 async def test_guests_reach_nothing_of_the_host_by_ipv6(
     host: NftablesWorld, traffic: NftablesTraffic, blue: Remote
 ) -> None:
-    ip(f"addr add fd00:99::1/64 dev {BRIDGE} nodad")
+    add_ipv6("fd00:99::1/64", BRIDGE)
     pid = host.servers["blue"].pid
-    ip("addr add fd00:99::2/64 dev eth0 nodad", pid)
+    add_ipv6("fd00:99::2/64", "eth0", pid)
     mac = ip(f"-br link show {BRIDGE}").split()[2]
     ip(f"neigh replace fd00:99::1 lladdr {mac} dev eth0", pid)
     guest = ip("-br link show eth0", pid).split()[2]

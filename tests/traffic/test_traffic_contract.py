@@ -13,7 +13,7 @@ import pytest
 from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
 from agent.traffic.port import Binding, RouteOrder, StaleGenerationError, Traffic, TrafficError
-from tests.fakes.netns import ip, own_host
+from tests.fakes.netns import add_ipv6, ip, own_host
 from tests.traffic.clients import ask, connected, say, who
 from tests.traffic.worlds import WORLDS, World, free_listen, order
 
@@ -432,7 +432,10 @@ async def test_an_address_that_comes_and_goes_is_served_while_it_is_here(
             for one in floating:
                 with pytest.raises(OSError, match=r"Connect call failed|unreachable"):
                     await ask(one)
-                ip(f"addr add {one.address} dev lo{' nodad' if one.is_ipv6 else ''}")
+                if one.is_ipv6:
+                    add_ipv6(f"{one.address}/128", "lo")
+                else:
+                    ip(f"addr add {one.address} dev lo")
                 assert await ask(one) == "blue"
                 ip(f"addr del {one.address}/{128 if one.is_ipv6 else 32} dev lo")
         await traffic.close()

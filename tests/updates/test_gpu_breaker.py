@@ -12,7 +12,7 @@ from agent.model.ids import Bdf
 from agent.model.update import Step, UpdateStatus
 from agent.updates.planner.types import ActionKind
 from simulator.boards import bdf
-from simulator.simulated_host import NAME, SimulatedHost
+from simulator.simulated_host import BROKEN_GPU, NAME, SimulatedHost
 
 ONE, TWO = bdf(1), bdf(2)
 
@@ -205,7 +205,7 @@ def test_an_update_whose_qemu_does_not_come_up_counts_and_a_cancel_does_not(
     host: SimulatedHost,
 ) -> None:
     host.broken.add(ActionKind.LAUNCH)
-    host.fault_code = "qemu_exited"
+    host.fault_code, host.fault_detail = "qemu_exited", BROKEN_GPU
     host.request("v1")
     host.settle(seconds=20)
     assert host.current().status is UpdateStatus.FAILED

@@ -29,7 +29,7 @@ from agent.updates.planner.types import Action, ActionKind
 from agent.updates.secrets.values import SecretValues
 from agent.updates.secrets.versions import Secrets
 from simulator.boards import bdf
-from simulator.simulated_host import CALLER, NAME, SimulatedHost
+from simulator.simulated_host import BROKEN_GPU, CALLER, NAME, SimulatedHost
 from tests.fakes.leasing import TaggedReleases, leasing_of
 
 ONE, TWO = bdf(1), bdf(2)
@@ -122,7 +122,7 @@ def test_launches_that_fail_are_counted_against_the_gpus_and_one_that_works_clea
 
     host.serve("v1")
     host.broken.add(ActionKind.LAUNCH)
-    host.fault_code = "qemu_exited"
+    host.fault_code, host.fault_detail = "qemu_exited", BROKEN_GPU
     (row,) = host.read(lambda tx: tx.enclaves())
     host.die(row.id)
     host.settle(seconds=10)

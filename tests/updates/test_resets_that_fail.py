@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from agent.model.reasons import Strategy
 from agent.model.update import Step, UpdateStatus
-from agent.updates.planner.types import ActionKind
+from agent.updates.planner.types import Action, ActionKind, Outcome
 from simulator.simulated_host import SimulatedHost
 
 
@@ -64,6 +65,46 @@ def test_a_drain_tries_again_before_the_old_one_is_retired(host: SimulatedHost) 
     host.settle(seconds=6)
     assert host.current().step is Step.DRAIN
     host.broken.clear()
+    host.settle()
+    assert (host.current().status, host.current().reset_connections) == (
+        UpdateStatus.COMPLETED,
+        3,
+    )
+
+
+def test_a_reset_under_way_is_not_cut_short_by_the_zero_that_it_makes(
+    host: SimulatedHost,
+) -> None:
+    host.request("v2")
+    host.broken.add(ActionKind.RESET)
+    host.until(Step.DRAIN)
+    host.clock.advance(host.policy.drain_s)
+    host.outcomes.clear()
+    answer = host.think()
+    (blue,) = (key for key, vm in host.vms.items() if vm.connections)
+    reset = Action(ActionKind.RESET, enclave=blue)
+    assert answer is not None
+    assert answer.actions == {reset}
+    host.vms[blue].connections = 0
+    assert host.think() == answer
+    host.outcomes[reset] = Outcome(count=3)
+    host.broken.clear()
+    host.settle()
+    assert (host.current().status, host.current().reset_connections) == (
+        UpdateStatus.COMPLETED,
+        3,
+    )
+
+
+def test_what_is_open_to_an_old_one_that_ends_in_its_drain_is_reset_and_counted(
+    host: SimulatedHost,
+) -> None:
+    """Its clients would wait for a guest that answers no more."""
+    host.policy = replace(host.policy, drain_s=600)
+    host.request("v2")
+    host.until(Step.DRAIN)
+    (blue,) = (key for key, vm in host.vms.items() if vm.connections)
+    host.die(blue)
     host.settle()
     assert (host.current().status, host.current().reset_connections) == (
         UpdateStatus.COMPLETED,

@@ -12,7 +12,8 @@ import base64
 import binascii
 import logging
 import math
-from typing import Annotated, Any, Literal
+import socket
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
@@ -23,14 +24,15 @@ from agent.attestation.collateral_cache.bundle import (
     tdx_collaterals,
 )
 from agent.attestation.collateral_cache.cache import CollateralNotYetError
-from agent.attestation.collateral_cache.connection_limit import (
-    ConnectionLimit,
-    LimitedRequestHandler,
-)
 from agent.attestation.collateral_cache.endorser import CachedEndorser
 from agent.attestation.collateral_cache.token_bucket import TokenBuckets
 from agent.attestation.document import MAX_EVIDENCE_BYTES, CpuKind
 from agent.attestation.evidence import EvidenceError
+from agent.door.body import read_bounded
+from agent.door.connection import DoorConnection, Room
+from agent.door.held import Held
+from agent.door.limits import Limits
+from agent.door.plain import Crowd, PlainAcceptor
 from agent.errors import AgentError
 from agent.host.clock import Clock
 from agent.model.resources import Listen
@@ -42,7 +44,9 @@ PATH = "/attestation-collaterals"
 _MAX_BODY_BYTES = 4 * MAX_EVIDENCE_BYTES // 3 + 4096
 _BODY_S = 10.0
 _MAX_AT_ONCE = 32
-_HANDLER: dict[str, Any] = {"access_log": None}
+_BACKLOG = 128
+_LIMITS = Limits(most=256, per_peer=48)
+_HELD_BYTES = 2 << 20
 _Name = Annotated[str, msgspec.Meta(max_length=256)]
 
 
@@ -71,13 +75,14 @@ class CollateralEndpoint:
         endorser: CachedEndorser,
         clock: Clock,
         buckets: TokenBuckets | None = None,
-        limit: ConnectionLimit | None = None,
+        limits: Limits = _LIMITS,
     ) -> None:
         self._endorser = endorser
         self._clock = clock
         self._buckets = buckets or TokenBuckets()
-        self._limit = limit or ConnectionLimit()
-        self._server: asyncio.Server | None = None
+        self._guests_room = Room(limits, Held(_HELD_BYTES))
+        self._sock: socket.socket | None = None
+        self._acceptor: PlainAcceptor | None = None
         self._room = asyncio.Semaphore(_MAX_AT_ONCE)
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
         app.router.add_post(PATH, self._answer)
@@ -86,32 +91,37 @@ class CollateralEndpoint:
     async def start(self, where: Listen) -> int:
         """Listen; the port is given back. Raises EndpointError."""
         await self._runner.setup()
-        server, loop = self._runner.server, asyncio.get_running_loop()
+        server = self._runner.server
         assert server is not None
 
-        def handler() -> LimitedRequestHandler:
-            return LimitedRequestHandler(server, limit=self._limit, loop=loop, **_HANDLER)
+        def connect(peer: str, crowd: Crowd) -> DoorConnection:
+            return DoorConnection(server, room=self._guests_room, peer=peer, crowd=crowd)
 
         try:
-            self._server = await loop.create_server(handler, where.address, where.port)
+            self._sock = _listening(where)
         except OSError as error:
             await self._runner.cleanup()
             raise EndpointError(
                 f"attestation.collateral.listen: cannot listen on {where}: {error.strerror}"
             ) from error
-        port: int = self._server.sockets[0].getsockname()[1]
+        self._acceptor = PlainAcceptor(self._sock, connect, self._guests_room.limits)
+        self._acceptor.start("collateral-endpoint")
+        port: int = self._sock.getsockname()[1]
         return port
 
     async def close(self) -> None:
         """Take no more questions."""
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            await self._acceptor.stop()
+        if self._sock is not None:
+            self._sock.close()
         await self._runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.Response:
-        if isinstance(request.protocol, LimitedRequestHandler):
-            request.protocol.heard()
-        response = await self._admit(request)
+        connection = request.protocol
+        assert isinstance(connection, DoorConnection)
+        with connection.serving():
+            response = await self._admit(request)
         response.force_close()
         return response
 
@@ -126,8 +136,7 @@ class CollateralEndpoint:
 
     async def _judge(self, request: web.Request) -> web.Response:
         try:
-            async with asyncio.timeout(_BODY_S):
-                data = await request.read()
+            data = await read_bounded(request, _MAX_BODY_BYTES, _BODY_S)
         except TimeoutError:
             return _refusal(408, "too_slow", f"the body did not come in {_BODY_S:g} s")
         except web.HTTPRequestEntityTooLarge:
@@ -158,6 +167,20 @@ class CollateralEndpoint:
             return snp_collaterals(snp.vcek, snp.chain, snp.crl) if snp else None
         tdx = await self._endorser.tdx_parts(evidence)
         return tdx_collaterals(tdx) if tdx else None
+
+
+def _listening(where: Listen) -> socket.socket:
+    family = socket.AF_INET6 if ":" in where.address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((where.address, where.port))
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
 
 
 def _refusal(status: int, code: str, detail: str, **headers: str) -> web.Response:

@@ -70,6 +70,8 @@ class _Gpu:
             temperature_c=temperature_c,
             power_w=None if power is None else power / 1000,
             utilization_percent=None if rates is None else rates.gpu,
+            memory_used_mib=None if memory is None else memory.used >> 20,
+            sm_clock_mhz=self._ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
             ecc=self._ecc(),
             remapped_rows=self._remapped_rows(),
             nvlink=self._nvlink(fields),

@@ -14,14 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.inventory.pci_use import display_of
+from agent.inventory.pci_use import (
+    display_of,
+    mediated_devices,
+    parts_in_use,
+    virtual_functions,
+)
 from agent.inventory.preparation.functions import Function
 from agent.inventory.sysfs import list_names, read_int, read_link_name, read_text
 
 _MINOR = re.compile(r"^Device Minor:\s*(\d+)", re.MULTILINE)
 _CAP_MINOR = re.compile(r"^DeviceFileMinor:\s*(\d+)", re.MULTILINE)
 _BDF = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _NVIDIA_DEVICE = re.compile(r"/dev/nvidia\d+")
 _SWITCH_DEVICE = re.compile(r"/dev/nvidia-nvswitch\d+")  # a fabric manager has all of them
 _NODE_OF = {"drm": "/dev/dri/", "graphics": "/dev/", "sound": "/dev/snd/", "i2c-dev": "/dev/"}
@@ -46,26 +50,19 @@ class DeviceNodes(NamedTuple):
         return any(entry in name for entry in self.entries)
 
 
-class Use(NamedTuple):
-    """A use that is no open file: what it is, and where it shows."""
-
-    what: str
-    path: Path
-
-
 def nodes_of(functions: tuple[Function, ...], proc_root: Path) -> DeviceNodes:
     """Of all of them, and of their virtual functions and mediated devices."""
     nodes, any_gpu = set[str](), False
     paths = [one.path for one in functions]
     for one in functions:
-        paths += [path for path, _ in _virtual(one.path)]
+        paths += [one.path.parent / bdf for bdf, _ in virtual_functions(str(one.path))]
         if one.driver == "nvidia":
             minor = _minor(proc_root, one.bdf)
             any_gpu |= minor is None
             nodes |= {f"/dev/nvidia{minor}", *_caps(proc_root, minor)} if minor else set()
     for path in paths:
         nodes |= {*_vfio_nodes(path), *_shown_below(path, 0)}
-        for mediated in _mediated(path):
+        for mediated in mediated_devices(str(path)):
             nodes |= set(_vfio_nodes(path / mediated))
     return DeviceNodes(
         nodes=frozenset(nodes),
@@ -75,28 +72,11 @@ def nodes_of(functions: tuple[Function, ...], proc_root: Path) -> DeviceNodes:
     )
 
 
-def uses_of(function: Function, *, display: bool = True) -> Iterator[Use]:
-    """What of it is used. `display`: that the host shows a picture with it counts."""
-    for path, driver in _virtual(function.path):
-        if driver is not None:
-            yield Use(f"its virtual function {path.name}, which {driver} has", path)
-    for mediated in _mediated(function.path):
-        yield Use(f"its mediated device {mediated}", function.path / mediated)
-    shows = display_of(str(function.path), read_int(function.path / "class"), function.driver)
-    if display and shows is not None:
-        yield Use(f"the host: {shows}", function.path)
-
-
-def _virtual(path: Path) -> Iterator[tuple[Path, str | None]]:
-    """The entries of its virtual functions, and who has each."""
-    for name in list_names(path):
-        if name.startswith("virtfn") and (bdf := read_link_name(path / name)):
-            yield path.parent / bdf, read_link_name(path.parent / bdf / "driver")
-
-
-def _mediated(path: Path) -> Iterator[str]:
-    """Devices that its driver has made of it for somebody (drivers/vfio/mdev)."""
-    yield from (name for name in list_names(path) if _UUID.fullmatch(name))
+def uses_of(function: Function, *, display: bool = True) -> tuple[str, ...]:
+    """Its uses that are no open file. `display`: that the host shows a picture with it counts."""
+    path = str(function.path)
+    shows = display_of(path, read_int(f"{path}/class"), function.driver) if display else None
+    return (*parts_in_use(path), *([f"the host: {shows}"] if shows else []))
 
 
 def _vfio_nodes(path: Path) -> Iterator[str]:

@@ -104,11 +104,18 @@ class GpuQuarantinedError(PreparationError):
 
 
 class ResetsSpentError(PreparationError):
-    """It was reset so often within the hour that it is left to rest."""
+    """It was reset so often within the hour that it is left to rest, or until a person says."""
 
     @property
     def code(self) -> str:
         return "gpu_resets_spent"
+
+    @property
+    def mend(self) -> str:
+        return (
+            "see why it is reset so often: its events, the log; it is reset again after that hour "
+            f"or after: enclave-agent gpus release {self.bdf}"
+        )
 
 
 class BindingError(PreparationError):

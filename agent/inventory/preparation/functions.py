@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.inventory.pci_attributes import place_of, read_link, read_presence
+from agent.inventory.pci_attributes import place_of, read_link, read_presence, vfio_node
 from agent.inventory.sysfs import list_names, read_int, read_link_name
 from agent.model.ids import Bdf
 from agent.model.iommu_group import GroupVerdict, judge_group
-from agent.model.pci import GroupMember, Link, classify
+from agent.model.pci import GroupMember, Link, PciKind, classify
 from agent.model.pci_drivers import is_vfio
 from agent.model.pci_link import lost_lanes
 
@@ -24,6 +24,7 @@ class Function:
 
     bdf: Bdf
     path: Path
+    kind: PciKind
     driver: str | None
     iommu_group: int | None
     vfio_device: str | None
@@ -41,19 +42,21 @@ class Function:
 
 
 def look(sysfs_root: Path, bdf: Bdf) -> Function | None:
-    """As it is now; None if there is none. Reads links only: does not wake or disturb it."""
+    """As it is now; None if there is none. Does not wake or disturb it."""
     path = sysfs_root / "bus/pci/devices" / bdf
     if not path.exists():
         return None
     name = read_link_name(path / "iommu_group")
     group = int(name) if name and name.isdigit() else None
+    itself = _member(path)
     members = [_member(path.parent / one) for one in list_names(path / "iommu_group/devices")]
     return Function(
         bdf=bdf,
         path=path,
-        driver=read_link_name(path / "driver"),
+        kind=itself.kind,
+        driver=itself.driver,
         iommu_group=group,
-        vfio_device=next(iter(list_names(path / "vfio-dev")), None),
+        vfio_device=vfio_node(str(path)),
         group=judge_group(bdf, group, members),
     )
 

@@ -14,7 +14,9 @@ from agent.inventory.preparation.device_nodes import nodes_of, uses_of
 from agent.inventory.preparation.errors import Holder
 from agent.inventory.preparation.functions import Function
 from agent.inventory.sysfs import read_text
+from agent.model.gpu_held import held_by
 from agent.model.ids import Bdf
+from agent.model.iommu_group import DEVICES
 
 _UNIT = re.compile(r".+\.(?:service|scope)")
 # Programs that watch GPUs and use none, by the 15 characters that the kernel keeps of a name.
@@ -40,9 +42,9 @@ def find_holders(
     """
     devices = nodes_of(tuple(functions), proc_root)
     found = [
-        Holder(0, use.what, use.path)
+        Holder(0, what, one.path)
         for one in functions
-        for use in uses_of(one, display=not gives_display(one.bdf))
+        for what in _held_by(one, display=not gives_display(one.bdf))
     ]
     for pid in _pids(proc_root):
         path = next((one for one in _open_files(proc_root, pid) if devices.touches(one)), None)
@@ -51,6 +53,12 @@ def find_holders(
             unit = _unit_of(proc_root, pid)
             found.append(Holder(pid, program, Path(path), unit, program[:15] in _OBSERVERS))
     return tuple(found)
+
+
+def _held_by(one: Function, *, display: bool) -> tuple[str, ...]:
+    """Who has it without a file. A function beside a GPU may have any driver: it goes with it."""
+    driver = one.driver if one.kind in DEVICES else None
+    return held_by(driver, uses_of(one, display=display))
 
 
 def _unit_of(proc_root: Path, pid: int) -> str | None:

@@ -10,7 +10,7 @@ from agent.inventory.preparation.cards import addresses
 from agent.inventory.preparation.records import DevicePlace, owners, put, rows_of
 from agent.model.clock import Instant
 from agent.model.ids import Bdf
-from agent.model.preparation import GpuCondition
+from agent.model.preparation import GpuCondition, is_clean
 from agent.store.port import Reader, Transaction
 
 
@@ -22,11 +22,11 @@ def recover(tx: Transaction, now: Instant) -> None:
     """
     rows = tx.gpu_conditions()
     if any(now.since(row.since) is None for row in rows):
-        clean, moved = all(row.clean for row in rows), addresses(tx)
+        clean, moved = all(map(is_clean, rows)), addresses(tx)
         for row in rows:
             tx.delete_gpu_condition(row.bdf)
         for row in rows:
-            if row.clean and not row.used:
+            if is_clean(row) and not row.used:
                 continue  # it was only seen; what is at its address now is seen anew
             bdf = moved.get(row.card or "", row.bdf)
             after = GpuCondition(bdf=bdf, clean=clean, used=row.used, card=row.card, since=now)
@@ -55,7 +55,7 @@ def to_learn(tx: Reader, places: Mapping[Bdf, DevicePlace]) -> list[Bdf]:
     found = []
     for bdf, place in places.items():
         row = known.get(bdf)
-        learned = row is not None and (row.mode or row.mode_told or not row.clean)
+        learned = row is not None and (row.mode or row.mode_told or not is_clean(row))
         wanted = bdf in asked or not asked.isdisjoint(place.board)
         if wanted and not learned and bdf not in owned:
             found.append(bdf)

@@ -47,6 +47,7 @@ from agent.inventory.preparation.retries import resets_spent
 from agent.inventory.preparation.turns import Turns
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
+from agent.model.preparation import is_clean
 from agent.store.port import Store
 
 
@@ -200,7 +201,7 @@ class Preparer:
         """Make a device that nobody owns free again. Raises PreparationError."""
         async with self._turns.at([bdf]):
             row = (await self._book.rows([bdf])).get(bdf)
-            if row is not None and not row.clean:  # nobody did it while this waited
+            if row is not None and not is_clean(row):  # nobody did it while this waited
                 await self._refuse_suspects([bdf])
                 if why := resets_spent(row, self._clock.now()):
                     raise ResetsSpentError(bdf, why)
@@ -218,11 +219,11 @@ class Preparer:
 
     async def _is_ready(self, devices: Collection[Bdf], mode: CcMode | None) -> bool:
         rows = await self._book.rows(devices)
-        done = [rows[bdf].clean for bdf in devices if bdf in rows]
+        done = all(bdf in rows and is_clean(rows[bdf]) for bdf in devices)
         right = all(
             bdf in rows and self._modes.is_in(bdf, rows[bdf].mode, mode) for bdf in devices
         )
-        if len(done) < len(devices) or not all(done) or not right:
+        if not (done and right):
             return False
         if any(self._asks_for_reset(bdf) for bdf in devices):
             return False

@@ -26,7 +26,7 @@ from agent.model.event import EventDraft
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import ClaimKind
-from agent.model.preparation import GpuCondition
+from agent.model.preparation import GpuCondition, is_clean, is_qualified
 from agent.store.port import Reader, Transaction
 
 
@@ -62,7 +62,7 @@ def owners(tx: Reader) -> dict[str, str]:
 
 def unowned_dirty(tx: Reader) -> list[Bdf]:
     """What is to be requalified: dirty, and nobody's."""
-    return unowned(tx, [row.bdf for row in tx.gpu_conditions() if not row.clean])
+    return unowned(tx, [row.bdf for row in tx.gpu_conditions() if not is_clean(row)])
 
 
 def unowned(tx: Reader, devices: Collection[Bdf]) -> list[Bdf]:
@@ -98,8 +98,7 @@ def begin(
     """
     prove_owner(tx, devices, owner)
     known = rows_of(tx)
-    ready = {bdf for bdf, row in known.items() if row.clean and row.used}
-    dirty = set(devices) - ready
+    dirty = {bdf for bdf in devices if not is_qualified(known.get(bdf))}
     for bdf in devices:
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
         after = msgspec.structs.replace(asked_for(tx, before), clean=False, busy=True, since=now)
@@ -185,7 +184,7 @@ def count_reset(tx: Transaction, bdf: Bdf, now: Instant, times: int = 1) -> None
     """It is about to be reset. Raises ResetsSpentError, and then it must not be."""
     row = rows_of(tx).get(bdf) or GpuCondition(bdf=bdf, clean=False, since=now)
     if why := resets_spent(row, now):
-        raise ResetsSpentError(bdf, why, "see why it is reset so often: its events, the log")
+        raise ResetsSpentError(bdf, why)
     resets = (*within(row.resets, HOUR_S, now), *[now] * times)
     tx.put_gpu_condition(msgspec.structs.replace(row, resets=resets))
 
@@ -199,18 +198,23 @@ def note_fault(tx: Transaction, bdf: Bdf, error: AgentError) -> None:
 
 
 def forgive(tx: Transaction, bdf: Bdf) -> bool:
-    """A person says that it is mended: what it was found unable to do is tried anew.
+    """A person says that it is mended: what it was found unable to do is tried anew, and its
+    resets are counted anew.
 
     Whether there was anything.
     """
     row = rows_of(tx).get(bdf)
-    if row is None or not (row.limits or row.failures or row.mode_failures or row.mode_told):
+    if row is None:
         return False
-    tx.put_gpu_condition(
-        msgspec.structs.replace(
-            row, limits=(), failures=0, mode_failures=0, mode=None, mode_told=None
+    failed = bool(row.limits or row.failures or row.mode_failures or row.mode_told)
+    if not (failed or row.resets):
+        return False
+    after = msgspec.structs.replace(row, resets=())
+    if failed:
+        after = msgspec.structs.replace(
+            after, limits=(), failures=0, mode_failures=0, mode=None, mode_told=None
         )
-    )
+    tx.put_gpu_condition(after)
     return True
 
 
@@ -230,7 +234,7 @@ def mark_used(tx: Transaction, devices: Collection[Bdf], enclave: EnclaveId, now
     known = rows_of(tx)
     for bdf in devices:
         before = known.get(bdf) or GpuCondition(bdf=bdf, clean=True, since=now)
-        if before.clean:
+        if is_clean(before):
             after = msgspec.structs.replace(asked_for(tx, before), clean=False, since=now)
             put(tx, before, after, enclave)
 
@@ -257,7 +261,7 @@ def word(row: GpuCondition) -> str:
     """The one word for a condition. Another try after a failure is no news."""
     if row.busy and not row.failures:
         return "preparing"
-    return "clean" if row.clean else "dirty"
+    return "clean" if is_clean(row) else "dirty"
 
 
 def put(

@@ -14,7 +14,7 @@ from agent.inventory.port import Chain, UnknownGpuError
 from agent.inventory.preparation.records import owners
 from agent.model.gpu import CcMode, CcModes, GpuUpkeep, GpuUse
 from agent.model.ids import Bdf, EnclaveId
-from agent.model.preparation import GpuCondition
+from agent.model.preparation import GpuCondition, is_clean
 from agent.store.port import Reader
 
 
@@ -97,7 +97,7 @@ def recorded(tx: Reader, supply: HostSupply) -> HostSupply:
     if not rows:
         return supply
     held = {gpu for row in tx.enclaves() for gpu in (*row.gpus, *row.switches)}
-    unclean = {row.bdf for row in rows if not row.clean} - held
+    unclean = {row.bdf for row in rows if not is_clean(row)} - held
     modes = {row.bdf: row.mode for row in rows if row.mode is not None}
     lacking = {row.bdf: frozenset(one.mode for one in row.limits) for row in rows if row.limits}
     boards = as_recorded(supply.boards, unclean, modes, lacking)
@@ -116,7 +116,7 @@ def gpu_uses(tx: Reader) -> dict[Bdf, GpuUse]:
         found[bdf] = GpuUse(
             owner=owned.get(bdf),
             preparing=row is not None and row.busy,
-            clean=row is None or row.clean,
+            clean=is_clean(row),
             cc_mode=CcModes(active=mode, pending=mode) if mode else None,
             upkeep=_upkeep(row) if row else GpuUpkeep(),
         )

@@ -9,6 +9,7 @@ import msgspec
 from agent.attestation.port import Evidence
 from agent.host.wake import Wake
 from agent.inventory.port import Gpus
+from agent.model.ended_console import EndedConsole
 from agent.model.event import Event, EventDraft
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.reasons import Decision
@@ -338,9 +339,16 @@ class UpdateEngine:
         return await self._runtime.prune_images(unused_for_s)
 
     async def console(self, enclave_id: EnclaveId, max_bytes: int) -> bytes:
-        """The console's tail of an enclave that is recorded, as it is now."""
+        """The console's tail of an enclave, as it is now, or as it was at its end."""
         for facts in self.snapshot.deployments.values():
             if any(enclave.row.id == enclave_id for enclave in facts.enclaves):
                 await self._parts.enclaves.drain_console(enclave_id)
                 return self._parts.enclaves.console_tail(enclave_id, max_bytes)
-        raise UnknownNameError(f"no enclave {enclave_id}")
+        kept = self._parts.enclaves.ended_console_tail(enclave_id, max_bytes)
+        if kept is None:
+            raise UnknownNameError(f"no enclave {enclave_id}")
+        return kept
+
+    async def ended_consoles(self, name: DeploymentName) -> Sequence[EndedConsole]:
+        """What is kept of enclaves that are gone."""
+        return self._parts.enclaves.ended_consoles(name)

@@ -112,16 +112,23 @@ class DataPlaneWatch:
         self._refusals.take(said.counts, tenants)
         self._refusals.forget_others(set(tenants.values()))
 
-    async def recount_draining(self, rows: Rows) -> None:
-        """A drain ends when nothing is open any more: count now, not ten seconds ago."""
+    async def count_draining(self, rows: Rows) -> dict[EnclaveId, int | None]:
+        """A drain ends when nothing is open any more: count now, not ten seconds ago.
+
+        Only what gave its traffic away by these rows: until then there may always be one more.
+        """
+        counts: dict[EnclaveId, int | None] = {}
         update = rows.update
         if update is None or not isinstance(update.state, Soaking | Draining):
-            return
+            return counts
         for row in rows.enclaves:
             revision = rows.revision(row.revision)
             if row.id != update.from_enclave or revision is None:
                 continue
             try:
-                self.connections[row.id] = await self._executor.connections(row, revision)
+                count = await self._executor.connections(row, revision)
+                counts[row.id] = self.connections[row.id] = count
             except AgentError:
-                self.connections.pop(row.id, None)  # unknown: the drain waits for its deadline
+                counts[row.id] = None  # the drain waits for its deadline
+                self.connections.pop(row.id, None)
+        return counts

@@ -14,7 +14,7 @@ from agent.host.network_news import NetworkNews
 from agent.inventory.port import Gpus
 from agent.model.ids import HostId
 from agent.model.release import Release
-from agent.probes.port import Probes
+from agent.probes.port import NobodyOutside, Outside, Probes
 from agent.releases.measurement import MeasurementCheck, unmeasured
 from agent.releases.port import Releases
 from agent.store.port import Store
@@ -58,6 +58,7 @@ class EngineDependencies:
     foresee: Foresee = foresees_nothing
     host_stopping: AskHost = stays_up
     image_age_s: float | None = None  # how long images are kept that nothing needs
+    outside: Outside = field(default_factory=NobodyOutside)
     network_news: NetworkNews = field(default_factory=NetworkNews)
     watches: tuple[
         Callable[[], Coroutine[Any, Any, None]], ...

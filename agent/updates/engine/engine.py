@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -28,6 +28,7 @@ from agent.updates.engine.data_plane import DataPlaneWatch
 from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.executor import Executor
 from agent.updates.engine.host_shutdown import HostShutdown
+from agent.updates.engine.last_words import WINDOW, last_words
 from agent.updates.engine.launch_order import biggest_first
 from agent.updates.engine.listener_watch import ListenerWatch
 from agent.updates.engine.network_reports import NetworkReports
@@ -36,6 +37,7 @@ from agent.updates.engine.reconciler import Reconciler
 from agent.updates.engine.restored_orphans import RestoredOrphans
 from agent.updates.engine.wakeups import Wakeups
 from agent.updates.planner.alarms import alarms
+from agent.updates.planner.health_alarms import health_alarms
 from agent.updates.secrets.versions import Secrets
 from agent.updates.snapshot.forecast import Forecaster, needed_digests
 from agent.updates.snapshot.publisher import SnapshotPublisher
@@ -146,7 +148,7 @@ class EngineRuntime:
         for row in rows:
             self._known.setdefault(row.deployment, set()).add(row.id)
         await self.protect_images()
-        for forward in (self._forward_vms, self._forward_health):
+        for forward in (self._forward_vms, self._forward_health, self._forward_outside):
             self._tasks.append(asyncio.create_task(forward()))
         self._tasks.append(asyncio.create_task(self._follow_inventory()))
         self._tasks.append(asyncio.create_task(self._keep(self._network_reports.follow)))
@@ -301,6 +303,14 @@ class EngineRuntime:
                 if not news.isdisjoint(known):
                     self.wakeups.of(name).notify()
 
+    async def _forward_outside(self) -> None:
+        outside = self.parts.outside
+        seen = outside.changed.count
+        while True:
+            seen = await outside.changed.beyond(seen)
+            for name in outside.take_news() & self._known.keys():
+                self.wakeups.of(name).notify()
+
     async def _follow_inventory(self) -> None:
         gpus = self.parts.gpus
         seen = gpus.changed.count
@@ -366,14 +376,15 @@ class EngineRuntime:
     async def _observe(self, name: DeploymentName, rows: Rows | None) -> Observation:
         parts = self.parts
         enclaves = rows.enclaves if rows else await parts.store.read(lambda tx: tx.enclaves(name))
+        draining: Mapping[EnclaveId, int | None] = {}
         if rows:
-            await self.data_plane.recount_draining(rows)
+            draining = await self.data_plane.count_draining(rows)
             self._observer.watch(rows)
             if any(self._observer.wants_others(row) for row in enclaves):
                 await self._know_supply()
         seen = self._observer.look(name, enclaves)
         stopping = await self._host_shutdown.stopping(enclaves, seen.vms)
-        return dataclasses.replace(seen, host_stopping=stopping)
+        return dataclasses.replace(seen, draining=draining, host_stopping=stopping)
 
     def _publish(self, name: DeploymentName, rows: Rows | None) -> None:
         before = self.publisher.rows.get(name)
@@ -393,13 +404,15 @@ class EngineRuntime:
             self.data_plane.connections.pop(enclave_id, None)
         if rows is None:
             del self._known[name]
+            self.parts.outside.unwatch(name)
             self.publisher.show_alarms(name, {})
             self.publisher.show(name, None, None)
             return
         self._observer.watch(rows)
         seen = self._observer.look(name, rows.enclaves)
         not_taken = self.executor.not_taken.get(name)
-        self.publisher.show_alarms(name, alarms(situation(rows, seen), not_taken))
+        s = situation(rows, seen)
+        self.publisher.show_alarms(name, alarms(s, not_taken) | health_alarms(s))
         self.publisher.show(name, rows, seen)
 
     def _reassign_gpus(self, tx: Transaction, enclave_id: EnclaveId) -> None:
@@ -407,7 +420,11 @@ class EngineRuntime:
         reassign_gpus(tx, enclave_id, self._latest_supply, self._observer.quarantined(), now)
 
     def _console_tail(self, enclave_id: EnclaveId) -> str:
-        return self.parts.enclaves.console_tail(enclave_id).decode(errors="replace")
+        text = self.parts.enclaves.console_tail(enclave_id, WINDOW).decode(errors="replace")
+        health = self.parts.probes.view(enclave_id)
+        if health is None:
+            return last_words(text)
+        return last_words(text, health.stage, health.stage_before)
 
     def _spki_of(self, enclave_id: EnclaveId) -> str | None:
         view = self.parts.probes.view(enclave_id)

@@ -9,7 +9,7 @@ from agent.model.ids import Bdf, DeploymentName
 from agent.model.resources import GUEST_HTTPS_PORT
 from agent.model.revision import Revision
 from agent.probes.guest_metrics import METRICS_API_KEY, MetricsAccess
-from agent.probes.port import ProbeTarget, TcpCheck
+from agent.probes.port import OutsideListener, OutsideTarget, ProbeTarget, TcpCheck
 from agent.updates.engine.data_plane import DataPlaneWatch
 from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.executor import Executor
@@ -43,6 +43,7 @@ class Observer:
             connections=dict(self._data_plane.connections),
             refused=self._data_plane.refused(name),
             applied_generation=self._executor.applied.get(name),
+            outside=parts.outside.view(name),
             firmware_changed_at=self._executor.firmware_changed_at,
             values_here=parts.secret_values.here(name),
             values_at_rest=parts.secret_values.at_rest.here(name),
@@ -56,6 +57,36 @@ class Observer:
                 self._parts.probes.watch(self._target(row, revision))
             else:
                 self._parts.probes.unwatch(row.id)
+        self._watch_from_outside(rows)
+
+    def _watch_from_outside(self, rows: Rows) -> None:
+        """Have the listeners asked while they lead to an enclave, once the route is in force."""
+        name, route = rows.deployment.name, rows.deployment.route
+        row = next((one for one in rows.enclaves if one.id == route.enclave), None)
+        revision = rows.revision(row.revision) if row is not None else None
+        if row is None or revision is None:
+            self._parts.outside.unwatch(name)
+        elif self._executor.applied.get(name) == route.generation:
+            self._parts.outside.watch(name, self._outside_target(route.generation, row, revision))
+
+    def _outside_target(self, generation: int, row: Enclave, revision: Revision) -> OutsideTarget:
+        """By the name that clients ask for, or that a probe would."""
+        health = self._parts.probes.view(row.id)
+        shown = (row.spki_sha256, health.spki_sha256 if health else None)
+        name = revision.domain or (revision.probe_host or "").partition(":")[0] or None
+        return OutsideTarget(
+            generation=generation,
+            enclave=row.id,
+            listeners=tuple(
+                OutsideListener(
+                    listen=one.listen,
+                    tls=one.guest_port == GUEST_HTTPS_PORT,
+                    server_name=name,
+                    keys=frozenset(key for key in shown if key is not None),
+                )
+                for one in revision.listeners
+            ),
+        )
 
     def _target(self, row: Enclave, revision: Revision) -> ProbeTarget:
         endpoint = self._parts.enclaves.endpoint

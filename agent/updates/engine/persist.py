@@ -57,10 +57,10 @@ def persist(
 
 def _count(tx: Transaction, write: Write) -> None:
     """What a launch says of its GPUs, once its boot is over: QEMU's own start proves nothing."""
-    for enclave_id, failed in ((write.failed_on, True), (write.proven_on, False)):
-        row = tx.enclave(enclave_id) if enclave_id else None
-        if row is not None:
-            count_launch(tx, (*row.gpus, *row.switches), failed=failed)
+    count_launch(tx, write.failed_on, failed=True)
+    row = tx.enclave(write.proven_on) if write.proven_on else None
+    if row is not None:
+        count_launch(tx, (*row.gpus, *row.switches), failed=False)
 
 
 def whose_words(write: Write) -> EnclaveId | None:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.host.clock import Clock
 from agent.model.clock import Instant
@@ -165,8 +165,10 @@ class Reconciler:
 
     async def _run_action(self, action: Action) -> None:
         outcome = await self._perform(self.name, action)
-        before = self._ended.get(action)
-        times = before.times + 1 if before else 0
+        before, times = self._ended.get(action), 0
+        if before is not None:  # a try that failed may have done some of it
+            outcome = replace(outcome, count=before.outcome.count + outcome.count)
+            times = before.times + 1
         self._ended[action] = _Ended(outcome, self._clock.now(), times)
 
     def _action_ended(self, action: Action) -> None:

@@ -18,6 +18,7 @@ from agent.model.update import (
 )
 from agent.updates.planner.attestation import keep_verified, loss
 from agent.updates.planner.before_switch import vm_fault
+from agent.updates.planner.reach import blame, wait_to_know
 from agent.updates.planner.stop_old import (
     cut,
     cut_events,
@@ -45,10 +46,15 @@ def soak(s: Situation, update: Update, state: Soaking) -> Plan:
             return complete(s)  # it is launched again as what serves, which it is
         if sick:
             return fail(s, Step.SOAK, sick)
-        return complete(s) if s.now.reached(state.until) else rest(state.until)
+        if not s.now.reached(state.until):
+            return rest(state.until)
+        return wait_to_know(s, update) or complete(s)
+    sick = sick or blame(s, update)
     if sick and update.revert_after_switch and old_can_take_over(s, update):
         return revert(s, sick)
     if s.now.reached(state.until):
+        if (waiting := wait_to_know(s, update)) is not None:
+            return waiting.also(_keep_warm(s, update))
         late = s.now.reached(state.drain_until)
         return become(s, Draining(until=s.now if late else state.drain_until))
     return rest(state.until).also(_keep_warm(s, update))
@@ -73,18 +79,20 @@ def sickness(s: Situation, enclave: EnclaveId) -> Fault | None:
 
 def drain(s: Situation, update: Update, state: Draining) -> Plan:
     old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
-    if old is None or s.gone(old.id):
+    if old is None:
         return become(s, Retiring())
     outcome = cut(s, old.id, state.until)
-    if outcome is not None:  # before the count is looked at, which the reset made zero
+    if outcome is not None:
         after, event = move(
             s, Retiring(), reset_connections=update.reset_connections + outcome.count
         )
         return Plan(write=Write(update=after, events=(event, *cut_events(old, outcome))))
-    if s.connections.get(old.id) == 0:
+    if s.gone(old.id) or s.now.reached(state.until):
+        return act(reset_action(old.id))  # whatever is counted now: its own work makes it zero
+    if old.id not in s.draining:
+        return rest(s.now)
+    if s.draining[old.id] == 0:
         return become(s, Retiring())
-    if s.now.reached(state.until):
-        return act(reset_action(old.id))
     look = min(s.now.plus(1), state.until, key=lambda at: at.boottime_s)
     return rest(look).also(_keep_warm(s, update))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 
 from agent.enclaves.port import VmPhase
@@ -10,6 +11,7 @@ from agent.model.reasons import Strategy
 from agent.model.revision import Wish
 from agent.updates.planner.attestation import loss
 from agent.updates.planner.certificates import WARN_FROM, counted, left, recent
+from agent.updates.planner.health_history import record_of
 from agent.updates.planner.types import Situation
 from agent.updates.planner.upkeep import active_enclave
 
@@ -22,6 +24,7 @@ class Alarm:
     severity: str
     detail: str
     mend: str
+    since: dt.datetime | None = None  # None: since it was first shown
 
 
 def alarms(s: Situation, not_taken: str | None = None) -> dict[str, Alarm]:
@@ -147,14 +150,24 @@ def _outage(s: Situation) -> Alarm | None:
         mend = f"see `enclave-agent status {name}`; then redeploy it, roll back, or start it again"
     else:
         told = f": {deployment.degraded.detail}" if deployment.degraded else ""
-        why = f"its active enclave ended by itself{told}"
-        mend = (
-            f"it is launched again without your doing, once its secrets are here; its last words: "
-            f"`enclave-agent logs {name}`"
-        )
+        ended = "was ended because it stayed unhealthy" if _was_ended(s) else "ended by itself"
+        why = f"its active enclave {ended}{told}"
+        if row is not None and s.is_up(row):
+            again = "it was launched again, and serves once it is healthy"
+        else:
+            again = "it is launched again without your doing, once its secrets are here"
+        mend = f"{again}; its last words: `enclave-agent logs {name}`"
     return Alarm(
         code="not_serving",
         severity="error",
         detail=f"{name} refuses connections: {why}",
         mend=mend,
     )
+
+
+def _was_ended(s: Situation) -> bool:
+    """Whether its newest launch comes of its health, and not of its own end."""
+    row = active_enclave(s)
+    ended = record_of(s, row).relaunched_at if row is not None else ()
+    by_itself = s.deployment.relaunches
+    return bool(ended) and (not by_itself or ended[-1].reached(by_itself[-1]))

@@ -9,7 +9,7 @@ import msgspec
 from agent.enclaves.port import VmPhase
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave
-from agent.model.ids import EnclaveId
+from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import Sample
 from agent.model.reasons import Strategy
 from agent.model.revision import Fault
@@ -27,6 +27,7 @@ from agent.updates.planner.attestation import (
 )
 from agent.updates.planner.boot_deadline import BOOTS, deadline_of, shape_of
 from agent.updates.planner.boot_words import boot_timeout, note_changes_at
+from agent.updates.planner.launch_blame import suspect, suspects
 from agent.updates.planner.shut_door import ANSWERS, shut_fault, shut_over_gpus, shut_until
 from agent.updates.planner.transitions import (
     become,
@@ -38,15 +39,6 @@ from agent.updates.planner.transitions import (
     switch,
 )
 from agent.updates.planner.types import Plan, Situation, Write, rest
-
-# Of a launch: QEMU was started with the devices, and did not come up. What failed before that (the
-# host is not ready, the measurement is another, a cancel) says nothing of them.
-_WITH_DEVICES = frozenset({"qemu_exited", "qmp_unavailable"})
-
-
-def suspect(fault: Fault | None) -> bool:
-    """Whether a launch that failed so may be its GPUs' doing."""
-    return fault is not None and fault.code in _WITH_DEVICES
 
 
 def vm_fault(s: Situation, row: Enclave) -> Fault:
@@ -67,7 +59,7 @@ def boot(s: Situation, state: Booting) -> Plan:
     if s.rebooted(row.id):
         return launch_anew(s)
     if s.gone(row.id):
-        return _boot_failed(s, vm_fault(s, row))
+        return fail_launch(s, Step.BOOT, vm_fault(s, row))
     health = s.health_of(row.id)
     if health and health.boot_failed:
         return fail(s, Step.BOOT, Fault(code="boot_stage_failed", detail=health.boot_failed))
@@ -76,10 +68,11 @@ def boot(s: Situation, state: Booting) -> Plan:
     if (marked := _marked(s, row, state)) is not None:
         return note(s, state=marked)
     if (shut := shut_fault(s, row, state)) is not None:
-        return (fail_on_gpus if shut_over_gpus(health, state) else fail)(s, Step.BOOT, shut)
+        devices = (*row.gpus, *row.switches) if shut_over_gpus(health, state) else ()
+        return _fail_on(s, Step.BOOT, shut, devices)
     deadline = deadline_of(state, health)
     if s.now.reached(deadline):
-        return _boot_failed(s, boot_timeout(s, row))
+        return fail_launch(s, Step.BOOT, boot_timeout(s, row))
     return rest(deadline).also(rest(shut_until(s, row, state))).also(rest(note_changes_at(s, row)))
 
 
@@ -100,18 +93,20 @@ def _marked(s: Situation, row: Enclave, state: Booting) -> Booting | None:
     return msgspec.structs.replace(marked, reached=health.stage)
 
 
-def _boot_failed(s: Situation, fault: Fault) -> Plan:
-    """A guest that died in its boot, or stayed in it: that may be its GPUs' doing."""
-    return fail_on_gpus(s, Step.BOOT, fault)
+def fail_launch(s: Situation, step: Step, fault: Fault) -> Plan:
+    """Fail, and hold it against those GPUs of the new enclave whose doing it may be."""
+    if not suspect(fault):
+        return fail(s, step, fault)
+    return _fail_on(s, step, fault, suspects(fault, s.enclaves[running_update(s).enclave]))
 
 
-def fail_on_gpus(s: Situation, step: Step, fault: Fault) -> Plan:
-    """Fail, and hold it against the GPUs of the new enclave, unless it has attested them."""
-    update, plan = running_update(s), fail(s, step, fault)
-    if gpus_attested(s, update.enclave):
+def _fail_on(s: Situation, step: Step, fault: Fault, devices: tuple[Bdf, ...]) -> Plan:
+    """Fail, and hold it against these, unless the guest has attested its GPUs."""
+    plan = fail(s, step, fault)
+    if gpus_attested(s, running_update(s).enclave):
         return plan
     assert plan.write is not None
-    return Plan(write=replace(plan.write, failed_on=update.enclave))
+    return Plan(write=replace(plan.write, failed_on=devices))
 
 
 def gpus_attested(s: Situation, enclave: EnclaveId) -> bool:
@@ -196,6 +191,7 @@ def _not_in_time(health: HealthView | None) -> Fault:
         code="not_healthy_in_time",
         detail=f"{detail}: {last.detail}" if last else detail,
         probe=last.probe if last else None,
+        response=last.response if last else None,
     )
 
 

@@ -47,13 +47,13 @@ from agent.updates.planner.attestation import bind
 from agent.updates.planner.before_switch import (
     await_accept,
     boot,
-    fail_on_gpus,
-    suspect,
+    fail_launch,
     verify,
     vm_fault,
 )
 from agent.updates.planner.boot_deadline import boot_deadline_s, booting, declared_by
 from agent.updates.planner.certificates import boot_sample
+from agent.updates.planner.reach import wait_to_know
 from agent.updates.planner.stop_old import end_old
 from agent.updates.planner.transitions import (
     become,
@@ -212,12 +212,11 @@ def _launch(s: Situation, update: Update) -> Plan:
     if s.is_up(row):
         return _launched(s, update, row)
     if vm.phase is VmPhase.EXITED:
-        return fail_on_gpus(s, Step.LAUNCH, vm_fault(s, row))
+        return fail_launch(s, Step.LAUNCH, vm_fault(s, row))
     action = Action(ActionKind.LAUNCH, enclave=row.id, key=row.launch_uuid)
     outcome = s.outcomes.get(action)
     if outcome and outcome.fault and not _waits_for_secrets(s, update, outcome):
-        failed = fail_on_gpus if suspect(outcome.fault) else fail
-        return failed(s, Step.LAUNCH, outcome.fault)
+        return fail_launch(s, Step.LAUNCH, outcome.fault)
     return act(action)
 
 
@@ -268,7 +267,7 @@ def _switch(s: Situation, update: Update) -> Plan:
         return note(s, switched_at=s.now, downtime_s=down)
     match update.strategy:
         case Strategy.FRESH:
-            return complete(s)
+            return wait_to_know(s, update) or complete(s)
         case Strategy.STOP_THEN_START:
             until = update.switched_at.plus(s.policy.dwell_s)
             return become(s, Soaking(until=until, drain_until=until))

@@ -25,6 +25,7 @@ from agent.model.update import (
     UpdateState,
 )
 from agent.updates.planner.downtimes import measured
+from agent.updates.planner.reach import with_warnings
 from agent.updates.planner.types import Plan, Situation, Write
 
 REBOOTED = "host_rebooted"
@@ -98,6 +99,7 @@ def another_launch(s: Situation, row: Enclave) -> Enclave:
         process=None,
         spki_sha256=None,
         launched_at=None,
+        boot_ended=False,
     )
 
 
@@ -140,7 +142,13 @@ def with_last_answer(s: Situation, enclave: EnclaveId, fault: Fault) -> Fault:
     if last is None or fault.probe is not None or last.detail in fault.detail:
         return fault
     detail = f"{fault.detail}; last probe response: {last.detail}"
-    return msgspec.structs.replace(fault, detail=detail, probe=last.probe)
+    return msgspec.structs.replace(fault, detail=detail, probe=last.probe, response=last.response)
+
+
+def in_words(fault: Fault) -> str:
+    """For an event: the code, and the words of what failed; a probe's by its name."""
+    by = f"{fault.probe}: " if fault.probe and fault.response == fault.detail else ""
+    return f"{fault.code}: {by}{fault.detail}" if fault.detail else fault.code
 
 
 def fail(s: Situation, step: Step, fault: Fault) -> Plan:
@@ -168,7 +176,7 @@ def _tear_down(s: Situation, step: Step, decided: Decided, fault: Fault | None) 
     update, event = move(
         s,
         TearingDown(step=step, fault=fault, since=s.now),
-        reason=fault.code if fault else str(decided),
+        reason=in_words(fault) if fault else str(decided),
         decided=decided,
         fault=fault,
     )
@@ -185,7 +193,7 @@ def revert(s: Situation, fault: Fault) -> Plan:
     assert old is not None
     fault = msgspec.structs.replace(fault, step=str(Step.REVERT))
     update, event = move(
-        s, Reverting(fault=fault), reason=fault.code, decided=Decided.FAIL, fault=fault
+        s, Reverting(fault=fault), reason=in_words(fault), decided=Decided.FAIL, fault=fault
     )
     deployment, route_event = routed(s.deployment, old.id, "revert")
     deployment = msgspec.structs.replace(
@@ -200,6 +208,7 @@ def complete(s: Situation, *, drop: EnclaveId | None = None) -> Plan:
     update, event = move(
         s, Finished(step=before.step), decided=Decided.COMPLETE, finished_at=s.now
     )
+    update = with_warnings(s, update)
     stopped = s.revisions.get(before.from_revision) if before.from_revision else None
     samples = measured(before, stopped.image_version if stopped else None)
     return Plan(

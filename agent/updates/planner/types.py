@@ -16,11 +16,11 @@ from agent.enclaves.port import ABSENT, VmPhase, VmView
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave
 from agent.model.event import EventDraft
-from agent.model.ids import EnclaveId
+from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import Sample
 from agent.model.revision import Deployment, Fault, Revision
 from agent.model.update import Update
-from agent.probes.port import HealthView
+from agent.probes.port import HealthView, OutsideView
 
 
 class ActionKind(StrEnum):
@@ -49,7 +49,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an action ended. `count`: of a reset, the connections."""
+    """How an action ended. `count`: of a reset, the connections; with those of tries before it."""
 
     fault: Fault | None = None
     count: int = 0
@@ -76,6 +76,8 @@ class Policy:
 
     `reverify_s` None: nothing is claimed on this host, so nothing is judged again.
     `drop_on_loss`: an enclave that loses its attestation leaves the traffic.
+    `relaunch_unhealthy_after_s` None: what stays unhealthy stays. `outside_patience_s`: how long
+    an update waits after its switch to know whether clients reach it.
     """
 
     dwell_s: float = 5
@@ -91,6 +93,8 @@ class Policy:
     relaunch_limit: int = 5
     relaunch_window_s: float = 1800
     relaunch_backoff_s: float = 5
+    relaunch_unhealthy_after_s: float | None = None
+    outside_patience_s: float = 20
     reverify_s: float | None = None
     drop_on_loss: bool = False
     pull_allowance_s: float = 300  # of a boot, for the images that its containers pull
@@ -108,6 +112,9 @@ class Situation:
     `boots`: seconds that guests of the size of the update's took on this host, newest first;
     `answers`: those that they took to their first answer. `certificate_boots`: when guests of a
     domain of the deployment began to boot, newest first, in seconds since 1970.
+    `draining`: the connections open to an enclave that gave its traffic away, counted since then
+    and in this very turn; None: they could not be counted.
+    `outside`: how clients reach the listeners under the route that is recorded; None: nobody asks.
     `deaf`: the revisions whose image does not hear its power button.
     `secrets`: the current versions; `values_here`: names and versions whose value is in memory;
     `values_at_rest`: those that are kept encrypted, as far as is known.
@@ -123,7 +130,9 @@ class Situation:
     health: Mapping[EnclaveId, HealthView] = field(default_factory=dict)
     verdicts: Mapping[EnclaveId, Judged] = field(default_factory=dict)
     connections: Mapping[EnclaveId, int] = field(default_factory=dict)
+    draining: Mapping[EnclaveId, int | None] = field(default_factory=dict)
     applied_generation: int | None = None
+    outside: OutsideView | None = None
     firmware_changed_at: Instant | None = None  # of the host's processor, as evidence told it
     outcomes: Mapping[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False
@@ -193,8 +202,8 @@ class Write:
     `inherit`: (from, to): claims of the first enclave pass to the second, then its row goes.
     `restart_old`: a revision that was promised to be started again, as soon as it fits.
     `reassign_gpus`: an enclave that is to have other GPUs than those that it failed with.
-    `failed_on`, `proven_on`: enclaves whose launch did not get through its boot, or did;
-    their GPUs are held to it.
+    `failed_on`: GPUs and switches whose doing it may be that a launch did not get through its
+    boot. `proven_on`: an enclave whose launch did: all that it has is good.
     `last_words`: the enclave whose console tells more of the fault of the deployment.
     """
 
@@ -208,7 +217,7 @@ class Write:
     events: tuple[EventDraft, ...] = ()
     restart_old: int | None = None
     reassign_gpus: EnclaveId | None = None
-    failed_on: EnclaveId | None = None
+    failed_on: tuple[Bdf, ...] = ()
     proven_on: EnclaveId | None = None
     last_words: EnclaveId | None = None
     delete_deployment: bool = False

@@ -15,7 +15,7 @@ from agent.model.event import EventDraft
 from agent.model.ids import EnclaveId
 from agent.model.revision import Deployment, Fault, Wish
 from agent.model.update import Decided, Releasing, Step, StoppingOld, Update
-from agent.updates.planner import degraded
+from agent.updates.planner import degraded, unhealthy_relaunch
 from agent.updates.planner.attestation import (
     admitted,
     keep_verified,
@@ -23,8 +23,7 @@ from agent.updates.planner.attestation import (
     rebinding,
     verification,
 )
-from agent.updates.planner.before_switch import gpus_attested, suspect, vm_fault
-from agent.updates.planner.boot_deadline import MOST_TIMES, boot_deadline_s, declared_by, extended
+from agent.updates.planner.before_switch import vm_fault
 from agent.updates.planner.certificates import (
     SPENT,
     boot_sample,
@@ -32,11 +31,20 @@ from agent.updates.planner.certificates import (
     counted,
     left,
 )
+from agent.updates.planner.health_history import told_until
+from agent.updates.planner.launch_blame import suspects
+from agent.updates.planner.relaunch_boots import (
+    died_in_boot,
+    end_in_boot,
+    give_up_boot,
+    stays_in_boot,
+)
 from agent.updates.planner.relaunch_secrets import with_current_secrets
 from agent.updates.planner.stop_old import reset_action, stop_action, why_unasked
 from agent.updates.planner.transitions import (
     another_launch,
     enclave_event,
+    in_words,
     routed,
     with_last_answer,
 )
@@ -143,6 +151,8 @@ def _keep_active(s: Situation) -> Plan:
         return _stop_leftover(s, row)
     if row.lifecycle is Lifecycle.LAUNCHING:
         return _relaunch(s, row)
+    if unhealthy_relaunch.is_ending(s, row):
+        return unhealthy_relaunch.end(s, row)
     if s.gone(row.id):
         return _after_own_end(s, row)
     if s.vm(row.id).phase is VmPhase.STOPPING or row.launched_at is None:
@@ -166,14 +176,15 @@ def _serve(s: Situation, row: Enclave) -> Plan:
     if s.deployment.route.enclave == row.id:
         if s.policy.drop_on_loss and (lost := loss(s, row)) is not None:
             return _route(s, None, lost.detail, degraded=lost)
-        return degraded.note(s, row) or keep_verified(s, row)
+        return degraded.note(s, row) or keep_verified(s, row).also(_relaunch_unhealthy(s, row))
     decided = s.update is not None and s.update.decided is not Decided.UNDECIDED
-    if not decided and s.deployment.fault is None and _stays_in_boot(s, row):
-        return _give_up_boot(s, row)
+    if not decided and s.deployment.fault is None and stays_in_boot(s, row):
+        return give_up_boot(s, row)
     if decided or s.deployment.fault is not None or not s.is_up(row):
         return rest()
     if not s.healthy(row.id):
-        return rebinding(s, row)  # which may be all that it lacks
+        lacking = rebinding(s, row)  # which may be all that it lacks
+        return degraded.note_health(s, row) or lacking.also(_relaunch_unhealthy(s, row))
     if admitted(s, row):
         return _route(s, row.id, "healthy again", proven_on=row.id)
     judged = s.verdicts.get(row.id)
@@ -181,35 +192,11 @@ def _serve(s: Situation, row: Enclave) -> Plan:
     return keep_verified(s, row) if refused else verification(s, row)
 
 
-def _stays_in_boot(s: Situation, row: Enclave) -> bool:
-    """Whether a relaunch is over its time, and its guest is known not to have booted.
-
-    Not of a guest that only was not asked yet, since the agent began anew.
-    """
-    health, limit_s = s.health_of(row.id), _boot_limit_s(s, row)
-    if health is None or health.boot_complete or health.healthy is not False:
-        return False
-    if row.launched_at is None or limit_s is None or not s.is_up(row):
-        return False
-    final = s.policy.boot_deadline_s is not None
-    latest = row.launched_at.plus(limit_s if final else MOST_TIMES * limit_s)
-    return s.now.reached(extended(row.launched_at.plus(limit_s), latest, health))
-
-
-def _boot_limit_s(s: Situation, row: Enclave) -> float | None:
-    revision = s.revisions.get(row.revision)
-    if revision is None:
-        return None
-    declared = declared_by(revision, s.policy.pull_allowance_s)
-    return s.policy.boot_deadline_s or boot_deadline_s(revision.demand, declared=declared)
-
-
-def _give_up_boot(s: Situation, row: Enclave) -> Plan:
-    """It counts as a launch that did not come up, whose VM is to be stopped."""
-    ended = msgspec.structs.replace(row, launched_at=None)
-    event = enclave_event(ended, row.lifecycle, "it did not boot in time")
-    blamed = None if gpus_attested(s, row.id) else row.id
-    return Plan(write=Write(put_enclaves=(ended,), events=(event,), failed_on=blamed))
+def _relaunch_unhealthy(s: Situation, row: Enclave) -> Plan:
+    due_at = unhealthy_relaunch.due_at(s, row)
+    if due_at is None or not s.now.reached(due_at):
+        return rest(due_at).also(rest(told_until(s, row)))
+    return unhealthy_relaunch.decide(s, row)
 
 
 def _route(
@@ -233,6 +220,8 @@ def _after_own_end(s: Situation, row: Enclave) -> Plan:
         return _route(s, None, reason, degraded=vm_fault(s, row))
     if not s.route_applied:
         return act(s.apply_route)
+    if vm.phase is VmPhase.EXITED and not row.boot_ended and died_in_boot(s, row):
+        return end_in_boot(s, row)
     reset = reset_action(row.id)
     cut = s.outcomes.get(reset)
     if vm.phase is VmPhase.EXITED and cut is None:
@@ -272,20 +261,7 @@ def _new_launch(s: Situation, row: Enclave, recent: list[Instant], reason: str) 
         deployment=msgspec.structs.replace(s.deployment, relaunches=tuple(counted)),
         put_enclaves=(again,),
         events=(enclave_event(again, row.lifecycle, reason),),
-        failed_on=row.id if _died_in_boot(s, row) and not gpus_attested(s, row.id) else None,
     )
-
-
-def _died_in_boot(s: Situation, row: Enclave) -> bool:
-    """Whether it ended before its boot was over, as far as is known.
-
-    After a restart of the agent nothing is known of its boot: then its age decides.
-    """
-    age_s = s.now.since(row.launched_at) if row.launched_at else None
-    health, limit_s = s.health_of(row.id), _boot_limit_s(s, row)
-    if age_s is None or limit_s is None or (health is not None and health.boot_complete):
-        return False
-    return age_s < limit_s
 
 
 def _crash_loop(s: Situation, reason: str) -> Fault:
@@ -319,7 +295,7 @@ def _give_up(s: Situation, row: Enclave, fault: Fault) -> Plan:
         write=Write(
             deployment=msgspec.structs.replace(s.deployment, fault=fault),
             put_enclaves=(stopping,),
-            events=(enclave_event(stopping, row.lifecycle, fault.code),),
+            events=(enclave_event(stopping, row.lifecycle, in_words(fault)),),
             last_words=row.id,
         )
     )
@@ -329,7 +305,7 @@ def _how_far(s: Situation, row: Enclave) -> str:
     """The step in which its last launch ended; `run` if it had come up."""
     if row.launched_at is None and s.health_of(row.id) is None:
         return str(Step.LAUNCH)
-    failed = row.launched_at is None or _died_in_boot(s, row)
+    failed = row.launched_at is None or died_in_boot(s, row)
     return str(Step.BOOT) if failed else "run"
 
 
@@ -361,8 +337,8 @@ def _relaunch(s: Situation, row: Enclave) -> Plan:
     if s.vm(row.id).phase is VmPhase.EXITED or failed:
         # A launch that did not come up counts as one that ended: the same backoff, the same limit.
         ended = msgspec.structs.replace(row, lifecycle=Lifecycle.RUNNING)
-        fault = outcome.fault if outcome else None
-        event = enclave_event(ended, row.lifecycle, fault.code if fault else "launch failed")
-        blamed = row.id if fault is None or suspect(fault) else None
+        fault = outcome.fault if outcome and outcome.fault else vm_fault(s, row)
+        event = enclave_event(ended, row.lifecycle, in_words(fault))
+        blamed = suspects(fault, row)
         return Plan(write=Write(put_enclaves=(ended,), events=(event,), failed_on=blamed))
     return act(action)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Mapping
 
 import msgspec
@@ -21,6 +22,7 @@ from agent.updates.snapshot.snapshot import DeploymentFacts, HostFacts, Problem,
 from agent.updates.snapshot.status import deployment_facts
 
 _NETWORK = "host network"  # no deployment can have this name
+_STORE, _DAMAGED = "store", "store_damaged"
 
 
 class SnapshotPublisher:
@@ -102,7 +104,7 @@ class SnapshotPublisher:
         self._store_damage = detail
         self._not_ready = (f"store_damaged: {detail}",)
         self.raise_problem(
-            "store", code="store_damaged", severity="error", detail=detail, mend=MEND_DAMAGE
+            _STORE, code=_DAMAGED, severity="error", detail=detail, mend=MEND_DAMAGE
         )
 
     def raise_problem(
@@ -114,16 +116,22 @@ class SnapshotPublisher:
         detail: str,
         mend: str,
         of_tenant: bool = False,
+        since: dt.datetime | None = None,
     ) -> bool:
-        """Show a problem until it is cleared; the same again keeps its `since`, and is no news."""
+        """Show a problem until it is cleared; the same again keeps its `since`, and is no news.
+
+        A damaged store is shown once, with its own mend, and not by each task that meets it.
+        `since`: where it is known from before that it was there.
+        """
+        if code == _DAMAGED and key != _STORE:
+            return False
         known = self._problems.get(key)
-        since = known.since if known else self._clock.now().wall.strftime("%Y-%m-%dT%H:%M:%SZ")
         problem = Problem(
             code=code,
             severity=severity,
             detail=detail,
             mend=mend,
-            since=since,
+            since=_moment(since) if since else known.since if known else self._now(),
             of_tenant=of_tenant,
         )
         if problem == known:
@@ -152,6 +160,9 @@ class SnapshotPublisher:
         """It is mended."""
         if self._problems.pop(key, None) is not None:
             self._publish()
+
+    def _now(self) -> str:
+        return _moment(self._clock.now().wall)
 
     def _facts_of(self, name: DeploymentName) -> DeploymentFacts:
         rows, seen = self._rows[name]
@@ -184,3 +195,7 @@ class SnapshotPublisher:
             store_damage=self._store_damage,
             network_repairs=self._network_repairs,
         )
+
+
+def _moment(at: dt.datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

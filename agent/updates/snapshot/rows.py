@@ -20,7 +20,7 @@ from agent.model.update import (
     Update,
     Verifying,
 )
-from agent.probes.port import HealthView
+from agent.probes.port import HealthView, OutsideView
 from agent.store.port import Reader
 from agent.updates.admission.certificates import boots_of
 from agent.updates.admission.downtimes import read_downtimes
@@ -47,8 +47,10 @@ class Observation:
     health: dict[EnclaveId, HealthView] = field(default_factory=dict)
     verdicts: dict[EnclaveId, Judged] = field(default_factory=dict)
     connections: dict[EnclaveId, int] = field(default_factory=dict)
+    draining: Mapping[EnclaveId, int | None] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
     applied_generation: int | None = None
+    outside: OutsideView | None = None
     firmware_changed_at: Instant | None = None
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False
@@ -119,6 +121,13 @@ def _history(tx: Reader, update: Update | None, kind: str) -> tuple[float, ...]:
     return tuple(tx.samples(kind, shape_of(revision.demand))) if revision else ()
 
 
+def _of_this_route(deployment: Deployment, outside: OutsideView | None) -> OutsideView | None:
+    """What clients reached under another decision says nothing of this one."""
+    if outside is None or outside.generation != deployment.route.generation:
+        return None
+    return outside
+
+
 def situation(rows: Rows, seen: Observation) -> Situation:
     """Rows and observation joined; verdicts only where they are about this very launch and key."""
     enclaves = {row.id: row for row in rows.enclaves}
@@ -138,7 +147,9 @@ def situation(rows: Rows, seen: Observation) -> Situation:
         health=seen.health,
         verdicts=verdicts,
         connections=seen.connections,
+        draining=seen.draining,
         applied_generation=seen.applied_generation,
+        outside=_of_this_route(rows.deployment, seen.outside),
         firmware_changed_at=seen.firmware_changed_at,
         outcomes=seen.outcomes,
         host_stopping=seen.host_stopping,

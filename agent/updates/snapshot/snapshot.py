@@ -21,7 +21,7 @@ from agent.model.reasons import Decision, DowntimeEstimate
 from agent.model.resources import Amounts
 from agent.model.revision import Deployment, DeploymentStatus, Fault, Revision
 from agent.model.update import Update
-from agent.probes.port import HealthView
+from agent.probes.port import HealthView, ListenerReach
 
 
 class Feasibility(StrEnum):
@@ -44,7 +44,10 @@ class RollbackOption(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnclaveFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One enclave: its row, what is observed of it, and what is concluded."""
+    """One enclave: its row, what is observed of it, and what is concluded.
+
+    `reached`: whether clients reach it; None: they are not sent to it, or nobody knows.
+    """
 
     row: Enclave
     debug: bool = False  # of a debug release: it has a console, and no evidence
@@ -53,6 +56,13 @@ class EnclaveFacts(msgspec.Struct, frozen=True, kw_only=True):
     health: HealthView | None = None
     verdict: Verdict | None = None
     connections: int | None = None
+    reached: bool | None = None
+
+    @property
+    def healthy(self) -> bool | None:
+        """By its own probes, and not cut off from its clients; None: not known."""
+        own = self.health.healthy if self.health else None
+        return False if own and self.reached is False else own
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +81,8 @@ class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     `update`: the running one, or the newest. `update_deadline`: of its step, if any. `boot_note`:
     why its boot seems to stand still, where that is known. `degraded`: why its status is that.
-    `refused`: limit → how many connections or packets the data plane refused by it.
+    `refused`: limit → how many connections or packets the data plane refused by it. `outside`: how
+    clients reach its listeners, while they are asked.
     """
 
     row: Deployment
@@ -84,6 +95,7 @@ class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     expected: Estimate = Estimate()
     enclaves: tuple[EnclaveFacts, ...] = ()
     refused: Mapping[str, int] = {}
+    outside: tuple[ListenerReach, ...] = ()
     stale_secrets: tuple[str, ...] = ()
     rollback: tuple[RollbackOption, ...] = ()
     next_update: Decision

@@ -24,6 +24,7 @@ from agent.updates.planner.attestation import loss
 from agent.updates.planner.boot_deadline import deadline_of
 from agent.updates.planner.boot_words import boot_note
 from agent.updates.planner.degraded import why
+from agent.updates.planner.reach import reach_fault, reached, stays_unreached
 from agent.updates.planner.types import Situation
 from agent.updates.snapshot.eta import expected
 from agent.updates.snapshot.rows import Observation, Rows, situation
@@ -55,6 +56,7 @@ def deployment_facts(
         expected=expected(rows, s),
         enclaves=tuple(enclave_facts(s, row) for row in rows.enclaves),
         refused=seen.refused,
+        outside=s.outside.listeners if s.outside is not None else (),
         stale_secrets=stale_secrets(rows),
         rollback=rollback,
         next_update=next_update,
@@ -91,8 +93,13 @@ def deployment_status(s: Situation, missing_secrets: tuple[str, ...]) -> Deploym
         return DeploymentStatus.WAITING_FOR_SECRETS
     serving = s.deployment.route.enclave == active[0].id and s.route_applied
     trusted = loss(s, active[0]) is None
-    healthy = s.healthy(active[0].id) is not False
-    if serving and s.is_up(active[0]) and healthy and trusted:
+    seen = s.healthy(active[0].id)
+    healthy = s.deployment.degraded is None if seen is None else seen  # as it was recorded last
+    recorded = s.deployment.degraded
+    cut_off = reach_fault(s, active[0]) is not None or (
+        recorded is not None and stays_unreached(s, recorded)
+    )
+    if serving and s.is_up(active[0]) and healthy and trusted and not cut_off:
         return DeploymentStatus.RUNNING
     return DeploymentStatus.DEGRADED
 
@@ -134,14 +141,20 @@ def enclave_facts(s: Situation, row: Enclave) -> EnclaveFacts:
         and s.update.decided is Decided.SWITCH
         and s.update.from_enclave == row.id
     )
+    serves = s.deployment.route.enclave == row.id
+    state = enclave_state(row, vm, health, draining=draining, serves=serves)
+    reach = reached(s, row)
+    if state is EnclaveState.RUNNING and reach is False:
+        state = EnclaveState.UNHEALTHY
     return EnclaveFacts(
         row=row,
         debug=_is_debug(s, row),
-        state=enclave_state(row, vm, health, draining=draining),
+        state=state,
         vm=vm,
         health=health,
         verdict=judged.verdict if judged else None,
         connections=s.connections.get(row.id),
+        reached=reach,
     )
 
 
@@ -151,9 +164,9 @@ def _is_debug(s: Situation, row: Enclave) -> bool:
 
 
 def enclave_state(
-    row: Enclave, vm: VmView, health: HealthView | None, *, draining: bool
+    row: Enclave, vm: VmView, health: HealthView | None, *, draining: bool, serves: bool = False
 ) -> EnclaveState:
-    """The one word for an enclave."""
+    """The one word for an enclave. One that `serves`, as traffic is sent to it, has booted."""
     if row.lifecycle is Lifecycle.STOPPING:
         return EnclaveState.STOPPING
     if row.lifecycle in (Lifecycle.PLANNED, Lifecycle.LAUNCHING):
@@ -162,8 +175,8 @@ def enclave_state(
         return EnclaveState.LOST
     if draining:
         return EnclaveState.DRAINING
+    if health is not None and health.healthy is False and (health.boot_complete or serves):
+        return EnclaveState.UNHEALTHY
     if health is None or not health.boot_complete:
         return EnclaveState.BOOTING
-    if health.healthy is False:
-        return EnclaveState.UNHEALTHY
     return EnclaveState.RUNNING if health.healthy else EnclaveState.BOOTING
