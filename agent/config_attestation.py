@@ -152,10 +152,13 @@ class CollateralConfig(Section, frozen=True, kw_only=True):
 
 
 class AttestationConfig(Section, frozen=True, kw_only=True):
-    """`allow_unfresh`: believe guests whose evidence answers no nonce (documents v2)."""
+    """`allow_unfresh`: believe guests whose evidence answers no nonce (documents v2).
+    `require_chip_id`: evidence names its processor; masked ids, and VLEKs, are refused.
+    """
 
     interval_s: float = 60
     allow_unfresh: bool = False
+    require_chip_id: bool = False
     on_loss: str = "degrade"
     snp: SnpConfig = SnpConfig()
     tdx: TdxConfig = TdxConfig()

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from agent.attestation.port import Attestation
 from agent.attestation.unattested import Unattested
 from agent.capacity.supply import HostSupply
 from agent.enclaves.port import (
@@ -286,6 +287,7 @@ class InstantHost:
         gpus: int = 0,
         policy: Policy = POLICY,
         host_stopping: AskHost = stays_up,
+        attestation: Attestation | None = None,
     ) -> None:
         self.clock = clock
         self.outside = InstantOutside()
@@ -309,7 +311,7 @@ class InstantHost:
             enclaves=self.vms,
             probes=self.probes,
             traffic=self.traffic,
-            attestation=Unattested(),
+            attestation=attestation or Unattested(),
             secret_values=SecretValues(directory / "secrets", directory / "key", at_rest),
             gpus=self.gpus,
             supply=self._supply,

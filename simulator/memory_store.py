@@ -15,12 +15,13 @@ from agent.model.clock import Instant
 from agent.model.enclave import Enclave
 from agent.model.event import GENESIS, Event, EventDraft, chain
 from agent.model.gpu import KnownGpu
+from agent.model.identity import Identity
 from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId, UpdateId
 from agent.model.lease import Claim, ClaimKind, Lease, Sample
 from agent.model.preparation import GpuCondition
 from agent.model.revision import Deployment, Revision
 from agent.model.update import Update
-from agent.store.port import ClaimTakenError, KeptAnswer, Reader, StoreError, Transaction
+from agent.store.port import ClaimTakenError, K, KeptAnswer, Reader, StoreError, Transaction
 from agent.store.retention import (
     EVENTS_KEPT,
     SAMPLES_KEPT,
@@ -47,6 +48,7 @@ class _State:
     leases: dict[str, bytes] = field(default_factory=dict)
     gpu_conditions: dict[str, bytes] = field(default_factory=dict)
     known_gpus: dict[str, bytes] = field(default_factory=dict)
+    identities: dict[tuple[str, str], bytes] = field(default_factory=dict)
     secrets: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
     digests: dict[tuple[str, str, int], str] = field(default_factory=dict)
     samples: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
@@ -120,6 +122,10 @@ class _MemoryReader:
 
     def known_gpus(self) -> list[KnownGpu]:
         return [decode(body, KnownGpu) for _, body in sorted(self._state.known_gpus.items())]
+
+    def identities(self, kind: type[K]) -> list[K]:
+        rows = sorted(self._state.identities.items())
+        return [decode(body, kind) for (name, _), body in rows if name == kind.__name__]
 
     def secret_versions(self, name: DeploymentName) -> dict[str, tuple[int, str]]:
         rows = self._state.secrets.items()
@@ -231,6 +237,12 @@ class _MemoryTransaction(_MemoryReader):
 
     def delete_known_gpu(self, key: str) -> None:
         self._state.known_gpus.pop(key, None)
+
+    def put_identity(self, row: Identity) -> None:
+        self._state.identities[type(row).__name__, row.key] = encode(row)
+
+    def delete_identity(self, row: Identity) -> None:
+        self._state.identities.pop((type(row).__name__, row.key), None)
 
     def put_secret_version(
         self, name: DeploymentName, secret: str, version: int, digest: str

@@ -147,7 +147,7 @@ class SimulatedHost:
     health_fault: Fault = field(default_factory=lambda: Fault(code="unhealthy", detail="503"))
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     applied: int | None = None
-    firmware_changed_at: Instant | None = None
+    judge_again_at: Instant | None = None
     stopping: bool = False  # the host shuts down
     ended: set[str] = field(default_factory=set)  # launches that ended by themselves
     served: set[str] = field(default_factory=set)  # launches that traffic was sent to
@@ -252,7 +252,7 @@ class SimulatedHost:
             draining={key: vm.connections for key, vm in self.vms.items()},
             applied_generation=self.applied,
             outside=self._outside() if self.asked_from_outside else None,
-            firmware_changed_at=self.firmware_changed_at,
+            judge_again_at=self.judge_again_at,
             outcomes=dict(self.outcomes),
             host_stopping=self.stopping,
         )

@@ -6,7 +6,12 @@ import msgspec
 
 from agent.attestation.expected import Expected
 from agent.attestation.port import Check, Evidence, Verdict
-from agent.wire.answers import AttestationAnswer, AttestationCheck, AttestationVerdict
+from agent.wire.answers import (
+    AttestationAnswer,
+    AttestationCheck,
+    AttestationVerdict,
+    CollateralView,
+)
 
 _NULL = b"null"
 
@@ -40,12 +45,22 @@ def _verdict(verdict: Verdict) -> AttestationVerdict:
         checks=_checks(verdict.checks),
         simulated=verdict.simulated,
         stricter=_checks(verdict.stricter) or msgspec.UNSET,
+        collateral=[
+            CollateralView(kind=one.kind, name=one.name, issued=one.issued, until=one.until)
+            for one in verdict.collateral
+        ]
+        or msgspec.UNSET,
     )
 
 
 def _checks(checks: tuple[Check, ...]) -> list[AttestationCheck]:
     return [
-        AttestationCheck(code=check.code, passed=check.passed, detail=check.detail)
+        AttestationCheck(
+            code=check.code,
+            passed=check.passed,
+            detail=check.detail,
+            checked=msgspec.UNSET if check.checked else False,
+        )
         for check in checks
     ]
 
@@ -59,6 +74,7 @@ def _expected(expected: Expected) -> dict[str, str | int | None]:
         "guest_svn": expected.guest_svn,
         "id_key_digest": shown(expected.id_key_digest),
         "author_key_digest": shown(expected.author_key_digest),
+        "gpu_mode": expected.gpu_mode,
         "mrtd": shown(expected.mrtd),
         "rtmr0": shown(expected.rtmr0),
         "mrconfigid": shown(expected.mrconfigid) if any(expected.mrconfigid) else None,
@@ -69,6 +85,6 @@ def _expected(expected: Expected) -> dict[str, str | int | None]:
         "rtmr2": shown(expected.rtmr2),
         "host_data": shown(expected.host_data),
         "gpus": expected.gpus,
-        # A launch in one measured file fixes more.
+        # A launch in one measured file fixes more, and so does a board.
         **{name: value for name, value in fixed.items() if value is not None},
     }

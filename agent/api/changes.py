@@ -12,7 +12,14 @@ from agent.api.views import deployment_view, update_view
 from agent.model.ids import DeploymentName
 from agent.model.update import Update
 from agent.updates.errors import UnknownNameError
-from agent.wire.answers import Deployed, DeploymentAnswer, Draining, EpochReset, StaleSecrets
+from agent.wire.answers import (
+    ChipAccepted,
+    Deployed,
+    DeploymentAnswer,
+    Draining,
+    EpochReset,
+    StaleSecrets,
+)
 from agent.wire.views import DeploymentView, UpdateView
 
 
@@ -124,6 +131,12 @@ async def reset_epoch(call: Call) -> Reply:
     """Only on the host itself: it is what a coordinator of the past would want."""
     forgotten = await call.surface.engine.reset_epoch(call.caller)
     return json_reply(EpochReset(forgotten=forgotten))
+
+
+async def accept_chip(call: Call) -> Reply:
+    """Only on the host itself: whoever has moved a machine's disk must not be able to say so."""
+    change = await call.surface.engine.accept_chip(deployment_name(call), call.caller)
+    return json_reply(ChipAccepted(source=change.source, old=change.old, new=change.new))
 
 
 def _deployment(call: Call, name: DeploymentName) -> DeploymentView | None:

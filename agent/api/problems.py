@@ -14,7 +14,7 @@ from aiohttp import web
 
 from agent.api.reply import PROBLEM, Reply, with_headers
 from agent.api.views import reason_view
-from agent.attestation.port import NothingClaimedError, NotYetError
+from agent.attestation.port import ChipNotAcceptedError, NothingClaimedError, NotYetError
 from agent.errors import AgentError, describe
 from agent.host.paced_log import PacedLog
 from agent.inventory.port import GpuConditionError, UnknownGpuError
@@ -44,6 +44,7 @@ _STATUS: tuple[tuple[type[AgentError], int], ...] = (
     (UnknownNameError, 404),
     (UnknownGpuError, 404),
     (PreparationError, 409),
+    (ChipNotAcceptedError, 409),
     (FieldError, 400),
     (PrunedError, 410),
     (LeaseExpiredError, 410),

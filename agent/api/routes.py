@@ -275,6 +275,16 @@ ROUTES: tuple[HttpRoute, ...] = (
         query=(NONCE,),
         problems=(404, 501, 503),
     ),
+    _do(
+        "POST",
+        f"{_D}/accept-chip",
+        "accept_chip",
+        "Have the processor that its newest evidence names be this machine's.",
+        changes.accept_chip,
+        DocumentedAnswer(200, "What is known of the machine now, and was before.", a.ChipAccepted),
+        permission=Permission.HOST,
+        problems=(404, 409, 501),
+    ),
     _get("/v1/images", "images", "What is kept of releases.", images.kept, a.Images),
     _do(
         "POST",

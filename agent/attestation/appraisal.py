@@ -23,6 +23,7 @@ from agent.attestation.document_v2 import DUMMY, FORMATS, read_v2
 from agent.attestation.document_v3 import FORMAT, read_v3
 from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected
+from agent.attestation.origin import Origin
 from agent.attestation.policy import (
     EvidencePolicy,
     check_claims,
@@ -32,7 +33,7 @@ from agent.attestation.policy import (
     simulated_devices,
 )
 from agent.attestation.policy_document import check_freshness, check_tls_key
-from agent.attestation.port import Check, Verdict
+from agent.attestation.port import Check, CollateralUsed, Verdict
 from agent.attestation.roots import Trust
 from agent.attestation.strict_json import read_json, shown
 
@@ -93,7 +94,13 @@ def appraise(
         case.judge_devices()
     except EvidenceError as error:
         case.checks.append(refusal(error))
-    return decide(case.checks, simulated=case.simulated, firmware=case.firmware)
+    return decide(
+        case.checks,
+        simulated=case.simulated,
+        firmware=case.firmware,
+        origin=case.origin,
+        collateral=case.collateral,
+    )
 
 
 def refusal(error: EvidenceError) -> Check:
@@ -117,6 +124,8 @@ class _Appraisal:
         self.checks: list[Check] = []
         self.simulated = False
         self.firmware: str | None = None
+        self.origin: Origin | None = None
+        self.collateral: tuple[CollateralUsed, ...] = ()
 
     def judge_snp(self, given: Endorsements | None) -> None:
         """Raises EvidenceError where there are no claims."""
@@ -130,6 +139,7 @@ class _Appraisal:
             )
         now = self._question.now
         claims = verify_report(self._document.report, given, self._trust, now)
+        self.collateral += claims.collateral
         self._bound(claims)
         self.checks += check_claims(claims, self._policy, self._expected, now)
 
@@ -154,6 +164,7 @@ class _Appraisal:
         given = self._document.collateral
         collateral = newest_lists(collateral_of(given.intel), given.intel_held)
         claims = judge_collateral(signed, collateral, now)
+        self.collateral += claims.collateral
         self.checks += check_tcb(claims, config, self._expected, now)
 
     def judge_devices(self) -> None:
@@ -161,7 +172,7 @@ class _Appraisal:
         gpus, devices = self._question.expected.gpus, self._document.devices
         if not gpus and not devices:
             return
-        from agent.attestation.gpu.golden import References
+        from agent.attestation.gpu.golden import References, manifests_used
         from agent.attestation.gpu.items import verify_items
 
         now, manifests = self._question.now, self._document.collateral.manifests
@@ -170,11 +181,20 @@ class _Appraisal:
         self.simulated |= simulated_devices(claims, references)
         nonce = self._question.nonce
         self.checks += check_devices(
-            claims, self._policy, references, nonce=nonce, gpus=gpus, now=now
+            claims, self._policy, references, nonce=nonce, expected=self._expected, now=now
         )
+        if self.origin is not None:
+            keys = tuple(sorted(device.identity for device in claims))
+            self.origin = msgspec.structs.replace(self.origin, devices=keys)
+        self.collateral += manifests_used(claims, references, now)
 
     def _bound(self, claims: Claims) -> None:
         """Whose word it is, and over which key."""
         self.simulated, self.firmware = claims.simulated, claims.firmware
         keys = self._document.keys or keys_in_report_data(claims.report_data)
         self.checks.append(check_tls_key(keys, self._question.spki_sha256))
+        self.origin = Origin(
+            chip=claims.chip,
+            report_id=claims.report_id,
+            spki_sha256=keys.tls_spki_sha256.hex(),
+        )

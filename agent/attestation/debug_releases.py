@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from agent.attestation.port import Attestation, Check, Evidence, NothingClaimedError, Verdict
 from agent.model.enclave import Enclave, Endpoint
-from agent.model.ids import EnclaveId
+from agent.model.identity import KnownMachine
+from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.release import Release
 
 NO_EVIDENCE = "a debug release (tinfoil-debug=on) gives no evidence: its console is open"
@@ -43,6 +44,14 @@ class NoDebugEvidence:
         if release.debug:
             raise NothingClaimedError(NO_EVIDENCE)
         return await self._others.evidence(enclave, release, endpoint, spki_sha256, nonce)
+
+    def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
+        """As the others say."""
+        return self._others.chip_to_accept(name)
+
+    def compare_anew(self) -> None:
+        """As the others do."""
+        self._others.compare_anew()
 
     def forget(self, enclave_id: EnclaveId) -> None:
         """Keep nothing of an enclave that is gone."""

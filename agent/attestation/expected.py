@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from agent.model.gpu import CcMode
 from agent.model.igvm import Igvm
 from agent.model.release import Release
 from agent.model.shape import Shape, shape_of
@@ -21,7 +22,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     None is not known, and then no evidence is good enough; `rtmr1` and `rtmr2` are those of TDX.
     A launch in one measured file fixes more than that: what is None of it is not compared, and
     `mrtd` with `rtmr0` None is for the operator's endorsed platforms to say, of which those for
-    another `shape` do not count.
+    another `shape` do not count. `gpu_mode`: of its GPUs; None: that is for them to say.
     """
 
     snp_measurement: bytes | None = None
@@ -37,6 +38,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     mrconfigid: bytes = ZERO_REGISTER
     report_data: bytes | None = None
     gpus: int = 0
+    gpu_mode: CcMode | None = None
     shape: Shape | None = None
 
 

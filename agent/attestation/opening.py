@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.attestation.fetch import EvidenceFetcher
 from agent.attestation.policy import EvidencePolicy
+from agent.attestation.recogniser import Recogniser
 from agent.attestation.roots import Trust
 from agent.attestation.snp_tcb import Product
 from agent.attestation.verifier import Endorser, ListKeeper, Verifier
@@ -18,10 +19,12 @@ def open_verifier(
     *,
     endorser: Endorser | None = None,
     lists: ListKeeper | None = None,
+    recogniser: Recogniser | None = None,
     simulated_root: str | None = None,
     sockets: GuestSockets = UNMARKED,
 ) -> Verifier:
-    """`lists`: where revocation lists are kept. `simulated_root`: SPKI SHA-256 of the ARK of this
+    """`lists`: where revocation lists are kept. `recogniser`: what is known of machine, launches
+    and devices. `simulated_root`: SPKI SHA-256 of the ARK of this
     installation's simulated Milan.
 
     That is given with `tee: simulated` and never otherwise: without it no evidence is believed
@@ -34,5 +37,6 @@ def open_verifier(
         clock=clock,
         endorser=endorser,
         lists=lists,
+        recogniser=recogniser,
         fetcher=EvidenceFetcher(sockets=sockets),
     )

@@ -16,10 +16,11 @@ import msgspec
 
 from agent.attestation.claims import Claims, SnpClaims
 from agent.attestation.expected import Expected
-from agent.attestation.port import Check, Verdict
+from agent.attestation.origin import Origin
+from agent.attestation.port import Check, CollateralUsed, Verdict
 from agent.attestation.roots import NVIDIA_RIM_ROOT
 from agent.config import SIMULATED, AttestationConfig, SignerRule, SnpConfig, SnpFloors
-from agent.model.evidence_edition import EVIDENCE_EDITION
+from agent.model.evidence_edition import FLOORS_EDITION, knows_machines
 
 if TYPE_CHECKING:
     from agent.attestation.gpu.claims import GpuClaims
@@ -30,27 +31,37 @@ if TYPE_CHECKING:
 class EvidencePolicy:
     """What is asked of evidence. `allow_simulated`: never in a production configuration.
     `unnamed_keys`: ID keys and author keys pass that nobody named. `hold_to_manifests`: devices'
-    measurements are compared with reference manifests wherever there are any.
+    measurements are compared with reference manifests wherever there are any. `hold_to_board`:
+    devices are held against the mode and the board that they should be of.
     """
 
     config: AttestationConfig
     allow_simulated: bool = False
     unnamed_keys: bool = False
     hold_to_manifests: bool = True
+    hold_to_board: bool = True
 
     def of_edition(self, edition: int) -> EvidencePolicy:
         """With the defaults of that edition in the place of stricter ones that came later; what
         was configured otherwise stays.
         """
-        if edition >= EVIDENCE_EDITION:
+        if knows_machines(edition):
             return self
+        if edition >= FLOORS_EDITION:
+            return replace(self, hold_to_board=False)
         snp, default = self.config.snp, SnpConfig()
         former = {"signer": SignerRule.ANY, "minimum": SnpFloors.NONE, "require_crl": False}
         kept = {name: one for name, one in former.items() if _same(snp, default, name)}
         relaxed = msgspec.structs.replace(snp, **kept)
         config = msgspec.structs.replace(self.config, snp=relaxed)
         asked_for = self.config.gpu.require_rim
-        return replace(self, config=config, unnamed_keys=True, hold_to_manifests=asked_for)
+        return replace(
+            self,
+            config=config,
+            unnamed_keys=True,
+            hold_to_manifests=asked_for,
+            hold_to_board=False,
+        )
 
 
 def _same(snp: SnpConfig, default: SnpConfig, name: str) -> bool:
@@ -83,10 +94,11 @@ def check_devices(
     references: References,
     *,
     nonce: bytes,
-    gpus: int,
+    expected: Expected,
     now: dt.datetime,
 ) -> tuple[Check, ...]:
-    """Every check of the devices, of which `gpus` must be GPUs. Raises EvidenceError."""
+    """Every check of the devices. Raises EvidenceError."""
+    from agent.attestation.gpu.board import board_checks
     from agent.attestation.gpu.checks import device_checks
     from agent.attestation.gpu.golden import golden_checks
 
@@ -94,7 +106,8 @@ def check_devices(
         references = replace(references, manifests={})
     root = check_root("gpu_genuine_root", policy, simulated=simulated_devices(claims, references))
     golden = golden_checks(claims, references, policy.config.gpu, now)
-    return (root, *device_checks(claims, nonce, gpus), *golden)
+    board = board_checks(claims, expected.gpu_mode) if policy.hold_to_board else ()
+    return (root, *device_checks(claims, nonce, expected.gpus), *board, *golden)
 
 
 def simulated_devices(claims: Sequence[GpuClaims], references: References) -> bool:
@@ -114,8 +127,21 @@ def check_root(code: str, policy: EvidencePolicy, *, simulated: bool) -> Check:
     )
 
 
-def decide(checks: Iterable[Check], *, simulated: bool, firmware: str | None = None) -> Verdict:
+def decide(
+    checks: Iterable[Check],
+    *,
+    simulated: bool,
+    firmware: str | None = None,
+    origin: Origin | None = None,
+    collateral: tuple[CollateralUsed, ...] = (),
+) -> Verdict:
     """The verdict that these checks come to. No checks at all are no evidence."""
     listed = tuple(checks)
-    attested = bool(listed) and all(check.passed for check in listed)
-    return Verdict(attested=attested, checks=listed, simulated=simulated, firmware=firmware)
+    return Verdict(
+        attested=bool(listed) and all(check.passed for check in listed),
+        checks=listed,
+        simulated=simulated,
+        firmware=firmware,
+        origin=origin,
+        collateral=collateral,
+    )

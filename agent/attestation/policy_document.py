@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.attestation.document import KEY_BYTES, BoundKeys, Document
 from agent.attestation.evidence import EvidenceError
-from agent.attestation.port import BINDS_KEY, Check
+from agent.attestation.port import BINDS_KEY, Check, not_checked
 
 
 def check_freshness(document: Document, *, allow_unfresh: bool) -> Check:
@@ -13,11 +13,8 @@ def check_freshness(document: Document, *, allow_unfresh: bool) -> Check:
         detail = "it is held against the nonce that was sent"
         return Check(code="evidence_fresh", passed=True, detail=detail)
     allowed = "; attestation.allow_unfresh lets it pass" if allow_unfresh else ""
-    return Check(
-        code="evidence_not_fresh",
-        passed=allow_unfresh,
-        detail=f"a document of version {document.version} answers to no nonce{allowed}",
-    )
+    detail = f"a document of version {document.version} answers to no nonce{allowed}"
+    return not_checked("evidence_not_fresh", detail, passed=allow_unfresh)
 
 
 def check_tls_key(keys: BoundKeys, spki_sha256: str) -> Check:

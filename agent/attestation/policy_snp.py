@@ -67,7 +67,12 @@ def _revocation(claims: SnpClaims, config: SnpConfig) -> Check:
         if not passed:
             detail = f"not checked: {named} was to be renewed by {crl.next_update:%Y-%m-%d %H:%M}"
     required = crl is not None if config.require_crl is None else config.require_crl
-    return Check(code="snp_revocation", passed=passed or not required, detail=detail)
+    return Check(
+        code="snp_revocation",
+        passed=passed or not required,
+        detail=detail,
+        checked=passed,
+    )
 
 
 def _launch(claims: SnpClaims, config: SnpConfig) -> Iterator[Check]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from agent.attestation.claims import SnpClaims
-from agent.attestation.port import Check
+from agent.attestation.port import Check, not_checked
 from agent.attestation.snp_floors import endorsed_floors
 from agent.attestation.snp_tcb import Product, Tcb
 from agent.config import SnpConfig, SnpFloors, SnpMinimum, TcbMinimum
@@ -88,10 +88,9 @@ def _microcode(claims: SnpClaims) -> Iterator[Check]:
     if endorsed_floors(claims.product, line).microcode is not None:
         return
     known = "-".join(f"{one:02X}h" for one in line) if line else "not in a report of version 2"
-    yield Check(
-        code="snp_microcode_not_checked",
-        passed=True,
-        detail=f"microcode {claims.current.microcode} was not compared: no floor is known for "
+    yield not_checked(
+        "snp_microcode_not_checked",
+        f"microcode {claims.current.microcode} was not compared: no floor is known for "
         f"this line of {claims.product} (family, model, stepping: {known})",
     )
 

@@ -8,9 +8,11 @@ from typing import Protocol
 import msgspec
 
 from agent.attestation.expected import Expected
+from agent.attestation.origin import Origin
 from agent.errors import AgentError
 from agent.model.enclave import Enclave, Endpoint
-from agent.model.ids import EnclaveId
+from agent.model.identity import KnownMachine
+from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.release import Release
 
 KEY_CHANGED = "tls_key_changed"  # the check of a connection that showed another key
@@ -18,11 +20,30 @@ BINDS_KEY = "tls_key"  # the check that the evidence binds the key of its connec
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One check of a verdict."""
+    """One check of a verdict. `checked` False: nothing was compared, and the detail says why; that
+    passes where nobody asks for it, and is never told as good.
+    """
 
     code: str
     passed: bool
     detail: str
+    checked: bool = True
+
+
+def not_checked(code: str, detail: str, *, passed: bool = True) -> Check:
+    """What was not looked at."""
+    return Check(code=code, passed=passed, detail=detail, checked=False)
+
+
+class CollateralUsed(msgspec.Struct, frozen=True, kw_only=True):
+    """What vouched for evidence. `name`: whose, with its number where it has one. `issued`: since
+    when it holds; `until`: until when.
+    """
+
+    kind: str
+    name: str
+    issued: dt.datetime | None = None
+    until: dt.datetime | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +52,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     `retry`: no verdict yet (the guest is still gathering collateral); ask again. `firmware`: of
     the host's processor, as signed evidence tells it; where it changes all are judged again.
     `stricter`: checks of today's defaults that it would not pass, where it was admitted by those
-    of before: nothing new would be admitted so.
+    of before: nothing new would be admitted so. `origin`: of whom the evidence is, where its
+    signatures hold. `collateral`: what vouched for it. `disputed`: enclaves that this one has
+    something in common with that can be only one's; they are believed no more than it is.
     """
 
     attested: bool | None
@@ -40,6 +63,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
     firmware: str | None = None
     stricter: tuple[Check, ...] = ()
+    origin: Origin | None = None
+    collateral: tuple[CollateralUsed, ...] = ()
+    disputed: tuple[EnclaveId, ...] = ()
 
     @property
     def admits(self) -> bool:
@@ -67,6 +93,14 @@ class NothingClaimedError(AgentError):
     @property
     def code(self) -> str:
         return "not_on_this_host"
+
+
+class ChipNotAcceptedError(AgentError):
+    """Evidence whose processor cannot be taken for this machine's; the text says why."""
+
+    @property
+    def code(self) -> str:
+        return "chip_not_accepted"
 
 
 class NotYetError(AgentError):
@@ -98,6 +132,17 @@ class Attestation(Protocol):
 
         Raises NotYetError, NothingClaimedError.
         """
+        ...
+
+    def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
+        """What is to be remembered where a person says that the processor is this machine's that
+        the newest evidence of this deployment was refused for. Raises ChipNotAcceptedError,
+        NothingClaimedError.
+        """
+        ...
+
+    def compare_anew(self) -> None:
+        """What was learned of this machine is another thing than before."""
         ...
 
     def forget(self, enclave_id: EnclaveId) -> None:

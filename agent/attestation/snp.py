@@ -67,6 +67,7 @@ def verify_report(raw: bytes, given: Endorsements, trust: Trust, now: dt.datetim
         revocation_checked=chain.revocation_checked,
         simulated=chain.simulated,
         provider=_text(chain.leaf, _PROVIDER) if report.signer is Signer.VLEK else None,
+        collateral=chain.collateral,
     )
 
 

@@ -6,6 +6,7 @@ The certificates come with the evidence: one that is not the genuine one can onl
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from agent.attestation.collateral import Endorsements
 from agent.attestation.evidence import EvidenceError
+from agent.attestation.port import CollateralUsed
 from agent.attestation.roots import PINNED, Trust
 from agent.attestation.snp_certificate import (
     Certificate,
@@ -39,6 +41,7 @@ class Chain:
     crl: Crl | None
     revocation_checked: bool
     simulated: bool
+    collateral: tuple[CollateralUsed, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,25 @@ def verify_chain(given: Endorsements, signer: Signer, trust: Trust, now: dt.date
         crl=crl,
         revocation_checked=checked,
         simulated=root not in PINNED,
+        collateral=tuple(_used((ark, ask, leaf), crl)),
     )
+
+
+def _used(certificates: Sequence[Certificate], crl: Crl | None) -> Iterator[CollateralUsed]:
+    for one in certificates:
+        yield CollateralUsed(
+            kind=f"AMD {one.what}",
+            name=one.common_name,
+            issued=one.not_before,
+            until=one.not_after,
+        )
+    if crl is not None:
+        yield CollateralUsed(
+            kind="AMD revocation list",
+            name=f"number {crl.number}",
+            issued=crl.this_update,
+            until=crl.next_update,
+        )
 
 
 def _newest_crl(given: Endorsements, ark: Certificate, now: dt.datetime) -> Crl | None:

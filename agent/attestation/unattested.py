@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from agent.attestation.port import Evidence, NothingClaimedError, Verdict
 from agent.model.enclave import Enclave, Endpoint
-from agent.model.ids import EnclaveId
+from agent.model.identity import KnownMachine
+from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.release import Release
 
 
@@ -29,6 +30,14 @@ class Unattested:
         """There is none."""
         del enclave, release, endpoint, spki_sha256, nonce
         raise NothingClaimedError("There is no evidence to attest with on this host (tee: none).")
+
+    def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
+        """There is none."""
+        del name
+        raise NothingClaimedError("There is no evidence to attest with on this host (tee: none).")
+
+    def compare_anew(self) -> None:
+        """Nothing was learned."""
 
     def forget(self, enclave_id: EnclaveId) -> None:
         """Nothing was kept."""

@@ -22,12 +22,22 @@ from agent.attestation.evidence import EvidenceError
 from agent.attestation.expected import Expected, ExpectedSource, expected_of
 from agent.attestation.fetch import EvidenceFetcher, Fetched
 from agent.attestation.policy import EvidencePolicy
-from agent.attestation.port import BINDS_KEY, KEY_CHANGED, Check, Evidence, NotYetError, Verdict
+from agent.attestation.port import (
+    BINDS_KEY,
+    KEY_CHANGED,
+    Check,
+    ChipNotAcceptedError,
+    Evidence,
+    NotYetError,
+    Verdict,
+)
+from agent.attestation.recogniser import Recogniser
 from agent.attestation.roots import Trust
 from agent.host.clock import Clock
 from agent.host.threads import finish_in_thread
 from agent.model.enclave import Enclave, Endpoint
-from agent.model.ids import EnclaveId
+from agent.model.identity import KnownMachine
+from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.release import Release
 
 if TYPE_CHECKING:
@@ -114,6 +124,7 @@ class Verifier:
         fetcher: EvidenceFetcher | None = None,
         endorser: Endorser | None = None,
         lists: ListKeeper | None = None,
+        recogniser: Recogniser | None = None,
         expected: ExpectedSource = expected_of,
     ) -> None:
         self._policy = policy
@@ -122,6 +133,7 @@ class Verifier:
         self._fetcher = fetcher or EvidenceFetcher()
         self._endorser = endorser or NoEndorser()
         self._lists = lists
+        self._recogniser = recogniser
         self._expected = expected
         self._latest: dict[EnclaveId, tuple[str, Evidence]] = {}
 
@@ -135,7 +147,7 @@ class Verifier:
         """
         nonce = os.urandom(NONCE_BYTES)
         try:
-            found = await self._observe(enclave, release, endpoint, spki_sha256, nonce)
+            found = await self._observe(enclave, release, endpoint, spki_sha256, nonce, learn=True)
         except NotYetError as error:
             return Verdict(
                 attested=None,
@@ -166,7 +178,20 @@ class Verifier:
 
     def forget(self, enclave_id: EnclaveId) -> None:
         """Keep nothing of an enclave that is gone."""
-        self._latest.pop(enclave_id, None)
+        launch, _ = self._latest.pop(enclave_id, (None, None))
+        if self._recogniser is not None and launch is not None:
+            self._recogniser.forget_launch(launch)
+
+    def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
+        """See the port."""
+        if self._recogniser is None:
+            raise ChipNotAcceptedError("nothing is remembered of machines here")
+        return self._recogniser.chip_to_accept(name)
+
+    def compare_anew(self) -> None:
+        """See the port."""
+        if self._recogniser is not None:
+            self._recogniser.compare_anew()
 
     async def _observe(
         self,
@@ -175,6 +200,8 @@ class Verifier:
         endpoint: Endpoint,
         spki_sha256: str,
         nonce: bytes,
+        *,
+        learn: bool = False,
     ) -> Evidence:
         """Fetched and judged; once more where nothing but the key of its connection is wrong.
 
@@ -183,9 +210,9 @@ class Verifier:
         that shows its own to the next connection. Somebody between us and the guest does not.
         """
         asked = (enclave, release, endpoint, spki_sha256, nonce)
-        found = await self._observe_once(*asked)
+        found = await self._observe_once(*asked, learn=learn)
         failed = [check.code for check in found.verdict.checks if not check.passed]
-        return await self._observe_once(*asked) if failed == [BINDS_KEY] else found
+        return await self._observe_once(*asked, learn=learn) if failed == [BINDS_KEY] else found
 
     async def _observe_once(
         self,
@@ -194,14 +221,18 @@ class Verifier:
         endpoint: Endpoint,
         spki_sha256: str,
         nonce: bytes,
+        *,
+        learn: bool,
     ) -> Evidence:
-        expected = self._expected(release)
+        expected = msgspec.structs.replace(self._expected(release), gpu_mode=enclave.gpu_mode)
         document: bytes | None = None
         try:
             fetched = await self._fetcher.fetch(endpoint, nonce)
             document = fetched.body
             edition = enclave.evidence_edition
             verdict = await self.judge(fetched, expected, spki_sha256, nonce, edition)
+            if self._recogniser is not None:
+                verdict = await self._recogniser.recognise(enclave, verdict, learn=learn)
         except EvidenceError as error:
             check = Check(code=error.code, passed=False, detail=str(error))
             verdict = Verdict(attested=False, checks=(check,))

@@ -60,11 +60,13 @@ def tell_running(config: Config) -> bool:
 
 async def _told(config: Config, answer: AttestationAnswer) -> tuple[str, bool]:
     gate = _gate(config, simulated=answer.verdict.simulated)
-    today = await _judged(gate, answer, EVIDENCE_EDITION)
+    named = config.attestation.require_chip_id
+    today = await _judged(gate, answer, EVIDENCE_EDITION, require_chip_id=named)
     if today.attested:
         return "would be admitted", True
     failed = "; ".join(f"{one.code}: {one.detail}" for one in today.checks if not one.passed)
-    if (await _judged(gate, answer, FIRST_EVIDENCE_EDITION)).attested:
+    first = await _judged(gate, answer, FIRST_EVIDENCE_EDITION, require_chip_id=named)
+    if first.attested:
         return (
             f"policy_stricter: keeps its traffic, and nothing new would be admitted so: {failed}",
             False,
@@ -72,18 +74,31 @@ async def _told(config: Config, answer: AttestationAnswer) -> tuple[str, bool]:
     return f"would lose its attestation: {failed}", False
 
 
-async def _judged(gate: Verifier, answer: AttestationAnswer, edition: int) -> Verdict:
+async def _judged(
+    gate: Verifier, answer: AttestationAnswer, edition: int, *, require_chip_id: bool
+) -> Verdict:
     from agent.attestation.appraisal import refusal
 
     fetched = Fetched(bytes(answer.evidence), answer.spki_sha256)
-    expected, nonce = _expected(answer), bytes.fromhex(answer.nonce)
+    expected, nonce = expected_in(answer), bytes.fromhex(answer.nonce)
     try:
-        return await gate.judge(fetched, expected, answer.spki_sha256, nonce, edition)
+        verdict = await gate.judge(fetched, expected, answer.spki_sha256, nonce, edition)
+        return _with_chip(verdict, require=require_chip_id)
     except EvidenceError as error:
         return Verdict(attested=False, checks=(refusal(error),))
     except NotYetError as error:
         check = refusal(EvidenceError(error.code, str(error)))
         return Verdict(attested=False, checks=(check,))
+
+
+def _with_chip(verdict: Verdict, *, require: bool) -> Verdict:
+    """Of what only the running agent can compare this can be seen here: that none is named."""
+    from agent.attestation.recognition import masked
+
+    if verdict.origin is None or verdict.origin.chip is not None or not require:
+        return verdict
+    checks = (*verdict.checks, masked(require=True))
+    return msgspec.structs.replace(verdict, attested=False, checks=checks)
 
 
 def _gate(config: Config, *, simulated: bool) -> Verifier:
@@ -132,7 +147,7 @@ class _Reader:
         """Nothing is written."""
 
 
-def _expected(answer: AttestationAnswer) -> Expected:
+def expected_in(answer: AttestationAnswer) -> Expected:
     """What the running agent held it against; a member that it does not tell is not compared."""
     known = {field.name for field in msgspec.structs.fields(Expected)}
     given = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ from agent.daemon.networks import (
     watches_of,
 )
 from agent.daemon.preflight import HostPreflight, host_look
+from agent.daemon.recognition import recogniser_of
 from agent.enclaves.fleet import Fleet
 from agent.enclaves.port import SecureProcessor
 from agent.enclaves.quotes import read_quote_service
@@ -66,6 +68,7 @@ from agent.updates.snapshot.snapshot import HostFacts, Resolved
 
 if TYPE_CHECKING:
     from agent.attestation.collateral_cache.service import CollateralService
+    from agent.attestation.recogniser import Recogniser
     from agent.attestation.simulated_chain import SimulatedChain
 
 
@@ -126,7 +129,14 @@ def build(
         enclaves=enclaves,
         probes=prober,
         traffic=traffic,
-        attestation=_attestation(config, choices, clock, chain, collateral),
+        attestation=_attestation(
+            config,
+            choices,
+            clock,
+            chain,
+            collateral,
+            recogniser=lambda: recogniser_of(config, tee, store, clock, host_id, chain=chain),
+        ),
         secret_values=SecretValues(
             secrets_dir(config),
             config.state_dir / "secret-digest.key",
@@ -223,6 +233,8 @@ def _attestation(
     clock: RealClock,
     chain: SimulatedChain | None,
     collateral: CollateralService | None,
+    *,
+    recogniser: Callable[[], Recogniser],
 ) -> Attestation:
     """Imported only where it is used: what verifies is large."""
     if choices.tee.value == Tee.NONE:
@@ -236,6 +248,7 @@ def _attestation(
         clock,
         endorser=endorser,
         lists=endorser,
+        recogniser=recogniser(),
         simulated_root=root,
         sockets=guest_sockets(config, choices),
     )

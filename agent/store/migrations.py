@@ -100,7 +100,22 @@ _SECRET_DIGESTS: Migration = (
         SELECT deployment, name, version, digest FROM secret_versions""",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_FIRST, _KNOWN_GPUS, _GPU_CONDITIONS, _SECRET_DIGESTS)
+_IDENTITIES: Migration = (
+    """CREATE TABLE identities (
+        kind TEXT NOT NULL,
+        key TEXT NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (kind, key)
+    ) WITHOUT ROWID""",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _FIRST,
+    _KNOWN_GPUS,
+    _GPU_CONDITIONS,
+    _SECRET_DIGESTS,
+    _IDENTITIES,
+)
 
 
 def migrate(connection: sqlite3.Connection, steps: Sequence[Migration] = MIGRATIONS) -> None:

@@ -21,6 +21,7 @@ from agent.errors import AgentError
 from agent.model.enclave import Enclave
 from agent.model.event import Event, EventDraft
 from agent.model.gpu import KnownGpu
+from agent.model.identity import Identity
 from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId, UpdateId
 from agent.model.lease import Claim, Lease, Sample
 from agent.model.preparation import GpuCondition
@@ -28,6 +29,7 @@ from agent.model.revision import Deployment, Revision
 from agent.model.update import Update
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Identity)
 
 
 class StoreError(AgentError):
@@ -122,6 +124,10 @@ class Reader(Protocol):
         """What is remembered of GPUs and switches, sorted by key."""
         ...
 
+    def identities(self, kind: type[K]) -> list[K]:
+        """What was learned of this kind from evidence, sorted by key."""
+        ...
+
     def secret_versions(self, name: DeploymentName) -> dict[str, tuple[int, str]]:
         """Secret name → (current version, keyed digest in hex)."""
         ...
@@ -204,6 +210,10 @@ class Transaction(Reader, Protocol):
     def put_known_gpu(self, row: KnownGpu) -> None: ...
 
     def delete_known_gpu(self, key: str) -> None: ...
+
+    def put_identity(self, row: Identity) -> None: ...
+
+    def delete_identity(self, row: Identity) -> None: ...
 
     def put_secret_version(
         self, name: DeploymentName, secret: str, version: int, digest: str

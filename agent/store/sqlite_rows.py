@@ -12,12 +12,13 @@ from agent.model.clock import Instant
 from agent.model.enclave import Enclave
 from agent.model.event import GENESIS, Event, EventDraft, chain
 from agent.model.gpu import KnownGpu
+from agent.model.identity import Identity
 from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId, UpdateId
 from agent.model.lease import Claim, ClaimKind, Lease, Sample
 from agent.model.preparation import GpuCondition
 from agent.model.revision import Deployment, Revision
 from agent.model.update import Update
-from agent.store.port import ClaimTakenError, KeptAnswer, StoreError
+from agent.store.port import ClaimTakenError, K, KeptAnswer, StoreError
 from agent.store.retention import (
     SAMPLES_KEPT,
     UPDATES_KEPT,
@@ -92,6 +93,10 @@ class SqliteReader:
 
     def known_gpus(self) -> list[KnownGpu]:
         return self._all(KnownGpu, "SELECT body FROM known_gpus ORDER BY key")
+
+    def identities(self, kind: type[K]) -> list[K]:
+        sql = "SELECT body FROM identities WHERE kind = ? ORDER BY key"
+        return self._all(kind, sql, kind.__name__)
 
     def secret_versions(self, name: DeploymentName) -> dict[str, tuple[int, str]]:
         sql = "SELECT name, version, digest FROM secret_versions WHERE deployment = ?"
@@ -239,6 +244,15 @@ class SqliteTransaction(SqliteReader):
 
     def delete_known_gpu(self, key: str) -> None:
         self._do("DELETE FROM known_gpus WHERE key = ?", key)
+
+    def put_identity(self, row: Identity) -> None:
+        sql = """INSERT INTO identities (kind, key, body) VALUES (?, ?, ?)
+            ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body"""
+        self._do(sql, type(row).__name__, row.key, encode(row))
+
+    def delete_identity(self, row: Identity) -> None:
+        sql = "DELETE FROM identities WHERE kind = ? AND key = ?"
+        self._do(sql, type(row).__name__, row.key)
 
     def put_secret_version(
         self, name: DeploymentName, secret: str, version: int, digest: str

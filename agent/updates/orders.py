@@ -27,6 +27,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     gone: asyncio.Event | None = None
 
 
+class ChipChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Which processor evidence of this machine is to name, and which it was to name before."""
+
+    source: str
+    old: str | None
+    new: str
+
+
 class ProbesChange(msgspec.Struct, frozen=True, kw_only=True):
     """Of how the workload is asked: UNSET keeps, None removes."""
 

@@ -19,6 +19,7 @@ from agent.updates.admission.gpus import Preparation
 from agent.updates.orders import (
     Caller,
     Change,
+    ChipChange,
     NewDeployment,
     NewLease,
     PlanQuestion,
@@ -132,6 +133,14 @@ class Engine(Protocol):
         """Over this nonce, or the newest over one of ours.
 
         Raises UnknownNameError, NotYetError, NothingClaimedError, ReleaseError.
+        """
+        ...
+
+    async def accept_chip(self, name: DeploymentName, caller: Caller) -> ChipChange:
+        """Have the processor that this deployment's newest evidence names be this machine's.
+
+        Raises UnknownNameError, NothingClaimedError, and ChipNotAcceptedError where that evidence
+        was not refused for its processor alone.
         """
         ...
 

@@ -165,12 +165,34 @@ class Lease(_Answer, frozen=True, kw_only=True):
     expires_at: dt.datetime
 
 
+class ChipAccepted(_Answer, frozen=True, kw_only=True):
+    """The id of the processor that evidence of this machine is to name, and what it was before;
+    null: none was known. `source`: what kind of id.
+    """
+
+    source: str
+    old: str | None
+    new: str
+
+
 class AttestationCheck(_Answer, frozen=True, kw_only=True):
-    """One check of a verdict."""
+    """One check of a verdict. `checked` is there, and false, where nothing was compared: the
+    detail says why.
+    """
 
     code: str
     passed: bool
     detail: str
+    checked: bool | UnsetType = UNSET
+
+
+class CollateralView(_Answer, frozen=True, kw_only=True):
+    """What vouched for evidence: `issued` is since when it holds, `until` until when."""
+
+    kind: str
+    name: str
+    issued: dt.datetime | None
+    until: dt.datetime | None
 
 
 class AttestationVerdict(_Answer, frozen=True, kw_only=True):
@@ -182,6 +204,7 @@ class AttestationVerdict(_Answer, frozen=True, kw_only=True):
     checks: list[AttestationCheck]
     simulated: bool
     stricter: list[AttestationCheck] | UnsetType = UNSET
+    collateral: list[CollateralView] | UnsetType = UNSET
 
 
 class AttestationAnswer(_Answer, frozen=True, kw_only=True):

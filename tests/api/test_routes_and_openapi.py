@@ -53,6 +53,7 @@ DESIGN = {
     "POST /v1/images/prune",
     "GET /v1/events",
     "POST /v1/host/coordinator-epoch/reset",
+    "POST /v1/deployments/{name}/accept-chip",
     "POST /v1/host/drain",
     "POST /v1/host/undrain",
 }

@@ -134,7 +134,9 @@ async def test_an_observer_reads_and_changes_nothing(served: Served) -> None:
 async def test_what_is_of_the_host_alone_is_not_a_coordinators(served: Served) -> None:
     coordinator = served.pki.coordinator()
     reset = "/v1/host/coordinator-epoch/reset"
-    assert (await served.ask(coordinator, "POST", reset, headers=EPOCH))[0] == 403
+    accept = "/v1/deployments/web/accept-chip"
+    for path in (reset, accept):
+        assert (await served.ask(coordinator, "POST", path, headers=EPOCH))[0] == 403
     assert (await served.ask(coordinator, path="/v1/enclaves/aaaaaaaa/console"))[0] == 403
 
 

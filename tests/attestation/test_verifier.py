@@ -16,6 +16,7 @@ from agent.attestation.document import MAX_DOCUMENT_BYTES, CpuKind
 from agent.attestation.fetch import EvidenceFetcher
 from agent.attestation.policy import EvidencePolicy
 from agent.attestation.port import NothingClaimedError, NotYetError, Verdict
+from agent.attestation.recogniser import Recogniser
 from agent.attestation.snp_tcb import Product
 from agent.attestation.unattested import Unattested
 from agent.attestation.verifier import Endorser, Verifier
@@ -73,6 +74,7 @@ def verifier(
     *,
     timeout_s: float = 5.0,
     endorser: Endorser | None = None,
+    recogniser: Recogniser | None = None,
 ) -> Verifier:
     return Verifier(
         policy=EvidencePolicy(config=config or AttestationConfig(), allow_simulated=True),
@@ -80,6 +82,7 @@ def verifier(
         clock=Clock(),
         fetcher=EvidenceFetcher(timeout_s=timeout_s),
         endorser=endorser,
+        recogniser=recogniser,
     )
 
 

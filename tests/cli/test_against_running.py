@@ -11,16 +11,16 @@ import pytest
 from agent.attestation.policy import EvidencePolicy
 from agent.attestation.port import Evidence
 from agent.attestation.roots import Trust
-from agent.attestation.snp_tcb import Product
+from agent.attestation.snp_tcb import Product, Signer
 from agent.attestation.verifier import Verifier
 from agent.cli import against_running
 from agent.cli.exits import Exit
-from agent.config import Config
+from agent.config import AttestationConfig, Config, SignerRule, SnpConfig
 from agent.model.ids import EnclaveId
 from tests.attestation.refusals import GOOD, says
 from tests.fakes.attested_guest import Guest
 from tests.fakes.evidence_guest import Clock
-from tests.fakes.snp_chain import tcb_bytes
+from tests.fakes.snp_chain import FakeAmd, tcb_bytes
 
 AT = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 OLD = says(launch_tcb=tcb_bytes(Product.MILAN, snp=20))
@@ -87,6 +87,29 @@ def test_what_a_file_itself_asks_for_is_no_default(agent: Any, tmp_path: Path) -
     code, (line,) = check(agent, tmp_path, "attestation: {snp: {allow_smt: false}}\n")
     assert code == Exit.FAILED
     assert line.startswith("web: would lose its attestation: snp_smt: ")
+
+
+def test_a_file_that_asks_for_the_chip_s_name_is_held_against_evidence_without_one(
+    agent: Any, tmp_path: Path
+) -> None:
+    vlek = GOOD.but(
+        amd=FakeAmd(signer=Signer.VLEK),
+        fields={"chip_id": bytes(64)},
+        config=AttestationConfig(snp=SnpConfig(signer=SignerRule.VLEK)),
+    )
+    show(agent, vlek)
+    rule = "attestation: {%ssnp: {signer: vlek}}\n"
+    assert check(agent, tmp_path, rule % "") == (Exit.DONE, ["web: would be admitted"])
+    code, (line,) = check(agent, tmp_path, rule % "require_chip_id: true, ")
+    assert code == Exit.FAILED
+    assert line.startswith("web: would lose its attestation: chip_id: ")
+
+
+def test_evidence_that_names_its_chip_is_good_enough_for_who_asks_for_it(
+    agent: Any, tmp_path: Path
+) -> None:
+    show(agent, GOOD)
+    assert check(agent, tmp_path, "attestation: {require_chip_id: true}\n")[0] == Exit.DONE
 
 
 def test_without_evidence_there_is_nothing_to_judge(agent: Any, tmp_path: Path) -> None:

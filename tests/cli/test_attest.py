@@ -14,6 +14,7 @@ from agent.cli.exits import Exit
 from agent.model.ids import EnclaveId
 from tests.attestation.refusals import GOOD, says
 from tests.fakes.attested_guest import Guest
+from tests.fakes.snp_chain import NOW
 
 AT = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 
@@ -56,6 +57,43 @@ def test_bad_evidence_is_told_and_fails(agent) -> None:
     assert "NOT ATTESTED" in result.stdout
     assert "FAILED" in result.stdout
     assert result.stderr == "error: web is not attested: snp_debug\n"
+
+
+def test_what_was_not_checked_is_never_told_as_ok_and_collateral_has_its_date(agent) -> None:
+    found = show(agent, GOOD.but(crls=lambda: ()))
+    text = agent.call("attest", "web").stdout
+    lines = text.splitlines()
+    left_out = [check.code for check in found.verdict.checks if not check.checked]
+    assert "snp_revocation" in left_out
+    for code in left_out:
+        (line,) = [one for one in lines if one.startswith(code)]
+        assert "not checked" in line
+        assert " ok " not in line
+    assert f"left out  {', '.join(left_out)}" in text
+    (vcek,) = [one for one in lines if one.startswith("AMD VCEK")]
+    used = next(one for one in found.verdict.collateral if one.kind == "AMD VCEK")
+    assert used.issued is not None
+    assert used.until is not None
+    assert f"{used.issued:%Y-%m-%d}" in vcek
+    assert f"{used.until:%Y-%m-%d}" in vcek
+
+
+def test_a_revocation_list_is_told_by_number_and_date(agent) -> None:
+    show(agent, GOOD.but(crls=lambda: (GOOD.amd.crl(number=9),)))
+    text = agent.call("attest", "web").stdout
+    (line,) = [one for one in text.splitlines() if one.startswith("AMD revocation list")]
+    assert "number 9" in line
+    assert f"{NOW - dt.timedelta(days=1):%Y-%m-%d}" in line
+
+
+def test_another_processor_is_accepted_on_the_host(agent) -> None:
+    agent.running()
+    result = agent.call("attest", "web", "--accept-chip")
+    assert result.exit_code == Exit.DONE
+    assert "CHIP_ID: aa -> bb" in result.stdout
+    assert agent.call("attest", "nobody", "--accept-chip").exit_code == Exit.UNKNOWN_NAME
+    result = agent.call("attest", "web", "--accept-chip", "--nonce", "12" * 32)
+    assert result.exit_code == Exit.USAGE
 
 
 def test_all_of_it_is_told_as_json(agent) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from agent.cli.doctor_line import Line
 from agent.cli.doctor_snp import snp_lines
 from agent.config import AttestationConfig, Config, SignerRule, SnpConfig, SnpFloors, SnpMinimum
 from agent.host.sev import SevError, SnpPlatformStatus, snp_platform_status
+from tests.fakes.played_sev import PlayedSev
 from tests.fakes.snp_chain import FakeAmd, tcb_bytes
 
 MILAN = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\nstepping\t: 1\n\n"
@@ -26,24 +25,6 @@ MILAN = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\
 
 OLD_SNP = tcb_bytes(Product.MILAN, snp=20)
 OLD_PATCH = tcb_bytes(Product.MILAN, microcode=218)
-
-
-class PlayedSev:
-    """A secure processor at the ioctl: it answers where the caller's command points."""
-
-    def __init__(self, **fields: Any) -> None:
-        tcb = tcb_bytes(Product.MILAN)
-        values = {"flags": 0, "current": tcb, "reported": tcb, "minor": 55} | fields
-        self.answer = struct.pack(
-            "<BBBBIII8s8s",
-            *(1, values["minor"], 1, 1, 21, values["flags"], 0),
-            *(values["current"], values["reported"]),
-        )
-
-    def __call__(self, descriptor: int, request: int, command: bytearray) -> None:
-        number, address, _ = struct.unpack("<IQI", command)
-        assert (request, number) == (0xC0105300, 9)
-        ctypes.memmove(address, self.answer, len(self.answer))
 
 
 def lines(

@@ -65,7 +65,7 @@ from agent.updates.errors import (
     StaleEpochError,
     UnknownNameError,
 )
-from agent.updates.orders import Caller, Change, NewDeployment, PlanQuestion
+from agent.updates.orders import Caller, Change, ChipChange, NewDeployment, PlanQuestion
 from agent.updates.secrets.standing import SecretState, standing
 from agent.updates.snapshot.snapshot import (
     DeploymentFacts,
@@ -331,6 +331,11 @@ class FakeEngine:
         self._order("reset_epoch", caller)
         forgotten, self.epoch = self.epoch, 0
         return forgotten
+
+    async def accept_chip(self, name: DeploymentName, caller: Caller) -> ChipChange:
+        self._order("accept_chip", caller)
+        self._entry(name)
+        return ChipChange(source="CHIP_ID", old="aa", new="bb")
 
     async def updates(self, name: DeploymentName) -> list[Update]:
         self._raise()

@@ -45,6 +45,7 @@ FIELDS = {
     "host_data": (0xC0, 32),
     "id_key_digest": (0xE0, 48),
     "author_key_digest": (0x110, 48),
+    "report_id": (0x140, 32),
     "reported_tcb": (0x180, 8),
     "family": (0x188, 1),
     "model": (0x189, 1),

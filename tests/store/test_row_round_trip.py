@@ -14,6 +14,7 @@ from agent.model.clock import Instant
 from agent.model.enclave import Enclave
 from agent.model.event import Event
 from agent.model.gpu import KnownGpu
+from agent.model.identity import KnownDevices, KnownLaunch, KnownMachine
 from agent.model.lease import Lease
 from agent.model.preparation import GpuCondition
 from agent.model.revision import Deployment, Revision
@@ -58,7 +59,10 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize(
     "kind",
-    [Deployment, Revision, Update, Enclave, Lease, GpuCondition, Event, KeptAnswer, KnownGpu],
+    [
+        *(Deployment, Revision, Update, Enclave, Lease, GpuCondition, Event, KeptAnswer, KnownGpu),
+        *(KnownMachine, KnownLaunch, KnownDevices),
+    ],
 )
 def test_a_row_comes_back_equal(kind: type[msgspec.Struct]):
     @settings(max_examples=50)

@@ -354,6 +354,7 @@ def test_released_migrations_never_change():
         "514f63af77244af0",
         "46c2a1b5ebadfc1d",
         "93692d975e69f5e6",
+        "52b0c69ddd7a6ad1",
     ]
 
 

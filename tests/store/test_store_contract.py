@@ -11,6 +11,7 @@ import pytest
 from agent.model.enclave import Lifecycle
 from agent.model.event import GENESIS, STORE_RESTORED, EventDraft
 from agent.model.gpu import CcMode
+from agent.model.identity import KnownDevices, KnownLaunch, KnownMachine
 from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId, UpdateId
 from agent.model.lease import Claim, ClaimKind, Sample
 from agent.model.preparation import GpuCondition
@@ -129,6 +130,28 @@ async def test_what_is_remembered_of_gpus_is_kept_by_key_and_forgotten_on_order(
         )
     )
     assert await store.read(lambda r: r.known_gpus()) == [moved]
+
+
+async def test_what_was_learned_of_evidence_is_kept_by_kind_and_key(store: Store):
+    machine = KnownMachine(machine="m", source="CHIP_ID", chip="aa", learned_at=instant())
+    launch = KnownLaunch(
+        launch_uuid="m/CHIP_ID",
+        enclave=EnclaveId("aaaaaaaa"),
+        report_id=None,
+        spki_sha256="5a",
+        devices=("g1",),
+        first_at=instant(),
+    )
+    await store.transact(
+        putting(lambda t: t.put_identity(machine), lambda t: t.put_identity(launch))
+    )
+    other = msgspec.structs.replace(machine, chip="bb")
+    await store.transact(lambda t: t.put_identity(other))
+    assert await store.read(lambda r: r.identities(KnownMachine)) == [other]
+    await store.transact(lambda t: t.delete_identity(other))
+    assert await store.read(lambda r: r.identities(KnownMachine)) == []
+    assert await store.read(lambda r: r.identities(KnownLaunch)) == [launch]
+    assert await store.read(lambda r: r.identities(KnownDevices)) == []
 
 
 async def test_replacing_a_deployment_keeps_what_belongs_to_it(store: Store):

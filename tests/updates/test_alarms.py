@@ -10,7 +10,8 @@ from agent.enclaves.port import VmPhase
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
 from agent.model.update import Step
-from agent.updates.planner.alarms import Alarm, alarms
+from agent.updates.planner.alarm import Alarm
+from agent.updates.planner.alarms import alarms
 from agent.updates.planner.types import ActionKind
 from agent.updates.snapshot.rows import read_rows, situation
 from simulator.simulated_host import NAME, SimulatedHost

@@ -118,6 +118,7 @@ def good(firmware: str | None) -> Verdict:
     return Verdict(attested=True, firmware=firmware)
 
 
+OTHER = EnclaveId("bbbbbbbb")
 NOT_YET = Verdict(attested=None, retry=True)
 ASK = Action(ActionKind.VERIFY, enclave=ROW.id, key=f"{ROW.launch_uuid}/key")
 
@@ -133,12 +134,12 @@ async def test_a_change_of_the_firmware_is_noticed_in_what_one_enclave_says() ->
     says = Says(good("1.55"), good("1.55"), good(None), good("1.55"), good("1.56"), good("1.56"))
     made = await executor(says, "key", clock)
     await ask_all(made, clock, 4)
-    assert made.firmware_changed_at is None
+    assert made.judge_again_at is None
     await ask_all(made, clock, 1)
     changed = clock.now()
-    assert made.firmware_changed_at == changed
+    assert made.judge_again_at == changed
     await ask_all(made, clock, 1)
-    assert made.firmware_changed_at == changed
+    assert made.judge_again_at == changed
 
 
 async def test_evidence_that_does_not_come_is_timed_from_the_first_time_that_it_did_not() -> None:
@@ -205,3 +206,23 @@ async def test_an_enclave_that_is_gone_has_none() -> None:
 async def test_a_plain_vm_has_none() -> None:
     with pytest.raises(NothingClaimedError):
         await (await executor(Unattested(), "key")).evidence(ROW.id, None)
+
+
+async def test_what_two_have_that_can_be_only_one_s_makes_the_other_disbelieved_at_once() -> None:
+    clock = ManualClock()
+    disputing = msgspec.structs.replace(good(None), attested=False, disputed=(OTHER,))
+    made = await executor(Says(good(None), disputing), "key", clock)
+    await ask_all(made, clock, 1)
+    made.verdicts[OTHER] = made.verdicts[ROW.id]
+    await ask_all(made, clock, 1)
+    other = made.verdicts[OTHER]
+    assert (other.verdict.attested, other.at) == (False, clock.now())
+    assert [check.code for check in other.verdict.checks] == ["evidence_disputed"]
+    assert ROW.id in other.verdict.checks[0].detail
+
+
+async def test_who_is_disputed_and_was_never_judged_is_left_to_be() -> None:
+    disputing = msgspec.structs.replace(good(None), attested=False, disputed=(OTHER,))
+    made = await executor(Says(disputing), "key")
+    await ask_all(made, ManualClock(), 1)
+    assert OTHER not in made.verdicts

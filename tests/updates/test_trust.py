@@ -398,7 +398,7 @@ def test_evidence_that_comes_over_another_key_for_long_is_lost(strict: Simulated
 def test_another_firmware_of_the_host_has_all_of_them_judged_at_once(host: SimulatedHost) -> None:
     host.settle(seconds=10)
     before = judged(host)
-    host.firmware_changed_at = host.clock.now()
+    host.judge_again_at = host.clock.now()
     host.settle(seconds=4)
     assert judged(host) == before + 1, "once"
     host.settle(seconds=10)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from agent.attestation.gpu.claims import DeviceKind, GpuClaims
-from agent.attestation.port import Check
+from agent.attestation.port import Check, not_checked
 
 
 def device_checks(
@@ -25,10 +25,8 @@ def device_checks(
             f"{switches} switches beside them",
         ),
         _fwids(claims),
-        Check(
-            code="gpu_ocsp_not_checked",
-            passed=True,
-            detail="revocation of the devices' certificates was not asked (OCSP)",
+        not_checked(
+            "gpu_ocsp_not_checked", "revocation of the devices' certificates was not asked (OCSP)"
         ),
     )
 
@@ -66,9 +64,8 @@ def _fwids(claims: Sequence[GpuClaims]) -> Check:
     if not without:
         detail = "every report is of the firmware that its certificate is for"
         return Check(code="gpu_fwid", passed=True, detail=detail)
-    return Check(
-        code="gpu_fwid_not_checked",
-        passed=True,
-        detail=f"firmware and certificate not compared for {', '.join(without)}: "
+    return not_checked(
+        "gpu_fwid_not_checked",
+        f"firmware and certificate not compared for {', '.join(without)}: "
         "their reports do not repeat the digest",
     )

@@ -18,7 +18,7 @@ from agent.attestation.gpu.claims import DeviceKind, GpuClaims
 from agent.attestation.gpu.rim import ReferenceManifest, read_manifest
 from agent.attestation.gpu.rim_names import wanted_manifests
 from agent.attestation.manifest_name import ManifestName
-from agent.attestation.port import Check
+from agent.attestation.port import Check, CollateralUsed, not_checked
 from agent.config import GpuPolicy
 
 _DOTTED = re.compile(r"[0-9A-Fa-f]{1,8}(\.[0-9A-Fa-f]{1,8}){0,7}")
@@ -42,6 +42,24 @@ def golden_checks(
     yield from _minimum_vbioses(devices, policy)
 
 
+def manifests_used(
+    devices: Sequence[GpuClaims], references: References, now: datetime
+) -> tuple[CollateralUsed, ...]:
+    """Each manifest once that is there and named by a device, in the order of the devices."""
+    named = dict.fromkeys(name for device in devices for name in device.manifests)
+    given = {name: name.id for name in named if name.id in references.manifests}
+    found = ((id_, _manifest(name, references, now)) for name, id_ in given.items())
+    return tuple(
+        CollateralUsed(
+            kind="NVIDIA reference manifest",
+            name=id_,
+            issued=manifest.valid_from,
+            until=manifest.valid_until,
+        )
+        for id_, manifest in found
+    )
+
+
 def _measurements(
     device: GpuClaims, references: References, policy: GpuPolicy, now: datetime
 ) -> Iterator[Check]:
@@ -62,11 +80,8 @@ def _measurements(
         yield Check(code="gpu_rim", passed=not wrong, detail=detail)
     if unsettled:
         needed = "; attestation.gpu.require_rim demands it" if policy.require_rim else ""
-        yield Check(
-            code="gpu_rim_not_checked",
-            passed=not policy.require_rim,
-            detail=f"{device.device}: {'; '.join(unsettled)}{needed}",
-        )
+        detail = f"{device.device}: {'; '.join(unsettled)}{needed}"
+        yield not_checked("gpu_rim_not_checked", detail, passed=not policy.require_rim)
 
 
 def _compared(

@@ -30,12 +30,13 @@ _DIGEST = re.compile(rf"[0-9a-fA-F]{{{2 * DIGEST_BYTES}}}")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceManifest:
     """`golden`: what each measurement may be, by its index (from 0). `valid_until`: the first end
-    of a certificate that it was signed under.
+    of a certificate that it was signed under; `valid_from`: the last begin of one.
     """
 
     product: str
     version: str
     golden: Mapping[int, frozenset[bytes]]
+    valid_from: datetime
     valid_until: datetime
 
     def is_of(self, name: ManifestName) -> bool:
@@ -74,6 +75,7 @@ def _read(data: bytes, root: str) -> tuple[ReferenceManifest, Chain, ChainRules]
         product=_attribute(meta, "product"),
         version=_attribute(meta, "colloquialVersion"),
         golden=_golden(_sole(tag, "Payload")),
+        valid_from=max(one.not_valid_before_utc for one in signed.chain),
         valid_until=earliest_end(signed.chain),
     )
     return manifest, signed.chain, rules

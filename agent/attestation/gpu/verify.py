@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 
 from agent.attestation.ecdsa import signature_holds
 from agent.attestation.evidence import EvidenceError
+from agent.attestation.gpu.board import read_board
 from agent.attestation.gpu.checks import device_checks
 from agent.attestation.gpu.claims import DeviceKind, GpuClaims
 from agent.attestation.gpu.identity import DeviceIdentity, read_identity
@@ -159,6 +160,7 @@ def _claims(report: MeasurementReport, identity: DeviceIdentity, *, simulated: b
         driver_version=driver,
         simulated=simulated,
         manifests=manifest_names(identity, report.opaque, driver, vbios),
+        board=read_board(report.opaque, identity.kind),
     )
 
 

@@ -18,7 +18,9 @@ from agent.attestation.pinned_chain import UNREADABLE
 from agent.attestation.tdx.claims import PlatformClaims
 
 _SGX = "1.2.840.113741.1.13.1"
+_PPID = f"{_SGX}.1"
 _TYPE = f"{_SGX}.5"
+_INSTANCE = f"{_SGX}.6"
 _CONFIGURATION = f"{_SGX}.7"
 _FLAGS = {b"\xff": True, b"\x00": False, None: None}
 
@@ -33,12 +35,15 @@ def read_platform(leaf: x509.Certificate) -> PlatformClaims:
     _require_type(leaf)
     try:
         pck = dcap_qvl.parse_pck_extension_from_pem(leaf.public_bytes(Encoding.PEM))
+        ppid, instance = (pck.get_value(name) for name in (_PPID, _INSTANCE))
         dynamic, cached, smt = (_FLAGS[pck.get_value(f"{_CONFIGURATION}.{n}")] for n in (1, 2, 3))
     except (ValueError, KeyError) as error:
         raise _unreadable(str(error)) from error
     return PlatformClaims(
         fmspc=bytes(pck.fmspc),
         pce_id=bytes(pck.pce_id),
+        ppid=bytes(ppid) if ppid else None,
+        instance=bytes(instance) if instance else None,
         dynamic_platform=dynamic,
         cached_keys=cached,
         smt=smt,

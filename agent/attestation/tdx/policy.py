@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.attestation.port import Check
+from agent.attestation.port import Check, not_checked
 from agent.attestation.tdx.claims import TdxClaims
 from agent.attestation.tdx.platforms import EndorsedPlatform, match_platform
 from agent.attestation.tdx.quote import INTEL_QE_VENDOR_ID
@@ -84,7 +84,8 @@ def tcb_checks(claims: TdxClaims, policy: TdxPolicy) -> Iterator[Check]:
     """What Intel's collateral says of the platform."""
     tcb = claims.tcb
     if tcb is None:
-        yield _check("tdx_tcb_status", False, "the TCB was not judged: no collateral was given")
+        detail = "the TCB was not judged: no collateral was given"
+        yield not_checked("tdx_tcb_status", detail, passed=False)
         return
     allowed = policy.tcb_statuses - {TcbStatus.REVOKED}
     yield _check(
@@ -111,7 +112,7 @@ def _platform(claims: TdxClaims, policy: TdxPolicy) -> Iterator[Check]:
     platform = claims.platform
     yield _equal("tdx_qe_vendor_id", "QE vendor id", claims.qe_vendor_id, policy.qe_vendor_id)
     if policy.fmspcs is None:
-        yield _check("tdx_fmspc", True, f"FMSPC is {platform.fmspc.hex()}; none is pinned")
+        yield not_checked("tdx_fmspc", f"FMSPC is {platform.fmspc.hex()}; none is pinned")
     else:
         yield _listed("tdx_fmspc", "FMSPC", platform.fmspc, policy.fmspcs)
     for code, words, found, allowed in (

@@ -10,12 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from cryptography import x509
+
 from agent.attestation.evidence import EvidenceError
-from agent.attestation.pinned_chain import Chain, earliest_end
+from agent.attestation.pinned_chain import Chain, earliest_end, name_of
+from agent.attestation.port import CollateralUsed
 from agent.attestation.roots import INTEL_ROOT
 from agent.attestation.tdx.claims import PlatformClaims, TdxClaims
 from agent.attestation.tdx.collateral import TdxCollateral
 from agent.attestation.tdx.documents import (
+    QeIdentity,
+    TcbInfo,
     check_qe,
     read_qe_identity,
     read_tcb_info,
@@ -23,7 +28,7 @@ from agent.attestation.tdx.documents import (
 )
 from agent.attestation.tdx.pck import read_platform
 from agent.attestation.tdx.quote import TdxQuote, parse_quote
-from agent.attestation.tdx.revocation import check_revocation
+from agent.attestation.tdx.revocation import authentic_list, check_revocation, edition_of
 from agent.attestation.tdx.signatures import verify_signatures
 from agent.attestation.tdx.tcb import judge_tcb
 
@@ -72,7 +77,7 @@ def verify_signatures_of(
 
 def judge_collateral(signed: SignedQuote, collateral: TdxCollateral, now: datetime) -> TdxClaims:
     """The claims with the platform's TCB. Raises EvidenceError for collateral that is not good."""
-    valid_until = _verify_collateral(
+    valid_until, used = _verify_collateral(
         signed.quote,
         signed.claims.platform,
         signed.chain,
@@ -81,7 +86,7 @@ def judge_collateral(signed: SignedQuote, collateral: TdxCollateral, now: dateti
         root=signed.root_spki_sha256,
     )
     tcb = judge_tcb(signed.quote, signed.chain, collateral, now, valid_until)
-    return replace(signed.claims, tcb=tcb, judged=_JUDGED)
+    return replace(signed.claims, tcb=tcb, judged=_JUDGED, collateral=used)
 
 
 def verify_signed_quote(
@@ -111,8 +116,10 @@ def _verify_collateral(
     now: datetime,
     *,
     root: str,
-) -> datetime:
-    """Raises unless the collateral is authentic, in date and this platform's. Gives its end."""
+) -> tuple[datetime, tuple[CollateralUsed, ...]]:
+    """Raises unless the collateral is authentic, in date and this platform's. Gives its end, and
+    what it is.
+    """
     info = read_tcb_info(collateral, now)
     identity = read_qe_identity(collateral, now)
     leaf, issuer, anchor = chain
@@ -132,4 +139,30 @@ def _verify_collateral(
             )
     check_qe(quote.qe_report, identity)
     certificates = earliest_end([*chain, *signers[0], *signers[1]])
-    return min(pck_end, root_end, info.next_update, identity.next_update, certificates)
+    end = min(pck_end, root_end, info.next_update, identity.next_update, certificates)
+    pck_crl = authentic_list(collateral.pck_crl, issuer, "pck_crl")
+    root_crl = authentic_list(collateral.root_ca_crl, anchor, "root_crl")
+    return end, (
+        CollateralUsed(
+            kind="Intel PCK certificate",
+            name=name_of(issuer),
+            issued=leaf.not_valid_before_utc,
+            until=leaf.not_valid_after_utc,
+        ),
+        _document("Intel TCB info", info),
+        _document("Intel quoting enclave identity", identity),
+        _list("Intel PCK revocation list", pck_crl),
+        _list("Intel root revocation list", root_crl),
+    )
+
+
+def _document(kind: str, one: TcbInfo | QeIdentity) -> CollateralUsed:
+    number = f"evaluation data number {one.tcb_evaluation_data_number}"
+    return CollateralUsed(kind=kind, name=number, issued=one.issue_date, until=one.next_update)
+
+
+def _list(kind: str, crl: x509.CertificateRevocationList) -> CollateralUsed:
+    number, issued = edition_of(crl)
+    return CollateralUsed(
+        kind=kind, name=f"number {number}", issued=issued, until=crl.next_update_utc
+    )

@@ -18,6 +18,7 @@ from agent.model.revision import Revision, Wish
 from agent.model.update import Decided, Update, UpdateStatus
 from agent.releases.port import KeptImage
 from agent.store.port import Reader, Transaction
+from agent.updates.admission.accept_chip import accept_chip
 from agent.updates.admission.admit import existing
 from agent.updates.admission.audit import highest_epoch, reset_epoch, see_epoch, sign
 from agent.updates.admission.lookup import (
@@ -41,7 +42,7 @@ from agent.updates.engine.engine import DRAINING, EngineRuntime
 from agent.updates.engine.executor import UnknownEnclaveError
 from agent.updates.engine.unadmitted import Unadmitted, check_there
 from agent.updates.errors import ConflictError, PrunedError, UnknownNameError
-from agent.updates.orders import Caller, Change, NewDeployment, PlanQuestion
+from agent.updates.orders import Caller, Change, ChipChange, NewDeployment, PlanQuestion
 from agent.updates.secrets.standing import SecretState, standing
 from agent.updates.snapshot.snapshot import Snapshot
 
@@ -328,6 +329,16 @@ class UpdateEngine:
             return await self._runtime.executor.evidence(enclave_id, nonce)
         except UnknownEnclaveError as error:
             raise UnknownNameError(f"no enclave {enclave_id}") from error
+
+    async def accept_chip(self, name: DeploymentName, caller: Caller) -> ChipChange:
+        """Have the processor that its newest evidence names be this machine's."""
+        await self._store.read(lambda tx: named(tx, name))
+        row = self._parts.attestation.chip_to_accept(name)
+        change = await self._store.transact(lambda tx: accept_chip(tx, name, row, caller))
+        self._parts.attestation.compare_anew()
+        self._runtime.executor.judge_again()
+        self._runtime.wakeups.notify()
+        return change
 
     async def images(self) -> Sequence[KeptImage]:
         """What is kept of releases."""

@@ -27,7 +27,7 @@ from agent.traffic.port import Binding, RouteOrder, Traffic, TrafficError
 from agent.updates.admission.gpus import Preparation
 from agent.updates.admission.power_button import is_deaf, learn, read_buttons
 from agent.updates.engine.preflight import Preflight, no_preflight
-from agent.updates.planner.attestation import judged_anew
+from agent.updates.planner.attestation import disputed, judged_anew
 from agent.updates.planner.types import Action, ActionKind, Judged, Outcome
 from agent.updates.planner.upkeep import SECRETS_MISSING
 from agent.updates.secrets.versions import Secrets
@@ -96,7 +96,7 @@ class Executor:
         self.applied: dict[DeploymentName, int] = {}
         self.not_taken: dict[DeploymentName, str] = {}  # why the data plane refused a route last
         self.verdicts: dict[EnclaveId, Judged] = {}
-        self.firmware_changed_at: Instant | None = None
+        self.judge_again_at: Instant | None = None
 
     async def perform(self, name: DeploymentName, action: Action) -> Outcome:
         """Do one action. An error of ours becomes a fault; only cancellation gets out."""
@@ -248,8 +248,15 @@ class Executor:
         if judged is None:
             return
         if known is not None and _another_firmware(known.verdict, verdict):
-            self.firmware_changed_at = judged.at
+            self.judge_again_at = judged.at
         self.verdicts[row.id] = judged
+        for other in verdict.disputed:
+            if (held := self.verdicts.get(other)) is not None:
+                self.verdicts[other] = disputed(held, row.id, at)
+
+    def judge_again(self) -> None:
+        """Have all evidence judged anew at once: what it was held against is another thing now."""
+        self.judge_again_at = self._now()
 
     async def _judged(self, row: Enclave, revision: Revision, spki: str) -> Verdict:
         """What cannot be held against its release for now is no verdict yet."""

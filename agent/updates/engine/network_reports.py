@@ -7,7 +7,7 @@ from collections import deque
 from agent.host.network_news import NetworkNews
 from agent.model.event import EventDraft
 from agent.store.port import Store, Transaction
-from agent.updates.planner.alarms import Alarm
+from agent.updates.planner.alarm import Alarm
 from agent.updates.snapshot.publisher import SnapshotPublisher
 
 _MOST_WAITING = 100  # of events, while the store takes none

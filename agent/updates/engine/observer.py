@@ -44,7 +44,7 @@ class Observer:
             refused=self._data_plane.refused(name),
             applied_generation=self._executor.applied.get(name),
             outside=parts.outside.view(name),
-            firmware_changed_at=self._executor.firmware_changed_at,
+            judge_again_at=self._executor.judge_again_at,
             values_here=parts.secret_values.here(name),
             values_at_rest=parts.secret_values.at_rest.here(name),
         )

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from dataclasses import dataclass
-
 from agent.enclaves.port import VmPhase
 from agent.model.enclave import Enclave
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
+from agent.updates.planner.alarm import Alarm
 from agent.updates.planner.attestation import loss
 from agent.updates.planner.certificates import WARN_FROM, counted, left, recent
 from agent.updates.planner.health_history import record_of
+from agent.updates.planner.origin_alarms import misgivings
 from agent.updates.planner.types import Situation
 from agent.updates.planner.upkeep import active_enclave
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """See `agent.updates.snapshot.snapshot.Problem`."""
-
-    code: str
-    severity: str
-    detail: str
-    mend: str
-    since: dt.datetime | None = None  # None: since it was first shown
 
 
 def alarms(s: Situation, not_taken: str | None = None) -> dict[str, Alarm]:
@@ -37,6 +25,7 @@ def alarms(s: Situation, not_taken: str | None = None) -> dict[str, Alarm]:
         "outage": _outage(s),
         "attestation": _distrust(s),
         "policy": _stricter(s),
+        "origin": misgivings(s),
         "secrets": _secrets(s),
         "route": _not_routed(s, not_taken),
     }
@@ -89,7 +78,8 @@ def _stricter(s: Situation) -> Alarm | None:
         severity="warning",
         detail=f"{name} keeps its traffic, and nothing new would be admitted so: {told}",
         mend="bring the host's firmware up to date, or say in attestation.snp what is good "
-        f"enough; until then no update of {name} becomes ready",
+        f"enough (`enclave-agent attest {name}` tells the checks); until then no update of {name} "
+        "becomes ready",
     )
 
 

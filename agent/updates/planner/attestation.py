@@ -17,10 +17,11 @@ from dataclasses import replace
 
 import msgspec
 
-from agent.attestation.port import KEY_CHANGED, Verdict
+from agent.attestation.port import KEY_CHANGED, Check, Verdict
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.event import EventDraft
+from agent.model.ids import EnclaveId
 from agent.model.revision import Fault
 from agent.updates.planner.types import (
     Action,
@@ -35,6 +36,7 @@ from agent.updates.planner.types import (
 
 LOST = "attestation_lost"
 REFUSED = "attestation_refused"
+DISPUTED = "evidence_disputed"
 _OLD = 3  # times `reverify_s`
 _DOUBTED = 2  # times as long as a probe may fail: by then the probes have seen what there is
 
@@ -67,6 +69,17 @@ def judged_anew(known: Judged | None, key: str, verdict: Verdict, now: Instant) 
     if known.key == key and any(check.code == KEY_CHANGED for check in verdict.checks):
         return replace(known, doubted=known.doubted or now)
     return None
+
+
+def disputed(known: Judged, by: EnclaveId, now: Instant) -> Judged:
+    """What is known of an enclave after another's evidence, which was good, showed that both have
+    what can be only one's: nobody can say whose it is.
+    """
+    detail = f"it has something in common with enclave {by} that can be only one's"
+    check = Check(code=DISPUTED, passed=False, detail=detail)
+    checks = (*(one for one in known.verdict.checks if one.code != DISPUTED), check)
+    verdict = msgspec.structs.replace(known.verdict, attested=False, checks=checks)
+    return Judged(known.key, verdict, now)
 
 
 def bind(s: Situation) -> Plan | None:
@@ -159,7 +172,7 @@ def keep_verified(s: Situation, row: Enclave) -> Plan:
         return verification(s, row)
     if _nothing_claimed(judged.verdict) or every_s is None:
         return rest()
-    again, changed = judged.at.plus(every_s), s.firmware_changed_at
+    again, changed = judged.at.plus(every_s), s.judge_again_at
     if s.now.reached(again) or (changed is not None and not judged.at.reached(changed)):
         return verification(s, row)
     if judged.doubted is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.model.enclave import Enclave
 from agent.model.revision import Fault, Wish
-from agent.updates.planner.alarms import Alarm
+from agent.updates.planner.alarm import Alarm
 from agent.updates.planner.health_history import (
     FLAPS_FROM,
     TOLD_FOR_S,

@@ -8,7 +8,7 @@ from agent.capacity.listen_rules import ListenRules
 from agent.model.resources import Listen
 from agent.model.revision import Deployment, Revision, Wish
 from agent.traffic.port import Unheld
-from agent.updates.planner.alarms import Alarm
+from agent.updates.planner.alarm import Alarm
 
 
 def listener_alarms(

@@ -133,7 +133,7 @@ class Situation:
     draining: Mapping[EnclaveId, int | None] = field(default_factory=dict)
     applied_generation: int | None = None
     outside: OutsideView | None = None
-    firmware_changed_at: Instant | None = None  # of the host's processor, as evidence told it
+    judge_again_at: Instant | None = None  # all evidence, since what it is judged by changed
     outcomes: Mapping[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False
     boots: tuple[float, ...] = ()

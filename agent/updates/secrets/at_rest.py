@@ -27,7 +27,7 @@ from agent.host.files import (
 )
 from agent.host.threads import finish_in_thread
 from agent.model.ids import DeploymentName
-from agent.updates.planner.alarms import Alarm
+from agent.updates.planner.alarm import Alarm
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from agent.updates.admission.admit import secrets_gone
 from agent.updates.admission.audit import sign
 from agent.updates.errors import RefusedError
 from agent.updates.orders import Caller
-from agent.updates.planner.alarms import Alarm
+from agent.updates.planner.alarm import Alarm
 from agent.updates.secrets.values import SecretValues
 
 log = logging.getLogger(__name__)

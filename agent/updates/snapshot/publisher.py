@@ -14,7 +14,7 @@ from agent.model.ids import DeploymentName
 from agent.model.inventory import Inventory
 from agent.model.reasons import DecidedStrategy, Decision
 from agent.store.port import MEND_DAMAGE
-from agent.updates.planner.alarms import Alarm
+from agent.updates.planner.alarm import Alarm
 from agent.updates.secrets.values import SecretValues
 from agent.updates.snapshot.forecast import Forecast
 from agent.updates.snapshot.rows import Observation, Rows

@@ -51,7 +51,7 @@ class Observation:
     refused: Mapping[str, int] = field(default_factory=dict)
     applied_generation: int | None = None
     outside: OutsideView | None = None
-    firmware_changed_at: Instant | None = None
+    judge_again_at: Instant | None = None
     outcomes: dict[Action, Outcome] = field(default_factory=dict)
     host_stopping: bool = False
     values_here: frozenset[tuple[str, int]] = frozenset()
@@ -150,7 +150,7 @@ def situation(rows: Rows, seen: Observation) -> Situation:
         draining=seen.draining,
         applied_generation=seen.applied_generation,
         outside=_of_this_route(rows.deployment, seen.outside),
-        firmware_changed_at=seen.firmware_changed_at,
+        judge_again_at=seen.judge_again_at,
         outcomes=seen.outcomes,
         host_stopping=seen.host_stopping,
         boots=rows.boots,

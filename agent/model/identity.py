@@ -1,0 +1,68 @@
+"""What is remembered of who gave evidence: the machine, its launches, the sets of its GPUs.
+
+Learned from the first evidence that was believed, and held against all that comes later. Values of
+evidence are in lower-case hex.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from agent.model.clock import Instant
+from agent.model.ids import Bdf, EnclaveId
+
+
+class KnownMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The processor that evidence of this host names, bound to the machine by whose store it is.
+
+    `machine`: the host's id, keyed with its machine id, so that the store on another machine knows
+    nothing. `source`: what kind of id `chip` is.
+    """
+
+    machine: str
+    source: str
+    chip: str
+    learned_at: Instant
+
+    @property
+    def key(self) -> str:
+        """By which a row replaces another of its kind; so with the others."""
+        return f"{self.machine}/{self.source}"
+
+
+class KnownLaunch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One start of a VM, by evidence. `report_id`: what its processor named it; None where that
+    names none. `spki_sha256`: the TLS key that its newest evidence binds. `devices`: the keys that
+    were provisioned into its GPUs and switches, sorted.
+    """
+
+    launch_uuid: str
+    enclave: EnclaveId
+    report_id: str | None
+    spki_sha256: str
+    devices: tuple[str, ...]
+    first_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.launch_uuid
+
+
+class KnownDevices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose certificates the devices of a set of places have. Which of them is where is known for
+    one alone. `cards`: what the host could tell of the cards: `BDF serial`, `BDF uuid`.
+    """
+
+    places: tuple[Bdf, ...]
+    devices: tuple[str, ...]
+    cards: dict[str, str]
+    learned_at: Instant
+
+    @property
+    def key(self) -> str:
+        return ",".join(self.places)
+
+
+Identity: TypeAlias = KnownMachine | KnownLaunch | KnownDevices
