@@ -26,6 +26,7 @@ class InstantReleases:
     """Satisfies `agent.releases.port.Releases`: every tag is there, as `made` says or a plain one.
 
     `here`: the tags whose artifacts are on this host; of those that are `broken` none can be had.
+    What was taken once is known by its digest, whatever becomes of its tag or of the source.
     """
 
     def __init__(self) -> None:
@@ -34,13 +35,23 @@ class InstantReleases:
         self.broken: set[str] = set()
         self.unknown: set[str] = set()
         self.unsigned: set[str] = set()
+        self.answers = asyncio.Event()  # whether the source does
+        self.answers.set()
+        self.asked: list[str] = []  # the tags that the source was asked for
+        self._taken: dict[str, Release] = {}
 
     async def resolve(self, repo: str, tag: str, digest: str | None = None) -> Release:
+        if digest in self._taken:
+            return self._taken[digest]
+        self.asked.append(tag)
+        await self.answers.wait()
         if tag in self.unknown:
             raise ReleaseNotFoundError(f"no release {tag} of {repo} at the source")
         if digest is None:
             await self.require_signed(repo, tag, "")
-        return self.made.get(tag) or release(tag)
+        found = self.made.get(tag) or release(tag)
+        self._taken[found.digest] = found
+        return found
 
     async def require_signed(self, repo: str, tag: str, digest: str) -> None:
         if tag in self.unsigned:

@@ -2,7 +2,8 @@
 
 Order: permission, query, readiness (of what changes something), body, idempotency, handler. Every
 error on the way becomes problem details in one place. A handler runs to its end even if its client
-goes away: what was admitted must not hang half-done on a broken connection.
+goes away: what was admitted must not hang half-done on a broken connection. The engine is told of
+it, and drops what is not admitted by then.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from agent.api.route import Call, HttpRoute
 from agent.api.routes import ROUTES
 from agent.api.surface import Surface
 from agent.store.port import StoreDamagedError
-from agent.updates.errors import StaleEpochError
+from agent.updates.errors import AbandonedError, StaleEpochError
 from agent.updates.orders import Caller
 from agent.updates.snapshot.snapshot import Snapshot
 from agent.wire.requests import EmptyRequest
@@ -129,8 +130,8 @@ async def _perform(
     async def execute() -> Reply:
         try:
             result = await handle(marked)
-        except StaleEpochError:
-            raise  # not kept: a reset of the epoch mends it
+        except (StaleEpochError, AbandonedError):
+            raise  # not kept: a reset of the epoch mends it; it was not admitted, and may be anew
         except Exception as error:  # noqa: BLE001 - a refusal is an answer too, and kept
             return reply_to(error)
         assert isinstance(result, Reply)
@@ -156,7 +157,9 @@ def _caller(request: web.Request, role: Role) -> Caller:
     if epoch is not None and not (epoch.isascii() and epoch.isdigit() and len(epoch) <= 15):
         raise HttpError(400, "bad_request", "must be a whole number", field="Coordinator-Epoch")
     said = int(epoch) if epoch and role is Role.COORDINATOR else None
-    return Caller(name=_peer(request, role), epoch=said)
+    connection = request.protocol
+    gone = connection.gone if isinstance(connection, Connection) else None
+    return Caller(name=_peer(request, role), epoch=said, gone=gone)
 
 
 async def _check_epoch(surface: Surface, caller: Caller) -> None:

@@ -82,7 +82,10 @@ async def accept(call: Call) -> Reply:
 
 async def cancel(call: Call) -> Reply:
     name = deployment_name(call)
-    return json_reply(_update(call, await call.surface.engine.cancel(name, call.caller)), 202)
+    cancelled = await call.surface.engine.cancel(name, call.caller)
+    if cancelled is None:
+        return json_reply(DeploymentAnswer(deployment=_deployment(call, name)))
+    return json_reply(_update(call, cancelled), 202)
 
 
 async def retry(call: Call) -> Reply:

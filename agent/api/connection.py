@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -21,10 +23,19 @@ _TOO_LARGE = problem(431, "head_too_large", "The head of the request is over 64 
 class Connection(DoorConnection):
     """What is not even HTTP is answered in the same form as everything else.
 
-    It is not logged loud: anyone who can connect can send rubbish.
+    It is not logged loud: anyone who can connect can send rubbish. `gone` is set once the client
+    has left, so that nothing is begun for it any more.
     """
 
     TOO_LARGE = (_TOO_LARGE.content_type, _TOO_LARGE.body)
+
+    def __init__(self, server: web.Server, **more: Any) -> None:
+        super().__init__(server, **more)
+        self.gone = asyncio.Event()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.gone.set()
+        super().connection_lost(exc)
 
     def handle_error(
         self,

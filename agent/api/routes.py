@@ -69,6 +69,9 @@ def _public(
 
 _UPDATE = DocumentedAnswer(202, "The update that was admitted.", v.UpdateView)
 _DEPLOYMENT = DocumentedAnswer(202, "The deployment as it is now.", a.DeploymentAnswer)
+_CALLED_OFF = DocumentedAnswer(
+    200, "No update was running: requests that were not admitted yet.", a.DeploymentAnswer
+)
 _WELL = DocumentedAnswer(200, "It is.", h.HealthView)
 _UNWELL = DocumentedAnswer(503, "It is not; the reasons say why.", h.HealthView)
 _LEASE = DocumentedAnswer(201, "The lease.", a.Lease)
@@ -223,7 +226,14 @@ ROUTES: tuple[HttpRoute, ...] = (
     ),
     _do("POST", f"{_U}/accept", "accept", "Go on.", changes.accept, _UPDATE, problems=(404, 409)),
     _do(
-        "POST", f"{_U}/cancel", "cancel", "Call off.", changes.cancel, _UPDATE, problems=(404, 409)
+        "POST",
+        f"{_U}/cancel",
+        "cancel",
+        "Call off the running update, and requests that are not admitted yet.",
+        changes.cancel,
+        _UPDATE,
+        _CALLED_OFF,
+        problems=(404, 409),
     ),
     _begin(f"{_U}/retry", "retry", "Try again.", changes.retry),
     _get("/v1/enclaves", "enclaves", "All.", reads.enclaves, a.Enclaves),

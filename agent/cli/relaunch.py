@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="If the old version had to be stopped and the new one fails, start the old one again.",
 )
+@click.option(
+    "--accept-moved-tag",
+    is_flag=True,
+    help="Take the contents of --tag although they are others than those that were taken before.",
+)
 @lease
 @click.option("--dry-run", is_flag=True, help="Only say what it would be.")
 @waiting
@@ -91,6 +96,7 @@ def request(
     strategy: str | None,
     revert: bool | None,
     restart_old: bool,
+    accept_moved_tag: bool,
     lease: str | None,
 ) -> UpdateRequest:
     """What was typed as what is asked for. Raises Failure USAGE that names the option."""
@@ -121,6 +127,7 @@ def request(
         strategy=Strategy(strategy) if strategy else UNSET,
         revert_after_switch=UNSET if revert is None else revert,
         restart_old_on_failure=restart_old,
+        accept_moved_tag=accept_moved_tag,
         lease=lease,
     )
 
@@ -146,6 +153,7 @@ def question(name: str, body: UpdateRequest) -> PlanRequest:
         domain=body.domain,
         strategy=body.strategy,
         staging=body.staging,
+        accept_moved_tag=body.accept_moved_tag,
         variables=variables or UNSET,
         secrets=secrets or UNSET,
         unset_variables=no_variables or UNSET,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+import msgspec
 
 from agent.cli.client import Client, segment
 from agent.cli.completion import DEPLOYMENT
 from agent.cli.options import Output, output, result, waiting
+from agent.cli.screen import say, show_json
 from agent.cli.session import session
 from agent.wire.answers import Updates
 from agent.wire.views import UpdateView
@@ -33,8 +37,6 @@ def status(
 
         wait_for_update(client, found, timeout_s, output)
     elif output.for_programs:
-        from agent.cli.screen import show_json
-
         show_json(found, one_line=output.by_line)
     else:
         from rich.console import Group
@@ -50,7 +52,7 @@ def status(
 @output
 def list_(name: str, output: Output) -> None:
     """Show the updates that a deployment has had, the newest first."""
-    from agent.cli.screen import show, show_json, show_json_lines
+    from agent.cli.screen import show, show_json_lines
     from agent.cli.updates import updates_table
 
     found = session().client().read(f"{_updates(name)}", Updates)
@@ -75,8 +77,22 @@ def accept(name: str, output: Output, wait: bool, timeout_s: float | None) -> No
 @click.argument("name", type=DEPLOYMENT)
 @result
 def cancel(name: str, output: Output) -> None:
-    """Call the running update off, before it touched anything old."""
-    _steered(name, "cancel", "is being cancelled", output)
+    """Call the running update off, before it touched anything old.
+
+    A request that still waits for its release is called off as well.
+    """
+    from agent.cli.waiting import follow_up
+
+    client = session().client()
+    answer = client.send("POST", f"{_updates(name)}/current/cancel", None, dict[str, Any])
+    if "id" in answer:
+        made = msgspec.convert(answer, UpdateView)
+        done = f"{name}: update {made.id} to {made.tag} is being cancelled"
+        follow_up(client, made, wait=False, timeout_s=None, output=output, done=done)
+    elif output.for_programs:
+        show_json(answer, one_line=output.by_line)
+    else:
+        say(f"{name}: what waited to be admitted is called off; nothing was changed")
 
 
 @update.command()

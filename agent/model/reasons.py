@@ -64,6 +64,7 @@ class ReasonCode(StrEnum):
     UNCLEAN_STOP = "unclean_stop"
     DEBUG_UNATTESTED = "debug_unattested"
     GPUS_NOT_CONFIDENTIAL = "gpus_not_confidential"
+    TAG_MOVED = "tag_moved"
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

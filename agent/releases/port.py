@@ -56,7 +56,7 @@ class Releases(Protocol):
         """Read and check the manifest. With `digest`, only those very bytes will do.
 
         Manifests that were resolved once are kept, so that a known digest resolves without the
-        source. Raises ReleaseError or ReleaseSourceError.
+        source. Raises ReleaseError or ReleaseSourceError: after 30 s at the latest.
         """
         ...
 
@@ -64,7 +64,8 @@ class Releases(Protocol):
         """Ask a release that was taken before what a tag is asked today: for its signature.
 
         The one that was kept will do, so that the source need not answer. Returns at once where
-        none is required. Raises ReleaseError `signature_required`, or ReleaseSourceError.
+        none is required. Raises ReleaseError `signature_required`, or ReleaseSourceError: after
+        30 s at the latest.
         """
         ...
 

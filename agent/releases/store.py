@@ -7,14 +7,16 @@ manifest says.
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import hashlib
 import logging
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from agent.config import ReleasesConfig
@@ -35,6 +37,7 @@ from agent.releases.source import Source, open_source
 
 log = logging.getLogger(__name__)
 
+PATIENCE_S = 30.0  # for all that a tag is asked: a few small answers
 _REMEMBERED = 16
 _GIB = 1 << 30
 
@@ -66,6 +69,10 @@ class ReleaseStore:
 
     async def resolve(self, repo: str, tag: str, digest: str | None = None) -> Release:
         """Read and check a release; see the port."""
+        async with _patience(repo, tag):
+            return await self._resolve(repo, tag, digest)
+
+    async def _resolve(self, repo: str, tag: str, digest: str | None) -> Release:
         release = await self._known(repo, tag, digest) if digest else None
         if release is None:
             release = await self._from_source(repo, tag, digest)
@@ -75,6 +82,10 @@ class ReleaseStore:
 
     async def require_signed(self, repo: str, tag: str, digest: str) -> None:
         """Ask a release that was taken before for its signature, as a tag is; see the port."""
+        async with _patience(repo, tag):
+            await self._require_signed(repo, tag, digest)
+
+    async def _require_signed(self, repo: str, tag: str, digest: str) -> None:
         rule = self._signatures
         if rule is None:
             return
@@ -217,6 +228,19 @@ class ReleaseStore:
             firmware=self._firmware.known(firmware) if firmware else None,
             models=models,
         )
+
+
+@asynccontextmanager
+async def _patience(repo: str, tag: str) -> AsyncIterator[None]:
+    """A source may answer a byte at a time: whoever waits for it is told."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield
+    except TimeoutError:
+        raise ReleaseSourceError(
+            f"{repo} {tag} was not resolved within {PATIENCE_S:g} s: the source of releases "
+            "(releases.source) answers too slowly"
+        ) from None
 
 
 def open_releases(

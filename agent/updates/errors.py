@@ -47,6 +47,13 @@ class StaleEpochError(ConflictError):
         self.highest = highest
 
 
+class AbandonedError(ConflictError):
+    """Whoever asked has gone before the request was admitted: dropped, it may come again."""
+
+    def __init__(self) -> None:
+        super().__init__("abandoned", "whoever asked has gone: nothing was changed")
+
+
 class UnknownNameError(AgentError):
     """No deployment, enclave, revision or update of that name."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
@@ -16,12 +17,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks: `local:<uid>` on the unix socket, a SAN URI over TLS; the coordinator's epoch.
 
     `request` marks the request, if it has a key: an update that it begins is recorded with it, so
-    that the request told again after a crash is known to have been carried out.
+    that the request told again after a crash is known to have been carried out. `gone` is set once
+    nobody waits for the answer any more: what is not admitted by then is dropped.
     """
 
     name: str
     epoch: int | None = None
     request: str | None = None
+    gone: asyncio.Event | None = None
 
 
 class ChipChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +75,10 @@ class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A validated request to update a deployment. UNSET keeps; None in a mapping removes."""
+    """A validated request to update a deployment. UNSET keeps; None in a mapping removes.
+
+    `accept_moved_tag`: the contents of the tag may be others than when they were taken before.
+    """
 
     tag: str | msgspec.UnsetType = msgspec.UNSET
     listen: Listen | msgspec.UnsetType = msgspec.UNSET
@@ -85,6 +91,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Strategy | None = None
     revert_after_switch: bool | None = None
     restart_old_on_failure: bool = False
+    accept_moved_tag: bool = False
     lease: str | None = None
 
     def __repr__(self) -> str:
@@ -103,6 +110,7 @@ class PlanQuestion(msgspec.Struct, frozen=True, kw_only=True):
     demand: Demand | None = None
     strategy: Strategy | None = None
     staging: bool = False
+    accept_moved_tag: bool = False
     variables: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     unset_variables: tuple[str, ...] = ()

@@ -69,7 +69,13 @@ class Engine(Protocol):
         """Create. Raises ConflictError `exists`, RefusedError, FieldError."""
         ...
 
-    async def update(self, name: DeploymentName, change: Change, caller: Caller) -> Update: ...
+    async def update(self, name: DeploymentName, change: Change, caller: Caller) -> Update:
+        """Without a tag the recorded contents stay, and the source is not asked.
+
+        Raises RefusedError (`tag_moved`: see `Change`), FieldError, ConflictError (`cancelled`
+        and AbandonedError: before it was admitted), ReleaseSourceError.
+        """
+        ...
 
     async def rollback(
         self, name: DeploymentName, to: str | int | None, caller: Caller
@@ -77,7 +83,9 @@ class Engine(Protocol):
 
     async def accept(self, name: DeploymentName, caller: Caller) -> Update: ...
 
-    async def cancel(self, name: DeploymentName, caller: Caller) -> Update: ...
+    async def cancel(self, name: DeploymentName, caller: Caller) -> Update | None:
+        """The running update, and requests that wait to be admitted; None: only such ones."""
+        ...
 
     async def retry(self, name: DeploymentName, caller: Caller) -> Update: ...
 

@@ -90,7 +90,11 @@ class DeployRequest(_Request, frozen=True, kw_only=True):
 
 
 class UpdateRequest(_Request, frozen=True, kw_only=True):
-    """Update a deployment. A field that is absent keeps what is; null removes it."""
+    """Update a deployment. A field that is absent keeps what is; null removes it.
+
+    Without `tag` the contents stay, byte for byte. With it, contents that are others than those
+    that were taken under this tag before are refused, unless `accept_moved_tag`.
+    """
 
     tag: TagText | UnsetType = UNSET
     listen: ListenText | UnsetType = UNSET
@@ -103,6 +107,7 @@ class UpdateRequest(_Request, frozen=True, kw_only=True):
     strategy: Strategy | UnsetType = UNSET
     revert_after_switch: bool | UnsetType = UNSET
     restart_old_on_failure: bool = False
+    accept_moved_tag: bool = False
     lease: LeaseText | None = None
 
 
@@ -134,6 +139,7 @@ class PlanRequest(_Request, frozen=True, kw_only=True):
     demand: DemandRequest | UnsetType = UNSET
     strategy: Strategy | UnsetType = UNSET
     staging: bool = False
+    accept_moved_tag: bool = False
     variables: NameList | UnsetType = UNSET
     secrets: NameList | UnsetType = UNSET
     unset_variables: NameList | UnsetType = UNSET

@@ -136,3 +136,54 @@ async def test_an_ipv6_listener_names_its_field(api: Served) -> None:
     ):
         status, answer = await api.ask("POST", f"{WEB}/updates", **body)
         assert (status, answer["field"]) == (400, field)
+
+
+async def source_asked(api: Served, times: int) -> None:
+    async with asyncio.timeout(30):
+        while len(api.host.releases.asked) < times:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_client_that_left_has_asked_for_is_dropped_and_may_be_asked_anew(
+    api: Served, short_dir: Path
+) -> None:
+    """The source is slow: the request is not admitted yet. Its key is free again then."""
+    api.host.releases.answers.clear()
+    before = len(api.host.releases.asked)
+    body, key = b'{"tag": "v2"}', b"Idempotency-Key: once\r\n"
+    head = b"POST %s/updates HTTP/1.1\r\nHost: agent\r\n" % WEB.encode() + key
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    _, impatient = await asyncio.open_unix_connection(short_dir / "agent.sock")
+    impatient.write(head + body)
+    await source_asked(api, before + 1)
+    impatient.close()
+    reader, patient = await asyncio.open_unix_connection(short_dir / "agent.sock")
+    patient.write(head + body)
+    await source_asked(api, before + 2)
+    api.host.releases.answers.set()
+    async with asyncio.timeout(30):
+        assert (await reader.readline()).split()[1] == b"202"
+    patient.close()
+    _, answer = await api.ask("GET", f"{WEB}/updates")
+    assert [one["tag"] for one in answer["updates"]] == ["v2", "v1"]
+
+
+async def test_a_cancel_calls_off_what_waits_for_its_release(api: Served) -> None:
+    api.host.releases.answers.clear()
+    before = len(api.host.releases.asked)
+    waiting = asyncio.create_task(api.refused("POST", f"{WEB}/updates", tag="v2"))
+    await source_asked(api, before + 1)
+    status, answer = await api.ask("POST", f"{CURRENT}/cancel")
+    assert (status, answer["deployment"]["tag"]) == (200, "v1")
+    assert await waiting == "cancelled"
+    assert await api.refused("POST", f"{CURRENT}/cancel") == "no_update"
+
+
+async def test_a_tag_that_moved_is_refused_unless_accepted(api: Served) -> None:
+    moved = msgspec.structs.replace(release("v1"), digest="f" * 64)
+    api.host.releases.made["v1"] = moved
+    assert await api.refused("POST", f"{WEB}/updates", tag="v1") == "tag_moved"
+    _, plan = await api.ask("POST", "/v1/plan", deployment="web", tag="v1")
+    assert [one["code"] for one in plan["reasons"]] == ["tag_moved"]
+    status, update = await api.ask("POST", f"{WEB}/updates", tag="v1", accept_moved_tag=True)
+    assert (status, update["tag"]) == (202, "v1")

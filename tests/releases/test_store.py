@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from agent.config import ReleasesConfig, SignatureConfig
 from agent.model.release import LocalImage
+from agent.releases import store as store_module
 from agent.releases.build import Image
 from agent.releases.naming import Kind
 from agent.releases.port import ReleaseError, ReleaseNotFoundError, ReleaseSourceError
@@ -420,3 +422,33 @@ async def test_two_fetches_at_once_copy_each_artifact_once(
     )
     assert first == second == third
     assert len(cached(tmp_path)) == 6  # three artifacts, a stamp each
+
+
+class _Dripping(DirectorySource):
+    """A source that goes on answering and never has answered."""
+
+    async def _drip(self, *_: object) -> NoReturn:
+        while True:
+            await asyncio.sleep(0.01)
+
+    manifest = signature = _drip
+
+
+async def test_a_source_that_does_not_come_to_an_end_is_given_up(
+    tmp_path: Path,
+    executor: ThreadPoolExecutor,
+    make_store: MakeStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_module, "PATIENCE_S", 0.2)
+    signed = SignatureRule(SignatureConfig(issuer="https://issuer.invalid", repository="a/b"))
+    store = make_store(_Dripping(tmp_path, executor), signatures=signed)
+    for asked in (
+        store.resolve("hello", "v1.0.0"),
+        store.resolve("hello", "v1.0.0", "0" * 64),
+        store.require_signed("hello", "v1.0.0", "0" * 64),
+    ):
+        with pytest.raises(
+            ReleaseSourceError, match=r"hello v1\.0\.0 was not resolved within 0\.2 s"
+        ):
+            await asked

@@ -8,6 +8,7 @@ variables and secrets are looked at when it is spent.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from agent.capacity.supply import HostSupply, Question, charged
 from agent.host.clock import Clock
@@ -103,17 +104,30 @@ class Leasing:
             return wanted.demand
         if name is None:
             raise FieldError("deployment", "a deployment or a demand is needed")
-        repo, tag = await self._store.read(lambda tx: _release_of(tx, name, wanted.tag))
-        return (await resolve(self._releases, repo, tag, self._launchable)).demand
+        meant = await self._store.read(lambda tx: _release_of(tx, name, wanted.tag))
+        release = await resolve(
+            self._releases, meant.repo, meant.tag, self._launchable, meant.digest
+        )
+        return release.demand
 
 
-def _release_of(tx: Reader, name: DeploymentName, tag: str | None) -> tuple[str, str]:
+class _Meant(NamedTuple):
+    """A release; with a digest, its contents as they are recorded."""
+
+    repo: str
+    tag: str
+    digest: str | None = None
+
+
+def _release_of(tx: Reader, name: DeploymentName, tag: str | None) -> _Meant:
     if tx.deployment(name) is None:
         if tag is None:
             raise UnknownNameError(f"no deployment {name}; for one to come, say its tag")
-        return name, tag
+        return _Meant(name, tag)
     revision = current(tx, name)
-    return revision.repo, tag or revision.tag
+    if tag is None:
+        return _Meant(revision.repo, revision.tag, revision.release_digest)
+    return _Meant(revision.repo, tag)
 
 
 def admit_lease(tx: Transaction, wanted: NewLease, demand: Demand, terms: Terms) -> Lease:

@@ -29,11 +29,20 @@ _HOST_NAME = re.compile(DOMAIN_PATTERN)
 
 
 async def resolve(
-    releases: Releases, repo: str, tag: str, launchable: Launchable = any_launch
+    releases: Releases,
+    repo: str,
+    tag: str,
+    launchable: Launchable = any_launch,
+    digest: str | None = None,
 ) -> Release:
-    """The release, or a refusal with the reason. Raises RefusedError, ReleaseSourceError."""
+    """The release, or a refusal with the reason. Raises RefusedError, ReleaseSourceError.
+
+    `digest`: its contents as they were taken before, for which the source need not answer.
+    """
     try:
-        release = await releases.resolve(repo, tag)
+        if digest is not None:
+            await releases.require_signed(repo, tag, digest)
+        release = await releases.resolve(repo, tag, digest)
         await launchable(release)
     except ReleaseError as error:
         raise RefusedError(refusal(error)) from error

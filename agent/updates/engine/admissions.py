@@ -12,6 +12,7 @@ import msgspec
 
 from agent.capacity.supply import Question
 from agent.model.reasons import Decision
+from agent.model.release import Release
 from agent.model.revision import Revision
 from agent.model.update import Update
 from agent.store.port import Transaction
@@ -26,6 +27,7 @@ from agent.updates.admission.admit import (
     secrets_gone,
 )
 from agent.updates.admission.lookup import current
+from agent.updates.admission.moved_tags import taken_before, with_moved_tag
 from agent.updates.admission.requests import ask_for_change, resolve
 from agent.updates.admission.rows import Options, Terms
 from agent.updates.admission.secret_names import DOMAIN
@@ -51,14 +53,22 @@ class Admissions:
         self._store = runtime.parts.store
         self._revert_after_switch = revert_after_switch
 
-    async def ask(self, before: Revision, change: Change, secrets: Mapping[str, int]) -> Ask:
-        """Put the request together with its release.
+    async def release(self, before: Revision, change: Change) -> Release:
+        """What the change asks for: without a tag the contents that are recorded.
 
-        Raises FieldError, RefusedError, and what releases raise.
+        Raises RefusedError, ReleaseSourceError.
         """
-        tag = before.tag if change.tag is msgspec.UNSET else change.tag
-        release = await resolve(self._parts.releases, before.repo, tag, self._parts.launchable)
-        return ask_for_change(
+        parts = self._parts
+        if change.tag is msgspec.UNSET:
+            digest = before.release_digest
+            return await resolve(parts.releases, before.repo, before.tag, parts.launchable, digest)
+        return await resolve(parts.releases, before.repo, change.tag, parts.launchable)
+
+    async def ask(
+        self, before: Revision, change: Change, release: Release, secrets: Mapping[str, int]
+    ) -> Ask:
+        """Put the request together with its release. Raises FieldError."""
+        ask = ask_for_change(
             change,
             before,
             release,
@@ -66,6 +76,8 @@ class Admissions:
             self._parts.traffic,
             revert_after_switch=self._revert_after_switch,
         )
+        taken = await self._store.read(lambda tx: taken_before(tx, before, release.tag))
+        return with_moved_tag(ask, taken, accepted=change.accept_moved_tag)
 
     async def admit(self, ask: Ask, staged: Staged, caller: Caller, *, new: bool) -> Update:
         """Have it admitted and durable, its secrets with it. Raises RefusedError."""
@@ -121,6 +133,7 @@ class Admissions:
             tag=wanted.tag or msgspec.UNSET,
             staging=wanted.staging,
             strategy=wanted.strategy,
+            accept_moved_tag=wanted.accept_moved_tag,
             probes=wanted.probes,
             listen=wanted.listen,
             publish=wanted.publish,
@@ -132,7 +145,7 @@ class Admissions:
         try:
             secrets = dict.fromkeys(wanted.secrets, 0) | staged.versions
             secrets = {n: one for n, one in secrets.items() if n not in wanted.unset_secrets}
-            ask = await self.ask(before, change, secrets)
+            ask = await self.ask(before, change, await self.release(before, change), secrets)
         except RefusedError as refused:
             return refused.decision
         revision = new_revision(ask, before.number + 1, self._parts.clock.now())

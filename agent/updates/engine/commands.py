@@ -13,6 +13,7 @@ from agent.model.ended_console import EndedConsole
 from agent.model.event import Event, EventDraft
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.reasons import Decision
+from agent.model.release import Release
 from agent.model.revision import Revision, Wish
 from agent.model.update import Decided, Update, UpdateStatus
 from agent.releases.port import KeptImage
@@ -39,6 +40,7 @@ from agent.updates.admission.warm_rollback import roll_back_warm, warm_enclave
 from agent.updates.engine.admissions import Admissions
 from agent.updates.engine.engine import DRAINING, EngineRuntime
 from agent.updates.engine.executor import UnknownEnclaveError
+from agent.updates.engine.unadmitted import Unadmitted, check_there
 from agent.updates.errors import ConflictError, PrunedError, UnknownNameError
 from agent.updates.orders import Caller, Change, ChipChange, NewDeployment, PlanQuestion
 from agent.updates.secrets.standing import SecretState, standing
@@ -53,6 +55,7 @@ class UpdateEngine:
         self._parts = runtime.parts
         self._store = runtime.parts.store
         self._revert_after_switch = revert_after_switch
+        self._unadmitted = Unadmitted()
         self._admissions = Admissions(runtime, revert_after_switch=revert_after_switch)
         self.changed: Wake = runtime.publisher.changed
         self.leases = runtime.leases
@@ -69,26 +72,42 @@ class UpdateEngine:
         if await self._store.read(lambda tx: tx.deployment(name)) is not None:
             raise ConflictError("exists", f"deployment {name} exists already; update it instead")
         parts = self._parts
-        release = await resolve(parts.releases, request.repo, request.tag, parts.launchable)
+        resolving = resolve(parts.releases, request.repo, request.tag, parts.launchable)
+        release = await self._unadmitted.wait(name, caller, resolving)
         async with self._runtime.secrets.staging(name, request.secrets) as staged:
             ask = ask_for_new(request, release, staged.versions, self._parts.traffic)
+            check_there(caller)
             update = await self._admissions.admit(ask, staged, caller, new=True)
         await self._runtime.refresh(name)
         return update
 
     async def update(self, name: DeploymentName, change: Change, caller: Caller) -> Update:
         """Update a deployment to another tag, other variables, secrets or listeners."""
-        before = await self._store.read(lambda tx: current(tx, name))
+        before, release = await self._resolved(name, change, caller)
         async with self._runtime.secrets.staging(name, values(change)) as staged:
-            ask = await self._admissions.ask(before, change, staged.versions)
+            now = await self._store.read(lambda tx: current(tx, name))
+            if change.tag is msgspec.UNSET and now.release_digest != before.release_digest:
+                raise ConflictError(
+                    "changed_meanwhile", f"another update of {name} came first; ask again"
+                )
+            ask = await self._admissions.ask(now, change, release, staged.versions)
+            check_there(caller)
             update = await self._admissions.admit(ask, staged, caller, new=False)
         await self._runtime.refresh(name)
         return update
 
+    async def _resolved(
+        self, name: DeploymentName, change: Change, caller: Caller
+    ) -> tuple[Revision, Release]:
+        """What the deployment has, and what it is to have. Nothing else of it waits meanwhile."""
+        before = await self._store.read(lambda tx: current(tx, name))
+        resolving = self._admissions.release(before, change)
+        return before, await self._unadmitted.wait(name, caller, resolving)
+
     async def rollback(self, name: DeploymentName, to: str | int | None, caller: Caller) -> Update:
         """An ordinary update to an older revision; without booting while that one is warm."""
         revision = await self._store.read(lambda tx: rollback_target(tx, name, to))
-        await require_signed(self._parts.releases, revision)
+        await self._signed(revision, caller)
         now = self._parts.clock.now()
 
         def back(tx: Transaction) -> Update | None:
@@ -103,6 +122,10 @@ class UpdateEngine:
             return await self._flagged(name, update)
         options = Options(revert_after_switch=self._revert_after_switch)
         return await self._admissions.admit_recorded(revision, options, caller)
+
+    async def _signed(self, revision: Revision, caller: Caller) -> None:
+        signed = require_signed(self._parts.releases, revision)
+        await self._unadmitted.wait(revision.deployment, caller, signed)
 
     async def accept(self, name: DeploymentName, caller: Caller) -> Update:
         """Of a staged update that is ready."""
@@ -121,8 +144,9 @@ class UpdateEngine:
 
         return await self._flagged(name, await self._store.transact(work))
 
-    async def cancel(self, name: DeploymentName, caller: Caller) -> Update:
-        """Until the switch is decided."""
+    async def cancel(self, name: DeploymentName, caller: Caller) -> Update | None:
+        """Until the switch is decided; and what waits to be admitted. None: it was only that."""
+        called_off = self._unadmitted.call_off(name)
 
         def work(tx: Transaction) -> Update:
             update = to_cancel(tx, name, self._runtime.is_well)
@@ -130,7 +154,13 @@ class UpdateEngine:
                 return update
             return flag(tx, update, caller, cancel_requested=True)
 
-        return await self._flagged(name, await self._store.transact(work))
+        try:
+            update = await self._store.transact(work)
+        except (ConflictError, UnknownNameError):
+            if called_off:
+                return None
+            raise
+        return await self._flagged(name, update)
 
     async def _flagged(self, name: DeploymentName, update: Update) -> Update:
         await self._runtime.refresh(name)
@@ -148,7 +178,7 @@ class UpdateEngine:
             return updates[0], recorded_revision(tx, name, updates[0].revision)
 
         failed, revision = await self._store.read(last)
-        await require_signed(self._parts.releases, revision)
+        await self._signed(revision, caller)
         options = Options(
             staging=failed.staging,
             strategy=failed.insisted,
@@ -174,7 +204,7 @@ class UpdateEngine:
             return recorded_revision(tx, name, number)
 
         revision = await self._store.read(target)
-        await require_signed(self._parts.releases, revision)
+        await self._signed(revision, caller)
         if await self._runtime.secrets.only_current(revision):
             return await self.update(name, Change(), caller)
         return await self._admissions.admit_recorded(revision, Options(), caller)
