@@ -24,8 +24,8 @@ _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _JOINED = re.compile(
     r"(APIKEY|PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|PRIVATEKEY)S?$", re.IGNORECASE
 )
-# No pattern begins with a run of any length: each place of the run would read all the rest of it, and
-# a value of 64 KiB would hold the event loop for minutes.
+# No pattern begins with a run of any length: each place of the run would read all the rest of it,
+# and a value of 64 KiB would hold the event loop for minutes.
 _USER_PART = re.compile(r"[a-z0-9+.-]://[^/@\s:]*:[^/@\s]+@", re.IGNORECASE)
 _TOKEN = re.compile(
     r"\b(gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|A[KS]IA[0-9A-Z]{12}|hf_[A-Za-z0-9]{20}|sk-[A-Za-z0-9_-]{16}"
