@@ -3,8 +3,8 @@
 Each pipe has two names: the one in the tree, which writers open, and one in a folder of ours,
 which we open. Whoever looks for the holders of a device goes by the names of open files: he must
 not find us. Drivers' files are taken in the order of their writes, and whoever writes looks for
-what came of it. A reset, a removal and a rescan go on beside whatever else is written, and who asked
-for one waits for its end: the pipe is full until then. So the kernel has him do: reset_store,
+what came of it. A reset, a removal and a rescan go on beside whatever else is written, and whoever
+asked for one waits for its end: the pipe is full until then. So the kernel does: reset_store,
 remove_store and dev_rescan_store of drivers/pci/pci-sysfs.c return when all is done.
 """
 
