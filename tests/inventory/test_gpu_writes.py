@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,24 @@ async def test_a_card_is_taken_off_the_bus_and_found_again_by_real_writes(
         kernel.tree.root,
         expecting=lambda _: contextlib.nullcontext(),
     )
+    take_off, put_back = kernel.tree.take_off, kernel.tree.put_back
+
+    def slowly(work: Callable[..., None]) -> Callable[..., None]:
+        def done(*args: object) -> None:
+            time.sleep(0.2)
+            work(*args)
+
+        return done
+
+    kernel.tree.take_off, kernel.tree.put_back = slowly(take_off), slowly(put_back)  # type: ignore[method-assign]
     with served(kernel):
         await bench_of(kernel).give_to_vfio(CARD)
         plan = await recovery.plan(CARD)
         assert await recovery.carry_out(plan, unsigned) == ()
+        assert kernel.log[-1] == f"rescan {plan.port}"  # which it has waited for
+        assert (kernel.tree.devices / CARD / "vendor").exists()
     assert kernel.drivers()[CARD] is None
     assert (kernel.tree.root / "bus/pci/drivers_autoprobe").read_text() == "1\n"
-    assert kernel.log[-1] == f"rescan {plan.port}"
 
 
 async def test_an_unbind_that_hangs_holds_neither_the_loop_nor_anything_else(
