@@ -242,12 +242,25 @@ class Matrix:
         left = iter(chosen)
         await self._with_all(lambda daemon: self._work(daemon, left))
         assert not self.wrong, f"a clean run ends as {self.wanted}; these did not: {self.wrong}"
-        never = [point for point in self.never if not is_by_the_clock(point)]
-        told = f"the points are not those of the clean run: {never}"
-        assert len(never) <= len(chosen) * 0.05 + 1, told
+        never = await self._missing(few=int(len(chosen) * 0.05) + 1)
+        assert not never, f"the points are not those of the clean run: {never}"
         if any(again for _, again in chosen):
             assert self.second_deaths >= len(chosen) / 2, "the second deaths do not come about"
         return self._told(len(chosen))
+
+    async def _missing(self, few: int) -> list[str]:
+        """Points that were never passed, if they are more than a few.
+
+        What a second clean run does not do either is done by the clock, like a backup of the
+        store, and is not missing.
+        """
+        never = [point for point in self.never if not is_by_the_clock(point)]
+        if len(never) > few:
+            first = self.daemons[0]
+            await self.story.prepare(first)
+            passed = await clean_points_of(first, self.story)
+            never = [point for point in never if point_of(point) in passed]
+        return never if len(never) > few else []
 
     def _told(self, taken: int) -> str:
         more = f", {self.second_deaths} second deaths" if self.second_deaths else ""
