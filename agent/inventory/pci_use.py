@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from agent.inventory.sysfs import list_names, read_int, read_link_name, read_text
 from agent.model.pci_drivers import is_kept_for_guests
 
 _DISPLAY_CLASS = 0x0300
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_UUID_LENGTH = 36
 
 
 def slot_of(sysfs_root: str, bdf: str) -> str | None:
@@ -44,23 +45,36 @@ def display_of(path: str, class_code: int | None, driver: str | None) -> str | N
     return None
 
 
-def virtual_functions(path: str) -> Iterator[tuple[str, str | None]]:
+def virtual_functions(path: str) -> list[tuple[str, str | None]]:
     """The addresses of its virtual functions, and who has each."""
-    for name in list_names(path):
-        if name.startswith("virtfn") and (bdf := read_link_name(f"{path}/{name}")):
-            yield bdf, read_link_name(f"{os.path.dirname(path)}/{bdf}/driver")  # noqa: PTH120
+    return _virtual(path, list_names(path))
 
 
-def mediated_devices(path: str) -> Iterator[str]:
+def mediated_devices(path: str) -> list[str]:
     """Devices that its driver has made of it for somebody (drivers/vfio/mdev)."""
-    yield from (name for name in list_names(path) if _UUID.fullmatch(name))
+    return _mediated(list_names(path))
 
 
 def parts_in_use(path: str) -> tuple[str, ...]:
     """What was made of the function at `path`, and is somebody's, in words."""
+    names = list_names(path)
     virtual = [
         f"its virtual function {bdf}, which {driver} has"
-        for bdf, driver in virtual_functions(path)
+        for bdf, driver in _virtual(path, names)
         if driver is not None
     ]
-    return (*virtual, *(f"its mediated device {name}" for name in mediated_devices(path)))
+    return (*virtual, *(f"its mediated device {name}" for name in _mediated(names)))
+
+
+def _virtual(path: str, names: Iterable[str]) -> list[tuple[str, str | None]]:
+    entries = os.path.dirname(path)  # noqa: PTH120 - of every device at every look
+    links = [f"{path}/{name}" for name in names if name.startswith("virtfn")]
+    return [
+        (bdf, read_link_name(f"{entries}/{bdf}/driver"))
+        for link in links
+        if (bdf := read_link_name(link))
+    ]
+
+
+def _mediated(names: Iterable[str]) -> list[str]:
+    return [name for name in names if len(name) == _UUID_LENGTH and _UUID.fullmatch(name)]
