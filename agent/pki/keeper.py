@@ -58,6 +58,7 @@ class FleetCertificates:
         problems: Problems,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         read: Callable[[TlsConfig, str], Awaitable[Facts]] = inspect,
+        *,
         marks: Path | None = None,
     ) -> None:
         self.tls = tls
