@@ -120,7 +120,8 @@ _EPOCH = {
     "in": "header",
     "required": False,
     "description": "The coordinator's epoch: must be said over TLS. Lower than the highest seen "
-    "is refused (409 stale_epoch). Not looked at on the unix socket.",
+    "is refused (409 stale_epoch), and so is a leap of more than 64 generations of 2^36 above it "
+    "(409 epoch_leap). Not looked at on the unix socket.",
     "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
 }
 

@@ -36,7 +36,8 @@ async def keep_trust(
         return None
     from agent.pki.keeper import FleetCertificates
 
-    trust = FleetCertificates(config.listen.tls, host_id, publisher)
+    marks = config.state_dir / "revocation-lists.json"
+    trust = FleetCertificates(config.listen.tls, host_id, publisher, marks=marks)
     await trust.look()
     _beside(stack, asyncio.create_task(restart_on_error("certificates", trust.keep)))
     return trust

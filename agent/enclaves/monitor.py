@@ -227,7 +227,8 @@ class Monitor:
 
     def _hear(self, client: QMPClient, event: Mapping[str, Any]) -> bool:
         """Take note of an event. Always False: the library shall not keep it."""
-        data = event.get("data") or {}
+        told = event.get("data")
+        data = told if isinstance(told, dict) else {}
         match event.get("event"):
             case "SHUTDOWN" if data.get("guest"):
                 reason = str(data.get("reason"))

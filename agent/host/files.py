@@ -122,6 +122,30 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     return data
 
 
+def open_beneath(root: Path, path: str) -> int:
+    """A descriptor to read a file under `root`, never one outside of it.
+
+    A symlink is followed only to where it stays beneath the root; one that is put in the way
+    meanwhile is not. Raises FileNotFoundError, OSError (ELOOP for one that leads out).
+    """
+    real_root = root.resolve(strict=True)
+    real = (root / path).resolve(strict=True)
+    if not real.is_relative_to(real_root):
+        raise OSError(errno.ELOOP, "a symlink leads out of it", str(root / path))
+    descriptor = os.open(real_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    *directories, name = real.relative_to(real_root).parts or (".",)
+    try:
+        for part in directories:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            below = os.open(part, flags, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def make_private_directory(path: Path, *, mode: int = 0o700) -> None:
     """Make the directory, and those above it that are missing, ours and with exactly this mode.
 

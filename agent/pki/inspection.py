@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from agent.config import TlsConfig
 from agent.host.files import StorageError, read_bounded
 from agent.host.peer_key import UnreadableKeyError, issuer_of
-from agent.pki.facts import Facts, TrustError
+from agent.pki.facts import Facts, ListMark, TrustError
 from agent.pki.names import host_uri, uri_of
 
 _MAX_BYTES = 8 << 20
@@ -39,11 +39,13 @@ def inspect(tls: TlsConfig, host_id: str) -> Facts:
     chain = _certificates(tls.certificate, "certificate")
     authorities = _certificates(tls.ca, "ca")
     name = host_uri(tls.trust_domain, host_id)
-    _check_own(chain, authorities, name)
+    check_issued(chain, authorities, name)
     _check_key(tls.key, chain[0])
-    lists = _revocations(tls.crl, authorities) if tls.crl is not None else []
+    lists = []
+    if tls.crl is not None:
+        lists = check_lists(_read(tls.crl, "crl"), authorities, tls.crl)
     revoked: dict[str, frozenset[str]] = {}
-    for one in lists:
+    for one, _ in lists:
         issuer = sha256(_issuer(one)).hexdigest()
         serials = frozenset(f"{entry.serial_number:x}" for entry in one)
         revoked[issuer] = revoked.get(issuer, frozenset()) | serials
@@ -55,8 +57,10 @@ def inspect(tls: TlsConfig, host_id: str) -> Facts:
             sha256(one.public_bytes(Encoding.DER)).hexdigest() for one in authorities
         ),
         revoked=revoked,
-        crl_since=min((one.last_update_utc for one in lists), default=None),
-        crl_until=min((_until(one) for one in lists), default=None),
+        crl_since=min((one.last_update_utc for one, _ in lists), default=None),
+        crl_until=min((_until(one) for one, _ in lists), default=None),
+        keys=frozenset(_key_of(one) for one in authorities),
+        lists=_newest(lists),
     )
 
 
@@ -74,9 +78,10 @@ def _certificates(path: Path, setting: str) -> tuple[x509.Certificate, ...]:
         raise TrustError(setting, f"{path} holds no certificates in PEM form") from error
 
 
-def _check_own(
+def check_issued(
     chain: Sequence[x509.Certificate], authorities: Iterable[x509.Certificate], name: str
 ) -> None:
+    """That a chain says this name alone and leads to one of the authorities. Raises TrustError."""
     found = certificate_uri(chain[0])
     if found != name:
         raise TrustError("certificate", f"it says {found or 'no single URI'}, not {name}")
@@ -116,21 +121,46 @@ def _check_key(path: Path, certificate: x509.Certificate) -> None:
         raise TrustError("key", "it is not the key of listen.tls.certificate")
 
 
-def _revocations(
-    path: Path, authorities: Sequence[x509.Certificate]
-) -> list[x509.CertificateRevocationList]:
-    found = []
-    for block in _CRL.findall(_read(path, "crl")):
+def check_lists(
+    data: bytes, authorities: Sequence[x509.Certificate], path: Path | None = None
+) -> list[tuple[x509.CertificateRevocationList, x509.Certificate]]:
+    """The lists in it, each with the authority that signed it. Raises TrustError."""
+    where, found = path or "what was given", []
+    for block in _CRL.findall(data):
         try:
             one = x509.load_pem_x509_crl(block)
         except ValueError as error:
-            raise TrustError("crl", f"{path} holds a list that cannot be read") from error
-        if not any(_signed_by(one, authority) for authority in authorities):
+            raise TrustError("crl", f"{where} holds a list that cannot be read") from error
+        by = next((authority for authority in authorities if _signed_by(one, authority)), None)
+        if by is None:
             raise TrustError("crl", "a list in it is not signed by the authority in listen.tls.ca")
-        found.append(one)
+        found.append((one, by))
     if not found:
-        raise TrustError("crl", f"{path} holds no list of revoked certificates in PEM form")
+        raise TrustError("crl", f"{where} holds no list of revoked certificates in PEM form")
     return found
+
+
+def _newest(
+    lists: Iterable[tuple[x509.CertificateRevocationList, x509.Certificate]],
+) -> dict[str, ListMark]:
+    found: dict[str, ListMark] = {}
+    for one, authority in lists:
+        key, mark = _key_of(authority), ListMark(number=_number(one), since=one.last_update_utc)
+        if key not in found or found[key].before(mark):
+            found[key] = mark
+    return found
+
+
+def _number(crl: x509.CertificateRevocationList) -> int | None:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _key_of(certificate: x509.Certificate) -> str:
+    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return sha256(certificate.public_key().public_bytes(*spki)).hexdigest()
 
 
 def _signed_by(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:

@@ -14,16 +14,20 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from agent.config import TlsConfig
 from agent.errors import describe
+from agent.host.files import FileAbsentError, StorageError, read_bounded, write_atomic
 from agent.host.wake import Wake
-from agent.pki.facts import Facts, TrustError
+from agent.pki.facts import Facts, ListMark, TrustError
 from agent.pki.tls_contexts import TlsContexts, make_tls_contexts
 from agent.pki.x509_client import X509ClientError, inspect
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+_MAX_MARKS = 1 << 20
 _CRL_WARNING = dt.timedelta(days=3)
 _CERTIFICATE_WARNING = dt.timedelta(days=7)
 _UNUSABLE, _ENDING = "trust/unusable", "trust/ending"
@@ -42,7 +46,10 @@ class Problems(Protocol):
 
 
 class FleetCertificates:
-    """The newest good material. `changed` is rung whenever it was read anew."""
+    """The newest good material. `changed` is rung whenever it was read anew.
+
+    `marks`: a file that says, over restarts, which lists of revoked certificates were read.
+    """
 
     def __init__(
         self,
@@ -51,6 +58,8 @@ class FleetCertificates:
         problems: Problems,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         read: Callable[[TlsConfig, str], Awaitable[Facts]] = inspect,
+        *,
+        marks: Path | None = None,
     ) -> None:
         self.tls = tls
         self.host_id = host_id
@@ -60,6 +69,8 @@ class FleetCertificates:
         self._now = now
         self._inspect = read
         self._stamp: _Stamp | None = None
+        self._marks = marks
+        self._lists: dict[str, ListMark] | None = None
 
     def server_context(self) -> ssl.SSLContext | None:
         """For the next handshake; None while there are no certificates."""
@@ -83,6 +94,7 @@ class FleetCertificates:
         """Files that change while they are read are read once more at the next look."""
         try:
             facts = await self._inspect(self.tls, self.host_id)
+            newest = facts.newest(await self._read_before())
             material = await asyncio.to_thread(make_tls_contexts, self.tls, facts)
         except TrustError as error:
             if stamp == self._stamps():
@@ -96,11 +108,29 @@ class FleetCertificates:
             return
         if stamp != self._stamps():
             return
+        await self._keep_marks(newest)
         self._stamp = stamp
         self.material = material
         self._problems.clear_problem(_UNUSABLE)
         log.info("certificates read", extra={"until": str(material.facts.until)})
         self.changed.notify()
+
+    async def _read_before(self) -> dict[str, ListMark]:
+        """The lists that were read before, also by an agent before this one."""
+        if self._lists is None:
+            self._lists = await asyncio.to_thread(_read_marks, self._marks)
+        return self._lists
+
+    async def _keep_marks(self, newest: dict[str, ListMark]) -> None:
+        """What cannot be written is tried again with the next list; it holds until a restart."""
+        if newest == self._lists:
+            return
+        self._lists = newest
+        if self._marks is not None:
+            try:
+                await asyncio.to_thread(write_atomic, self._marks, msgspec.json.encode(newest))
+            except StorageError as error:
+                log.warning("not kept which lists were read: %s", error)
 
     def _stamps(self) -> _Stamp:
         paths = (self.tls.certificate, self.tls.key, self.tls.ca, self.tls.crl)
@@ -149,6 +179,19 @@ class FleetCertificates:
             detail=f"{what} {'ended' if over else 'ends'} at {until:%Y-%m-%dT%H:%M:%SZ}{effect}",
             mend=f"put a new one at {getattr(self.tls, word)}",
         )
+
+
+def _read_marks(path: Path | None) -> dict[str, ListMark]:
+    """None were read, as far as is known, where the file is not there or says nothing."""
+    if path is None:
+        return {}
+    try:
+        return msgspec.json.decode(read_bounded(path, _MAX_MARKS), type=dict[str, ListMark])
+    except FileAbsentError:
+        return {}
+    except (StorageError, msgspec.DecodeError) as error:
+        log.warning("not known which lists were read before: %s", error)
+        return {}
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

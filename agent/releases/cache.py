@@ -137,11 +137,19 @@ class Cache:
         ):
             _remove(path)
 
-    def make_room(self, wanted: Mapping[str, int], keep: AbstractSet[str] | None) -> None:
+    def make_room(
+        self,
+        wanted: Mapping[str, int],
+        keep: AbstractSet[str] | None,
+        *,
+        verified: bool = True,
+    ) -> None:
         """Evict the least recently used until every download under way fits.
 
         `wanted` are the downloads' keys and whole sizes. Nothing of them or of `keep` is touched;
-        None keeps everything. Raises StorageFullError with the numbers if it is not enough.
+        None keeps everything. Unless they are `verified` their sizes are only what a source says,
+        and nothing is evicted for the cache's bound, but only where the disk has not the space.
+        Raises StorageFullError with the numbers, nothing evicted, if it cannot be enough.
         """
         kept = {item.key: item for item in self._kept()}
         others = sorted(
@@ -152,20 +160,25 @@ class Cache:
         coming = sum(
             max(0, size - (kept[key].size if key in kept else 0)) for key, size in wanted.items()
         )
-        for item in others:
-            if total <= self.max_bytes and coming <= self._free():
+        movable = [item for item in others if keep is not None and item.key not in keep]
+        self._require_enough(total, coming, sum(item.size for item in movable))
+        for item in movable:
+            if (not verified or total <= self.max_bytes) and coming <= self._free():
                 return
-            if keep is not None and item.key not in keep:
-                log.info("artifact evicted", extra={"artifact": item.key, "bytes": item.size})
-                self.remove(item.key)
-                total -= item.size
-        if total > self.max_bytes:
+            log.info("artifact evicted", extra={"artifact": item.key, "bytes": item.size})
+            self.remove(item.key)
+            total -= item.size
+        if coming > self._free():  # less came free than the files were long: they had holes
+            self._require_enough(0, coming, 0)
+
+    def _require_enough(self, total: int, coming: int, movable: int) -> None:
+        if total - movable > self.max_bytes:
             raise StorageFullError(
                 f"the release cache may hold {self.max_bytes} bytes; what is in use and what is "
-                f"being fetched come to {total}"
+                f"being fetched come to {total - movable}"
             )
         free = self._free()
-        if coming > free:
+        if coming > free + movable:
             raise StorageFullError(
                 f"{self._artifacts}: {coming} bytes are needed, {free} are free"
             )

@@ -22,7 +22,7 @@ from agent.model.release import Artifact, Release
 from agent.releases.blocking import run
 from agent.releases.cache import Cache, Kept
 from agent.releases.manifest import Manifest, parse_manifest
-from agent.releases.naming import artifact_paths
+from agent.releases.naming import Kind, artifact_paths
 from agent.releases.partial import Partial
 from agent.releases.port import ReleaseError, ReleaseSourceError
 from agent.releases.source import Found, Source
@@ -31,6 +31,7 @@ from agent.releases.verify import check_file
 log = logging.getLogger(__name__)
 
 MAX_RESUMES = 5
+MOST_BYTES = {Kind.KERNEL: 1 << 30, Kind.INITRD: 8 << 30, Kind.ROOT_DISK: 256 << 30}
 
 T = TypeVar("T")
 
@@ -143,8 +144,9 @@ class Fetcher:
         found = await source.find(wanted.paths)
         if found is None:
             raise ReleaseError(f"{wanted.artifact.name} is no longer at the source")
+        _require_believable(wanted, found)
         with self._downloading(wanted.key, found.size or 0):
-            await self._make_room()
+            await self._make_room(dict(self._downloads), verified=False)
             try:
                 if await self._transfer(source, found, wanted) is TransferEnd.RESUMED_IN_VAIN:
                     # What an earlier download left was wrong: once more, from nothing.
@@ -152,19 +154,20 @@ class Fetcher:
             except ReleaseError as error:
                 await self._change(lambda: self._cache.remove(wanted.key))
                 raise ReleaseError(f"{wanted.artifact.name}: {error}") from error
-            if found.size is None:  # only now is it known what it takes
-                self._downloads[wanted.key] = self._cache.partial_size(wanted.key)
-                await self._make_room()
+            # Only now is it known that it is worth the place of others.
+            size = self._cache.partial_size(wanted.key)
+            await self._make_room({wanted.key: size}, verified=True)
             await self._change(lambda: self._cache.place(wanted.key))
         log.info("artifact fetched", extra={"artifact": wanted.key, "source": found.path})
 
-    async def _make_room(self) -> None:
+    async def _make_room(self, downloads: dict[str, int], *, verified: bool) -> None:
         async with self._changing:
-            downloads = dict(self._downloads)
             pins, protected = frozenset(self._pins), self.protected
             await run(
                 self._executor,
-                lambda _: self._cache.make_room(downloads, self._keep(pins, protected)),
+                lambda _: self._cache.make_room(
+                    downloads, self._keep(pins, protected), verified=verified
+                ),
             )
 
     async def _transfer(self, source: Source, found: Found, wanted: Wanted) -> TransferEnd:
@@ -246,6 +249,17 @@ class Fetcher:
         """Change the cache: in a thread, one change at a time."""
         async with self._changing:
             return await run(self._executor, lambda _: work())
+
+
+def _require_believable(wanted: Wanted, found: Found) -> None:
+    """Refuse a size that no such artifact has, before anything is done for it."""
+    suffix = wanted.artifact.name.rpartition(".")[2]
+    most = MOST_BYTES[Kind(suffix)]
+    if found.size is not None and found.size > most:
+        raise ReleaseError(
+            f"{wanted.artifact.name} has {found.size} bytes at the source; a {suffix} has at most "
+            f"{most}"
+        )
 
 
 def wanted_of(release: Release) -> list[Wanted]:

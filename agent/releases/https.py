@@ -1,4 +1,5 @@
-"""Releases behind an https URL: redirects few and to https only, every wait bounded, resumable.
+"""Releases behind an https URL: redirects few, to https only and not to this host; every wait
+bounded, resumable.
 
 A download goes on where it stopped only if the server says that the file is the same (If-Range
 with a strong ETag or a date, RFC 9110 section 13.1.5); any other answer begins it again.
@@ -19,6 +20,7 @@ from agent.releases.blocking import run
 from agent.releases.manifest import MAX_MANIFEST_BYTES
 from agent.releases.naming import manifest_path, signature_path
 from agent.releases.port import ReleaseError, ReleaseNotFoundError, ReleaseSourceError
+from agent.releases.reach import RedirectResolver
 from agent.releases.signature import MAX_BUNDLE_BYTES
 from agent.releases.source import CHUNK, Found, Sink
 
@@ -46,6 +48,7 @@ class HttpsSource:
         self._executor = executor
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
+        self._resolver: RedirectResolver | None = None
 
     async def manifest(self, repo: str, tag: str) -> bytes:
         data = await self._small(manifest_path(repo, tag), MAX_MANIFEST_BYTES)
@@ -152,8 +155,11 @@ class HttpsSource:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
+            self._resolver = RedirectResolver(self._base.host or "")
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=4, ssl=self._tls or True),
+                connector=aiohttp.TCPConnector(
+                    limit=4, ssl=self._tls or True, resolver=self._resolver
+                ),
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S
                 ),
@@ -170,6 +176,8 @@ class HttpsSource:
             raise self._error(path, "was redirected to no URL") from None
         if url.scheme != "https":
             raise self._error(path, "was redirected to something else than https")
+        if self._resolver is not None and self._resolver.forbids(url.host or ""):
+            raise self._error(path, "was redirected to this host itself, or to its link")
         return url
 
     @contextmanager

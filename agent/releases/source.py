@@ -6,6 +6,7 @@ bytes from an offset on) and believes nothing: who asks checks what came.
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 import stat
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from agent.host.files import StorageError, read_bounded
+from agent.host.files import open_beneath
 from agent.releases.blocking import Check, run
 from agent.releases.manifest import MAX_MANIFEST_BYTES
 from agent.releases.naming import manifest_path, signature_path
@@ -90,7 +91,11 @@ def open_source(text: str, executor: Executor, tls: ssl.SSLContext | None = None
 
 
 class DirectorySource:
-    """Releases in a directory of this host. Files may be replaced by others, never changed."""
+    """Releases in a directory of this host. Files may be replaced by others, never changed.
+
+    Symlinks are followed within the directory alone: what a release is read from is what its
+    publisher put there, and not what else the agent may read.
+    """
 
     def __init__(self, root: Path, executor: Executor) -> None:
         self._root = root
@@ -107,15 +112,17 @@ class DirectorySource:
 
     async def _small(self, path: str, max_bytes: int) -> bytes | None:
         def read(check: Check) -> bytes | None:
-            size = self._size(path)
-            if size is None:
+            found = self._open(path)
+            if found is None:
                 return None
-            if size > max_bytes:
+            with os.fdopen(found, "rb", buffering=0) as file:
+                try:
+                    data = file.read(max_bytes + 1)
+                except OSError as error:
+                    raise self._unreadable(path) from error
+            if data is not None and len(data) > max_bytes:
                 raise ReleaseError(f"{path}: longer than {max_bytes} bytes")
-            try:
-                return read_bounded(self._root / path, max_bytes)
-            except StorageError as error:
-                raise self._unreadable(path) from error
+            return data
 
         return await run(self._executor, read)
 
@@ -137,23 +144,35 @@ class DirectorySource:
 
     def _size(self, path: str) -> int | None:
         """The size of a regular file; None if there is nothing of that name."""
+        descriptor = self._open(path)
+        if descriptor is None:
+            return None
+        with os.fdopen(descriptor, "rb", buffering=0):
+            return os.fstat(descriptor).st_size
+
+    def _open(self, path: str) -> int | None:
+        """A regular file of the source's; None if there is nothing of that name."""
         try:
-            status = (self._root / path).stat()
+            descriptor = open_beneath(self._root, path)
         except (FileNotFoundError, NotADirectoryError):
             if not self._root.is_dir():
                 raise ReleaseSourceError(f"{self._root} is not a directory") from None
             return None
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ReleaseSourceError(
+                    f"{self._root / path}: a symlink leads out of the source; copy the file there"
+                ) from error
             raise self._unreadable(path) from error
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
             raise ReleaseSourceError(f"{self._root / path} is not a file")
-        return status.st_size
+        return descriptor
 
     def _copy(self, found: Found, sink: Sink, check: Check) -> None:
-        try:
-            descriptor = os.open(self._root / found.path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            raise self._unreadable(found.path) from error
+        descriptor = self._open(found.path)
+        if descriptor is None:
+            raise self._unreadable(found.path)
         with os.fdopen(descriptor, "rb", buffering=0):
             status = os.fstat(descriptor)
             version = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from agent.host.commands import CommandError, RunCommand
 from agent.model.enclave import Endpoint
+from agent.traffic.listing import understood
 from agent.traffic.port import TrafficError
 
 OPEN = frozenset({"SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK"})
@@ -65,8 +66,14 @@ class Flow:
 def parse_open(text: str) -> list[Flow]:
     """The open TCP flows of a listing.
 
-    All others are passed over unread: a busy host has thousands in TIME_WAIT.
+    All others are passed over unread: a busy host has thousands in TIME_WAIT. Raises TrafficError
+    for an open one that is not understood: one that is not counted would be cut.
     """
+    with understood("conntrack"):
+        return _open(text)
+
+
+def _open(text: str) -> list[Flow]:
     flows = []
     for line in text.splitlines():
         state = _STATE.search(line)
@@ -110,7 +117,7 @@ async def _open_flows(run_command: RunCommand, *wanted: str) -> list[Flow]:
             raise TrafficError("connections cannot be counted") from error
         if result.status != 0:
             raise TrafficError(f"conntrack -L failed: {result.complaint}")
-        text = result.stdout.decode()
+        text = result.stdout.decode(errors="replace")
     elif _PROC.exists():
         text = _PROC.read_text()
     else:

@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.model.egress import Refusal
 from agent.traffic.egress_rules import OWN_NETWORKS, REFUSED, REFUSED_BARE, EgressRules
+from agent.traffic.listing import understood
 
 SHOWN = 20
 
@@ -24,7 +25,12 @@ class EgressView:
 
 
 def read(listing: bytes, rules: EgressRules) -> EgressView:
-    """Parse what `nft -j list table` prints."""
+    """Parse what `nft -j list table` prints. Raises TrafficError."""
+    with understood("nft"):
+        return _view(listing, rules)
+
+
+def _view(listing: bytes, rules: EgressRules) -> EgressView:
     items = json.loads(listing)["nftables"]
     sets = {body["name"]: body for item in items if (body := item.get("set")) is not None}
     refused = [one for name in (REFUSED, REFUSED_BARE) for one in _refusals(sets.get(name, {}))]

@@ -14,6 +14,7 @@ from agent.host.network_news import NetworkProblem
 from agent.traffic.foreign_problems import abandoned, problems
 from agent.traffic.foreign_rules import chains_of, forwarding_tables
 from agent.traffic.legacy_tables import legacy_items
+from agent.traffic.listing import understood
 from agent.traffic.nftables_kernel import bridge_of, has_to_do_with_agents, is_agents
 from agent.traffic.port import TrafficError
 from agent.traffic.uplinks import is_link, uplinks
@@ -42,14 +43,15 @@ class ForeignRules:
         """What a person should mend, by a key of its own. Raises TrafficError."""
         began = self._monotonic()
         try:
-            items = await self._items()
-            found = problems(
-                chains_of([*items, *legacy_items()]),
-                bridge=self._bridge,
-                guests=self._guests,
-                uplinks=uplinks(self._bridge),
-            )
-            return found | await self._left_behind()
+            with understood("nft"):
+                items = await self._items()
+                found = problems(
+                    chains_of([*items, *legacy_items()]),
+                    bridge=self._bridge,
+                    guests=self._guests,
+                    uplinks=uplinks(self._bridge),
+                )
+                return found | await self._left_behind()
         finally:
             self.took_s = self._monotonic() - began
 

@@ -22,6 +22,7 @@ from agent.traffic.haproxy_config import (
     parse_route,
     server_name,
 )
+from agent.traffic.listing import understood
 from agent.traffic.port import RouteOrder
 
 _FRONTEND, _SERVER = "0", "2"
@@ -136,7 +137,15 @@ def read(routes: str, members: str, statistics: str) -> HaproxyView:
 
 
 def parse_statistics(text: str) -> Statistics:
-    """Of `show stat`. A server counts only under the address that it is named by."""
+    """Of `show stat`. A server counts only under the address that it is named by.
+
+    Raises TrafficError for what is none.
+    """
+    with understood("haproxy"):
+        return _statistics(text)
+
+
+def _statistics(text: str) -> Statistics:
     frontends: dict[str, str] = {}
     usable: set[str] = set()
     sessions: dict[str, int] = {}

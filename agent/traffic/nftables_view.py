@@ -17,6 +17,7 @@ from typing import Any
 from agent.model.enclave import Endpoint
 from agent.model.ids import DeploymentName
 from agent.model.resources import Listen
+from agent.traffic.listing import understood
 from agent.traffic.nftables_rules import (
     FENCED,
     MAPS,
@@ -65,7 +66,12 @@ class NftablesView:
 
 
 def read(listing: bytes, base: Base) -> NftablesView:
-    """Parse what `nft -j` lists: one document a table."""
+    """Parse what `nft -j` lists: one document a table. Raises TrafficError."""
+    with understood("nft"):
+        return _view(listing, base)
+
+
+def _view(listing: bytes, base: Base) -> NftablesView:
     items = list(_items(listing.decode()))
     elements: dict[Key, SetElement] = {}
     for item in items:

@@ -34,14 +34,36 @@ class ConflictError(AgentError):
         return self._code
 
 
+_LET_IN = (
+    "If the coordinator was restored from a backup, run on this host: "
+    "enclave-agent coordinator-epoch reset"
+)
+
+
 class StaleEpochError(ConflictError):
     """The coordinator that asks is one of the past: a later one was seen."""
 
     def __init__(self, epoch: int, highest: int) -> None:
         super().__init__(
             "stale_epoch",
-            f"epoch {epoch} is over: this host has seen {highest}. If the coordinator was "
-            "restored from a backup, run on this host: enclave-agent coordinator-epoch reset",
+            f"epoch {epoch} is over: this host has seen {highest}. {_LET_IN}",
+        )
+        self.epoch = epoch
+        self.highest = highest
+
+
+class EpochLeapError(StaleEpochError):
+    """An epoch so far above all that were seen that no coordinator counted its way to it.
+
+    Taken, it would shut out every coordinator for good.
+    """
+
+    def __init__(self, epoch: int, highest: int) -> None:
+        ConflictError.__init__(
+            self,
+            "epoch_leap",
+            f"epoch {epoch} leaps too far beyond {highest}, the highest that this host has seen. "
+            f"{_LET_IN}",
         )
         self.epoch = epoch
         self.highest = highest

@@ -1,6 +1,7 @@
 """Every way in by which bytes of others reach a parser of evidence, with good bytes to begin at.
 
-Invariant of all of them: any bytes are read, or refused with an EvidenceError; nothing else ever.
+Invariant of all of them: any bytes are read, or refused with an error of the entry's own
+(EvidenceError here); nothing else ever. What is no evidence stands in `outside`.
 """
 
 from __future__ import annotations
@@ -8,9 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -41,6 +40,8 @@ from agent.attestation.tdx.revocation import check_revocation
 from agent.releases.sigstore_bundle import outline
 from agent.releases.sigstore_json import BundleError
 from agent.releases.trusted_root import Used, narrow
+from scripts.fuzzing.entry import Entry, Parse
+from scripts.fuzzing.outside import OUTSIDE
 from tests.fakes import intel as intel_fakes
 from tests.fakes import sigstore
 from tests.fakes.attested_guest import NONCE, Guest, pem
@@ -55,23 +56,6 @@ from tests.fakes.tdx_guest import (
     nvidia,
     switch_item,
 )
-
-Parse = Callable[[bytes], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """`parse` may raise EvidenceError alone. `seeds`: bytes that it reads, made when asked for."""
-
-    parse: Parse
-    seeds: Callable[[], list[bytes]]
-
-    def holds(self, data: bytes) -> None:
-        """Raises whatever the parser must not raise."""
-        try:
-            self.parse(data)
-        except EvidenceError as error:
-            str(error)
 
 
 @cache
@@ -200,7 +184,7 @@ def _given() -> Endorsements:
     return _amd().endorsements
 
 
-ENTRIES: dict[str, Entry] = {
+EVIDENCE: dict[str, Entry] = {
     "snp_report": Entry(parse_report, lambda: [_amd().report(), _amd().report(version=5)]),
     "snp_certificate": Entry(_certificate, lambda: [_given().leaf, _given().ask, _given().ark]),
     "snp_crl": Entry(_amd_crl, lambda: [_amd().crl(), _amd().crl(5, 7)]),
@@ -240,6 +224,8 @@ ENTRIES: dict[str, Entry] = {
     "gpu_rim": Entry(_rim, _rims),
     "gpu_devices": Entry(_devices, lambda: [json.dumps([gpu_item(1), switch_item(1)]).encode()]),
 }
+
+ENTRIES: dict[str, Entry] = EVIDENCE | OUTSIDE
 
 
 def _table() -> bytes:

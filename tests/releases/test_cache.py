@@ -20,6 +20,7 @@ from agent.releases.cache import MAX_MANIFESTS, Cache
 from agent.releases.https import HttpsSource
 from agent.releases.naming import Kind
 from agent.releases.partial import Partial
+from agent.releases.port import ReleaseError, ReleaseSourceError
 from agent.releases.source import DirectorySource
 from agent.releases.store import ReleaseStore
 from tests.fakes.https_files import HttpsFiles, serve_https
@@ -58,6 +59,46 @@ async def test_the_least_recently_used_release_is_evicted(
     assert store.local(a) is not None
     assert store.local(b) is None
     assert store.local(c) is not None
+
+
+@pytest.mark.parametrize("fault", ["another file", "a size that none has"])
+async def test_nothing_is_evicted_for_what_the_manifest_does_not_name(
+    images: Images, make_store: MakeStore, root: Path, executor: ThreadPoolExecutor, fault: str
+) -> None:
+    store = make_store(DirectorySource(root, executor), max_bytes=size_of(images["a"]) + 100)
+    a, b = [await store.resolve("hello", TAGS[name]) for name in "ab"]
+    await store.fetch(a)
+    for path in images["b"].files.values():
+        there = root / "images" / path.name
+        if there.exists():
+            size = there.stat().st_size
+            there.unlink()
+            with there.open("wb") as file:
+                file.truncate(size if fault == "another file" else 300 << 30)
+    with pytest.raises((ReleaseError, StorageFullError)):
+        await store.fetch(b)
+    assert store.local(a) is not None
+
+
+async def test_a_symlink_out_of_the_source_is_not_followed_and_one_within_it_is(
+    images: Images, make_store: MakeStore, root: Path, tmp_path: Path, executor: ThreadPoolExecutor
+) -> None:
+    manifest = root / "hello" / TAGS["a"] / "tinfoil-deployment.json"
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("root:hunter2:0:0")
+    (outside / "tinfoil-deployment.json").write_bytes(manifest.read_bytes())
+    store = make_store(DirectorySource(root, executor))
+    for tag, target in (("v7", outside / "secret"), ("v8", Path("../../../outside/secret"))):
+        (root / "hello" / tag).mkdir()
+        (root / "hello" / tag / manifest.name).symlink_to(target)
+    (root / "hello" / "v9").symlink_to(outside)
+    for tag in ("v7", "v8", "v9"):
+        with pytest.raises(ReleaseSourceError, match="a symlink leads out of the source") as told:
+            await store.resolve("hello", tag)
+        assert "hunter2" not in str(told.value)
+    (root / "hello" / "v1.0.99").symlink_to(TAGS["a"])
+    assert (await store.resolve("hello", "v1.0.99")).tag == "v1.0.99"
 
 
 async def test_what_is_protected_is_never_evicted(
@@ -209,6 +250,7 @@ def test_room_is_made_within_the_bound_or_refused_and_what_must_stay_stays(
         cache.make_room({"sha256-new": wanted}, kept)
     except StorageFullError:
         assert staying + wanted > bound
+        assert all(cache.exists(key) for key in keys)  # what cannot suffice destroys nothing
     else:
         assert (
             sum(s for k, s in zip(keys, sizes, strict=True) if cache.exists(k)) + wanted <= bound

@@ -289,6 +289,8 @@ async def test_redirects_are_followed_to_https_only_and_not_for_ever(
         ("file:///etc/passwd", "something else than https"),
         (f"{server.url}/x/{manifest}?token=hunter2", "more than 5 times"),
         ("https://[", "no URL"),
+        ("https://169.254.169.254/latest/meta-data", "to this host itself, or to its link"),
+        ("https://[fe80::1]/x", "to this host itself, or to its link"),
         ("", "more than 5 times"),
     ):
         server.redirects[manifest] = location

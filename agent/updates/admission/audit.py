@@ -11,10 +11,13 @@ import msgspec
 
 from agent.model.event import EventDraft
 from agent.store.port import Reader, Transaction
-from agent.updates.errors import StaleEpochError
+from agent.updates.errors import EpochLeapError, StaleEpochError
 from agent.updates.orders import Caller
 
 _EPOCH = "coordinator_epoch"  # a key of the store's meta table
+# An epoch is a generation of the fleet times 2^36, and a count within it (docs/coordinator.md).
+GENERATION = 1 << 36
+MOST_GENERATIONS = 64
 
 
 def highest_epoch(tx: Reader) -> int:
@@ -23,10 +26,14 @@ def highest_epoch(tx: Reader) -> int:
 
 
 def see_epoch(tx: Transaction, epoch: int, actor: str) -> None:
-    """Take note of it. Raises StaleEpochError if it is lower than the highest."""
+    """Take note of it. Raises StaleEpochError if it is lower than the highest, EpochLeapError if
+    it is more than 64 generations above it. Who has seen none takes the first, whatever it is.
+    """
     highest = highest_epoch(tx)
     if epoch < highest:
         raise StaleEpochError(epoch, highest)
+    if highest and epoch - highest > MOST_GENERATIONS * GENERATION:
+        raise EpochLeapError(epoch, highest)
     if epoch > highest:
         _set(tx, highest, epoch, actor)
 

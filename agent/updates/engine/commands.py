@@ -41,10 +41,12 @@ from agent.updates.engine.admissions import Admissions
 from agent.updates.engine.engine import DRAINING, EngineRuntime
 from agent.updates.engine.executor import UnknownEnclaveError
 from agent.updates.engine.unadmitted import Unadmitted, check_there
-from agent.updates.errors import ConflictError, PrunedError, UnknownNameError
+from agent.updates.errors import ConflictError, EpochLeapError, PrunedError, UnknownNameError
 from agent.updates.orders import Caller, Change, ChipChange, NewDeployment, PlanQuestion
 from agent.updates.secrets.standing import SecretState, standing
 from agent.updates.snapshot.snapshot import Snapshot
+
+_LEAP = "coordinator/epoch"
 
 
 class UpdateEngine:
@@ -294,14 +296,28 @@ class UpdateEngine:
 
     async def see_epoch(self, caller: Caller) -> None:
         """Of a coordinator that asks for something: recorded before anything else is done."""
-        epoch = caller.epoch
-        if epoch is None or epoch == await self._store.read(highest_epoch):
+        epoch, publisher = caller.epoch, self._runtime.publisher
+        if epoch is None:
             return
-        await self._store.transact(lambda tx: see_epoch(tx, epoch, caller.name))
+        if epoch != await self._store.read(highest_epoch):
+            try:
+                await self._store.transact(lambda tx: see_epoch(tx, epoch, caller.name))
+            except EpochLeapError as error:
+                publisher.raise_problem(
+                    _LEAP,
+                    code=error.code,
+                    severity="error",
+                    detail=f"{caller.name} was refused: {error}",
+                    mend="if the coordinator was restored: enclave-agent coordinator-epoch reset",
+                )
+                raise
+        publisher.clear_problem(_LEAP)
 
     async def reset_epoch(self, caller: Caller) -> int:
         """Forget the highest epoch, for a coordinator that was restored."""
-        return await self._store.transact(lambda tx: reset_epoch(tx, caller))
+        forgotten = await self._store.transact(lambda tx: reset_epoch(tx, caller))
+        self._runtime.publisher.clear_problem(_LEAP)
+        return forgotten
 
     async def updates(self, name: DeploymentName) -> list[Update]:
         """Newest first."""
