@@ -96,7 +96,7 @@ def change(body: wire.UpdateRequest) -> Change:
         if body.revert_after_switch is UNSET
         else body.revert_after_switch,
         restart_old_on_failure=body.restart_old_on_failure,
-        accept_moved_tag=body.accept_moved_tag,
+        accept_moved_tag=body.accept_moved_tag is True,
         lease=_lease(body.lease),
     )
 
@@ -120,7 +120,7 @@ def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
         demand=None if demand is UNSET else _demand(demand),
         strategy=None if body.strategy is UNSET else body.strategy,
         staging=full.staging,
-        accept_moved_tag=full.accept_moved_tag,
+        accept_moved_tag=full.accept_moved_tag is True,
         variables=_names("variables", full.variables or ()),
         secrets=_names("secrets", full.secrets or ()),
         unset_variables=_names("unset_variables", full.unset_variables or ()),

@@ -127,7 +127,7 @@ def request(
         strategy=Strategy(strategy) if strategy else UNSET,
         revert_after_switch=UNSET if revert is None else revert,
         restart_old_on_failure=restart_old,
-        accept_moved_tag=accept_moved_tag,
+        accept_moved_tag=accept_moved_tag or UNSET,
         lease=lease,
     )
 

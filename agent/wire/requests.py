@@ -107,7 +107,7 @@ class UpdateRequest(_Request, frozen=True, kw_only=True):
     strategy: Strategy | UnsetType = UNSET
     revert_after_switch: bool | UnsetType = UNSET
     restart_old_on_failure: bool = False
-    accept_moved_tag: bool = False
+    accept_moved_tag: bool | UnsetType = UNSET
     lease: LeaseText | None = None
 
 
@@ -139,7 +139,7 @@ class PlanRequest(_Request, frozen=True, kw_only=True):
     demand: DemandRequest | UnsetType = UNSET
     strategy: Strategy | UnsetType = UNSET
     staging: bool = False
-    accept_moved_tag: bool = False
+    accept_moved_tag: bool | UnsetType = UNSET
     variables: NameList | UnsetType = UNSET
     secrets: NameList | UnsetType = UNSET
     unset_variables: NameList | UnsetType = UNSET

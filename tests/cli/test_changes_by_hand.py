@@ -56,6 +56,7 @@ def test_relaunch_says_what_happens_to_the_old_version(agent) -> None:
         ("tag", "listen", "domain", "probe_path", "probe_host", "strategy", "revert", "lease")
     )
     nothing |= dict.fromkeys(("publish", "variables", "secrets", "no_variables", "no_secrets"), ())
+    nothing["accept_moved_tag"] = False
     body = request(**nothing | {"staging": False, "restart_old": False})
     assert json.loads(msgspec.json.encode(body)) == {
         "staging": False,
@@ -65,8 +66,10 @@ def test_relaunch_says_what_happens_to_the_old_version(agent) -> None:
     told = request(
         **nothing
         | {"staging": True, "restart_old": True, "revert": False, "strategy": "stop_then_start"}
+        | {"accept_moved_tag": True}
     )
     assert (told.restart_old_on_failure, told.revert_after_switch) == (True, False)
+    assert told.accept_moved_tag is True
     assert told.strategy is Strategy.STOP_THEN_START
 
 

@@ -156,6 +156,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "attestation.interval_s": [(0, "1 to 86400")],
     "attestation.allow_unfresh": [("x", "expected bool")],
     "attestation.on_loss": [("ignore", "one of degrade, drop_traffic")],
+    "attestation.require_chip_id": [("x", "expected bool")],
     "attestation.snp.signer": [("VCEK", "one of any, vcek, vlek")],
     "attestation.snp.allow_smt": [(1, "expected bool")],
     "attestation.snp.allow_cxl": [("x", "expected bool")],
