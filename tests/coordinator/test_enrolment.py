@@ -22,6 +22,8 @@ from tests.fakes.warm_start import WARM
 
 pytestmark = pytest.mark.slow
 
+LONG_S = 3600.0  # a token that is good for longer than any daemon takes to start
+
 
 @contextlib.asynccontextmanager
 async def newcomer(parts: tuple[Path, Path]) -> AsyncIterator[tuple[Daemon, Coordinator]]:
@@ -53,7 +55,7 @@ async def test_a_token_makes_a_host_a_member_and_is_spent(parts: tuple[Path, Pat
     async with newcomer(parts) as (daemon, coordinator):
         token = daemon.home / "token"
         token.write_text("once\n")
-        coordinator.ledger.add_token("once", HOST, time.time() + 60)
+        coordinator.ledger.add_token("once", HOST, time.time() + LONG_S)
         await daemon.up()  # nothing waits for the coordinator, which is not there yet
         coordinator.start()
         await coordinator.until(lambda: coordinator.ledger.report(HOST))
@@ -72,8 +74,8 @@ async def test_a_token_that_is_not_good_is_told_and_a_good_one_mends_it(
     async with newcomer(parts) as (daemon, coordinator):
         coordinator.start()
         coordinator.ledger.add_token("late", HOST, time.time() - 1)
-        coordinator.ledger.add_token("another", "other-host", time.time() + 60)
-        coordinator.ledger.add_token("good", HOST, time.time() + 60)
+        coordinator.ledger.add_token("another", "other-host", time.time() + LONG_S)
+        coordinator.ledger.add_token("good", HOST, time.time() + LONG_S)
         (daemon.home / "token").write_text("late")
         await daemon.up()
         for token in ("late", "another", "unknown"):
@@ -92,7 +94,7 @@ async def test_an_answer_that_was_lost_costs_no_second_token(parts: tuple[Path, 
     """The agent is killed when its token is spent and its certificate not yet here."""
     async with newcomer(parts) as (daemon, coordinator):
         (daemon.home / "token").write_text("once")
-        coordinator.ledger.add_token("once", HOST, time.time() + 60)
+        coordinator.ledger.add_token("once", HOST, time.time() + LONG_S)
         await daemon.up()
         await coordinator.until((daemon.home / "host.key").exists)
         daemon.kill()
@@ -110,9 +112,9 @@ async def test_an_answer_that_was_lost_costs_no_second_token(parts: tuple[Path, 
 
 async def test_a_certificate_is_renewed_before_its_end(parts: tuple[Path, Path]) -> None:
     async with newcomer(parts) as (daemon, coordinator):
-        coordinator.ledger.set("certificate_days", 10 / 86400)
+        coordinator.ledger.set("certificate_days", 20 / 86400)
         (daemon.home / "token").write_text("once")
-        coordinator.ledger.add_token("once", HOST, time.time() + 60)
+        coordinator.ledger.add_token("once", HOST, time.time() + LONG_S)
         coordinator.start()
         await daemon.up()
         await coordinator.until((daemon.home / "host.pem").exists)
@@ -140,7 +142,7 @@ async def test_a_host_whose_certificate_ended_comes_back_with_a_new_token(
     async with newcomer(parts) as (daemon, coordinator):
         coordinator.ledger.set("certificate_days", 2 / 86400)
         for token in ("once", "again"):
-            coordinator.ledger.add_token(token, HOST, time.time() + 60)
+            coordinator.ledger.add_token(token, HOST, time.time() + LONG_S)
         token = daemon.home / "token"
         token.write_text("once")
         coordinator.start()

@@ -16,7 +16,7 @@ from agent.api.surface import Surface
 from agent.pki.keeper import FleetCertificates
 from agent.store.port import KeptAnswer
 from tests.fakes.engine import FakeEngine
-from tests.fakes.fleet import HOST, NotedProblems, Pki
+from tests.fakes.fleet import HOST, NotedProblems, Pki, first_read
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class ThreadedApi:
 
     def _wait(self, work: Any) -> Any:
         future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        return future.result(timeout=30)
+        return future.result(timeout=100)
 
 
 class ThreadedTcp(ThreadedApi):
@@ -126,7 +126,7 @@ class ThreadedRpc(ThreadedTcp):
 
     async def _start(self) -> None:
         trust = FleetCertificates(self.pki.tls(), HOST, NotedProblems())
-        await trust.look()
+        await first_read(trust)
         sock = rpc_socket("127.0.0.1", 0)
         self.port = sock.getsockname()[1]
         self._server = ApiServer(surface_of(self.engine), [], Rpc(sock, trust))

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.config import TlsConfig
 from agent.pki.authority import Authority, new_key, pem_of
+from agent.pki.keeper import FleetCertificates
 from agent.pki.names import coordinator_uri, host_uri, observer_uri
 
 DOMAIN = "fleet.test"
@@ -112,13 +113,23 @@ async def bytes_for(
         )
         try:
             writer.write(data)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 got = await reader.read()
         finally:
             writer.close()
             with contextlib.suppress(*RESET):
                 await writer.wait_closed()
     return got
+
+
+async def first_read(trust: FleetCertificates) -> None:
+    """Have its certificates: the process that reads them is given up on a machine that is slow to
+    start it, as the first test of a run meets one.
+    """
+    async with asyncio.timeout(100):
+        while trust.material is None:
+            await trust.look()
+            await asyncio.sleep(0.05)
 
 
 class NotedProblems:
