@@ -1,7 +1,7 @@
 """`scripts/fuzz`, once the environment is there: every entry under libFuzzer, by turns.
 
 Inputs that raised what they must not are kept in tests/attestation/corpus, where a test replays
-them for ever.
+them for ever. Those that reached something new are kept in .cache/fuzz: the next run begins there.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from scripts.fuzzing.entries import ENTRIES
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "tests" / "attestation" / "corpus"
+FOUND = ROOT / ".cache" / "fuzz"
 _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 
 def fuzz(name: str, runs: int, seconds: int, place: Path) -> tuple[int, bool]:
     """Inputs tried, and whether all of them held."""
-    seeds, found, kept = place / "seeds", place / "found", CORPUS / name
+    seeds, found, kept = place / "seeds", FOUND / name, CORPUS / name
     for directory in (seeds, found):
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(ENTRIES[name].seeds()):
         (seeds / str(number)).write_bytes(seed)
     kept.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ from agent.traffic.port import TrafficError
 from scripts.fuzzing.entry import Entry
 from tests.fakes.release_parts import manifest_members
 
-_PIECES = (1 << 30, 1, 7)
+_PIECES = (1 << 30, 13)
 _WANTED = ("web", "db")
 _HELD = 1 << 20
 
@@ -99,7 +99,7 @@ async def _answer(request: web.BaseRequest) -> web.StreamResponse:
 
 
 async def _request(data: bytes) -> None:
-    """A connection is served, in one piece, byte by byte, or in between; nothing of it is left."""
+    """A connection is served, in one piece and in small ones; nothing of it is left."""
     for size in _PIECES:
         room, crowd = Room(Limits()), cast("Any", EvictingQueue(4, 4))
         line = _Line()

@@ -68,13 +68,11 @@ async def test_nothing_is_evicted_for_what_the_manifest_does_not_name(
     store = make_store(DirectorySource(root, executor), max_bytes=size_of(images["a"]) + 100)
     a, b = [await store.resolve("hello", TAGS[name]) for name in "ab"]
     await store.fetch(a)
-    for path in images["b"].files.values():
-        there = root / "images" / path.name
-        if there.exists():
-            size = there.stat().st_size
-            there.unlink()
-            with there.open("wb") as file:
-                file.truncate(size if fault == "another file" else 300 << 30)
+    for path in (root / "images").glob(f"{images['b'].version}.*"):
+        size = path.stat().st_size
+        path.unlink()
+        with path.open("wb") as file:
+            file.truncate(size if fault == "another file" else 300 << 30)
     with pytest.raises((ReleaseError, StorageFullError)):
         await store.fetch(b)
     assert store.local(a) is not None
