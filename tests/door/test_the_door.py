@@ -22,7 +22,7 @@ from agent.api.roles import Role
 from agent.api.server import ApiServer, Rpc
 from agent.api.surface import Surface
 from agent.door.accept import accept_for_ever, descriptors_left
-from agent.door.connection import Room
+from agent.door.connection import DoorConnection, Room
 from agent.door.crowd import EvictingQueue
 from agent.door.held import Held
 from agent.door.limits import Limits, peer_of_address
@@ -184,12 +184,23 @@ async def test_bodies_that_come_late_do_not_stop_what_is_asked_after_them(house)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_answer_that_nobody_takes_ends_the_connection(house, kind: str) -> None:
+async def test_an_answer_that_nobody_takes_ends_the_connection(
+    house, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons: list[str] = []
+    drop = DoorConnection.drop
+
+    def told(self: DoorConnection, reason: str) -> None:
+        reasons.append(reason)
+        drop(self, reason)
+
+    monkeypatch.setattr(DoorConnection, "drop", told)
     there = await house(answer_s=0.2)
     reader, writer = await there.open(kind)
     writer.transport.pause_reading()
     writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 400)
-    await there.until(lambda: there.room.held.total > 0)
+    await there.until(lambda: bool(reasons))
+    assert reasons == ["its answer is not taken"]
     await there.until(lambda: there.room.held.total == 0)
     writer.transport.resume_reading()
     await ended(reader)
