@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
+import pytest
+
 from agent.model.ids import DeploymentName
 from agent.model.update import UpdateStatus
 from agent.store.chain import verify_chain
@@ -26,6 +28,8 @@ def rss_kib() -> int:
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # it computes without a pause, and others may compute beside it
 async def test_a_thousand_updates_leave_memory_and_store_bounded(short_dir: Path) -> None:
     clock = ManualClock()
     file = short_dir / "agent.db"
