@@ -41,7 +41,7 @@ async def test_a_thousand_updates_leave_memory_and_store_bounded(short_dir: Path
         objects, settled_rss, mib = 0, 0, 0.0
         for number in range(1, UPDATES + 1):
             done = await host.update(NAME, f"v{number % 7}")
-            assert done.status is UpdateStatus.COMPLETED, done.fault
+            assert done.status is UpdateStatus.COMPLETED, (number, done.fault)
             assert len(host.vms.running) == len(host.probes.watched) == 1
             if number == SETTLED:
                 gc.collect()

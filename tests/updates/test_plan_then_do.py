@@ -80,6 +80,13 @@ def lose(host: InstantHost) -> None:
     host.releases.unknown.add("v2")
 
 
+async def move(host: InstantHost) -> None:
+    """v2 served once, and is another one now."""
+    await host.update(NAME, "v2")
+    await host.update(NAME, "v1")
+    host.releases.made["v2"] = msgspec.structs.replace(host.releases.made["v2"], digest="f" * 64)
+
+
 def bound_together() -> tuple[Board, ...]:
     seats = [Seat(bdf=bdf(n), mode=CcMode.ON, bound_with=frozenset({bdf(9)})) for n in (1, 2)]
     return tuple(msgspec.structs.replace(board, seats=tuple(seats)) for board in cards([bdf(1)]))
@@ -167,6 +174,8 @@ CASES = {
     "debug, unattested": Case("blue_green", debug=True),
     "unsigned": Case("signature_required", unsign),
     "unknown": Case("release_invalid", lose),
+    "moved": Case("tag_moved", move),
+    "moved, accepted": Case("blue_green", move, asked={"accept_moved_tag": True}),
 }
 
 
