@@ -177,7 +177,7 @@ class NftablesTraffic:
             self._orders[order.deployment] = order
             await self._have_forwarding()
             if self._last is not None:
-                await self._ports.keep_more(self._last, order)
+                await self._ports.keep_more(self._last, self._wanted(self._last), order)
 
     async def remove(self, deployment: DeploymentName) -> None:
         async with self._lock:
@@ -189,7 +189,8 @@ class NftablesTraffic:
                 await self._write(change(self._base.table, view.owned_by(deployment), {}))
             else:
                 await self._rewrite(view.others(deployment))
-            await self._ports.keep(await self._look())
+            view = await self._look()
+            await self._ports.keep(view, self._wanted(view))
 
     async def observe(self) -> Mapping[DeploymentName, RouteOrder]:
         """Nothing, if the rules in the kernel are not exactly ours."""
@@ -199,9 +200,14 @@ class NftablesTraffic:
         return dict(view.known) if view.intact else {}
 
     async def hold_ports(self) -> Mapping[Listen, Unheld]:
-        """By what was seen last."""
+        """By what was ordered and what was seen last."""
         async with self._lock:
-            return await self._ports.keep(self._last or await self._look())
+            view = self._last or await self._look()
+            return await self._ports.keep(view, self._wanted(view))
+
+    def _wanted(self, view: NftablesView) -> list[RouteOrder]:
+        """Every order that is known, whatever another program made of it in the kernel."""
+        return list({**view.known, **self._orders}.values())
 
     async def mend(self) -> Mended:
         """Put back what another changed, all in one transaction.

@@ -7,7 +7,7 @@ deployment that serves nothing does not refuse in that program's place.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 from agent.errors import describe
 from agent.model.resources import Listen
@@ -29,22 +29,30 @@ class NftablesPorts:
         self._commit = commit
         self._held: frozenset[Listen] = frozenset()
 
-    async def keep(self, view: NftablesView) -> Mapping[Listen, Unheld]:
-        """Hold what is known; returns what could not be. Raises TrafficError."""
-        listens = _listens(view.known.values())
+    async def keep(
+        self, view: NftablesView, orders: Collection[RouteOrder]
+    ) -> Mapping[Listen, Unheld]:
+        """Hold what these want, and no others; returns what could not be. Raises TrafficError.
+
+        `view` is what the kernel holds, which another program may just have taken away: the ports
+        are no less ours then.
+        """
+        listens = _listens(orders)
         unheld = await self._holder.keep(listens) if listens else await self._end()
         self._held = listens - unheld.keys()
         if view.intact:  # where it is not, the sets are made anew with the next order
-            serving = _listens(view.known.values(), serving=True)
+            serving = _listens(orders, serving=True)
             taken = {listen for listen, one in unheld.items() if one.program is not None}
             if text := yield_change(self._table, view.yielded, sorted(taken - serving)):
                 await self._commit(text)
         return unheld
 
-    async def keep_more(self, view: NftablesView, order: RouteOrder) -> None:
+    async def keep_more(
+        self, view: NftablesView, orders: Collection[RouteOrder], order: RouteOrder
+    ) -> None:
         """The same, if this order has a port that is not held: a switch need not ask."""
         if not _listens([order]) <= self._held:
-            await self.keep(view)
+            await self.keep(view, orders)
 
     async def _end(self) -> Mapping[Listen, Unheld]:
         try:

@@ -186,6 +186,22 @@ def nftables_of(host: NftablesWorld) -> NftablesTraffic:
 
 
 @pytest.mark.root
+async def test_nftables_holds_on_while_its_table_is_taken_away(host: NftablesWorld) -> None:
+    """Another program flushed the ruleset, which was seen and is not mended yet."""
+    traffic, listen = nftables_of(host), free_listen()
+    await traffic.start()
+    await traffic.apply(order(1, (listen, host.endpoint("blue"))))
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    assert await traffic.observe() == {}
+    assert await traffic.hold_ports() == {}
+    assert not can_be_taken(listen)
+    await traffic.mend()
+    assert await traffic.hold_ports() == {}
+    assert not can_be_taken(listen)
+    await traffic.close()
+
+
+@pytest.mark.root
 async def test_nftables_holds_what_it_serves_and_what_is_stopped(host: NftablesWorld) -> None:
     traffic, blue = nftables_of(host), host.endpoint("blue")
     exact, wildcard = free_listen(), free_listen("0.0.0.0")
