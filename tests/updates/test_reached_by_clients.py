@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from agent.model.enclave import EnclaveState
@@ -12,8 +13,10 @@ from agent.model.reasons import Strategy
 from agent.model.resources import Listen
 from agent.model.revision import DeploymentStatus
 from agent.model.update import Step, UpdateStatus
+from agent.probes.verdict import ProbeView
 from agent.updates.planner.alarm import Alarm
 from agent.updates.planner.health_alarms import health_alarms
+from agent.updates.planner.reach import blame
 from agent.updates.snapshot.status import enclave_facts
 from simulator.simulated_host import LISTEN as AT
 from simulator.simulated_host import POLICY, SimulatedHost
@@ -112,6 +115,21 @@ def test_a_new_version_that_clients_do_not_reach_as_the_old_one_is_reverted(
     assert fault is not None
     assert (fault.code, fault.step) == ("unreachable_by_clients", Step.REVERT)
     assert "by which they reached the version before" in fault.detail
+
+
+def test_one_that_falters_itself_is_judged_by_that_and_not_by_its_clients(
+    host: SimulatedHost,
+) -> None:
+    """Its VM may have died a moment ago: the clients' probe must not be the first to tell."""
+    host.request("v2")
+    host.until(Step.SOAK)
+    host.reach, host.reached_before = False, frozenset({AT})
+    s, update = host.situation(), host.current()
+    assert blame(s, update) is not None
+    failing = ProbeView(name="http", passing=0, needed=2, failing=1, last="refused")
+    falters = msgspec.structs.replace(s.health[update.enclave], probes=(failing,))
+    assert blame(dataclasses.replace(s, health={update.enclave: falters}), update) is None
+    assert blame(dataclasses.replace(s, health={}), update) is None
 
 
 @pytest.mark.parametrize(

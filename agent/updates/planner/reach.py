@@ -55,15 +55,27 @@ def stays_unreached(s: Situation, recorded: Fault) -> bool:
 
 
 def blame(s: Situation, update: Update) -> Fault | None:
-    """What is held against a new version while the old one is warm; None: nothing is."""
+    """What is held against a new version while the old one is warm; None: nothing is.
+
+    Of one that is dead or sick itself, clients are cut off as well: that is told instead, by those
+    who judge it.
+    """
     row = s.enclaves.get(update.enclave)
-    if row is None or s.outside is None or s.outside.host_suspect:
+    if row is None or s.outside is None or s.outside.host_suspect or not _well(s, row):
         return None
     lost = tuple(one for one in unreached(s, row) if one.listen in s.outside.reached_before)
     if not lost:
         return None
     detail = f"{told(lost)}, by which they reached the version before"
     return Fault(code=UNREACHABLE, detail=detail, probe=f"outside {lost[0].listen}")
+
+
+def _well(s: Situation, row: Enclave) -> bool:
+    """Whether it runs, and the newest answer to each of its own probes was good."""
+    health = s.health_of(row.id)
+    if health is None or not health.healthy or not s.is_up(row):
+        return False
+    return not any(probe.failing for probe in health.probes)
 
 
 def wait_to_know(s: Situation, update: Update) -> Plan | None:
