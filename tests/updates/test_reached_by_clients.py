@@ -13,7 +13,7 @@ from agent.model.reasons import Strategy
 from agent.model.resources import Listen
 from agent.model.revision import DeploymentStatus
 from agent.model.update import Step, UpdateStatus
-from agent.probes.verdict import ProbeView
+from agent.probes.port import ProbeView
 from agent.updates.planner.alarm import Alarm
 from agent.updates.planner.health_alarms import health_alarms
 from agent.updates.planner.reach import blame
