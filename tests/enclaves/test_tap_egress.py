@@ -60,11 +60,11 @@ def every(addresses: tuple[str, ...], outcome: str) -> dict[str, str]:
 async def test_internet_is_held_and_the_host_reaches_its_guests(short_dir: Path) -> None:
     async with world_of(short_dir, policy("internet", "10.0.0.0/8:80")) as world:
         opened = (INTERNET, "10.1.2.3")
-        assert world.reached(*opened) == every(opened, "connected")
+        assert world.opened(*opened) == every(opened, "connected")
         closed = ("172.31.0.9", METADATA[0], CLIENT)
         assert world.reached(*closed) == every(closed, "timed out")
         assert world.reached(OUTSIDE, port=22) == {OUTSIDE: "timed out"}
-        assert world.reached(GATEWAY, port=SSH) == {GATEWAY: "connected"}
+        assert world.opened(GATEWAY, port=SSH) == {GATEWAY: "connected"}
         assert world.reached(GATEWAY, port=22) == {GATEWAY: "timed out"}
         with socket.create_connection((BLUE, PORTS[0]), timeout=1) as client:
             client.sendall(b"who\n")
@@ -76,10 +76,10 @@ async def test_none_leaves_the_hosts_opened_ports_and_any_closes_metadata(
 ) -> None:
     async with world_of(short_dir, policy("none")) as world:
         assert world.reached(INTERNET) == {INTERNET: "timed out"}
-        assert world.reached(GATEWAY, port=SSH) == {GATEWAY: "connected"}
+        assert world.opened(GATEWAY, port=SSH) == {GATEWAY: "connected"}
     async with world_of(short_dir, policy("any")) as world:
         opened = (INTERNET, PRIVATE[0], CLIENT)
-        assert world.reached(*opened) == every(opened, "connected")
+        assert world.opened(*opened) == every(opened, "connected")
         closed = (METADATA[0], LINK_LOCAL)
         assert world.reached(*closed) == every(closed, "timed out")
 
@@ -89,7 +89,7 @@ async def test_a_network_that_the_host_comes_onto_is_closed_within_two_seconds(
 ) -> None:
     of = policy("internet")
     async with world_of(short_dir, of) as world:
-        assert world.reached(INTERNET) == {INTERNET: "connected"}
+        assert world.opened(INTERNET) == {INTERNET: "connected"}
         watch = asyncio.create_task(network(of, (SSH,)).watch())
         await asyncio.sleep(0.2)
         ip("addr add 203.0.113.1/24 dev trtclient")
@@ -104,7 +104,7 @@ async def test_a_network_that_the_host_comes_onto_is_closed_within_two_seconds(
 
 async def test_a_guest_of_an_earlier_policy_is_held_to_the_new_one(short_dir: Path) -> None:
     async with world_of(short_dir, policy("any")) as world:
-        assert world.reached(PRIVATE[0]) == {PRIVATE[0]: "connected"}
+        assert world.opened(PRIVATE[0]) == {PRIVATE[0]: "connected"}
         await network(policy("internet")).start()
         assert world.reached(PRIVATE[0], INTERNET, port=WEB) == {
             PRIVATE[0]: "timed out",

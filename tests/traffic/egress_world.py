@@ -7,6 +7,7 @@ does not get through was refused by the host.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,14 @@ class EgressWorld:
     def reached(self, *addresses: str, port: int = WEB) -> dict[str, str]:
         """What comes of blue's connections."""
         return {address: self.inside[BLUE].outcome(address, port) for address in addresses}
+
+    def opened(self, *addresses: str, port: int = WEB) -> dict[str, str]:
+        """The same of what is to be let through: a busy guest's first packets may take a while."""
+        until = time.monotonic() + 30
+        while True:
+            found = self.reached(*addresses, port=port)
+            if set(found.values()) == {"connected"} or time.monotonic() > until:
+                return found
 
 
 def network(

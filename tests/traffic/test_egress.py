@@ -57,7 +57,7 @@ async def test_internet_closes_private_networks_metadata_and_the_hosts_own(
     world: EgressWorld,
 ) -> None:
     await world.traffic(policy("internet")).start()
-    assert world.reached(INTERNET) == {INTERNET: "connected"}
+    assert world.opened(INTERNET) == {INTERNET: "connected"}
     closed = (*PRIVATE, *METADATA, LINK_LOCAL, CLIENT, OUTSIDE, GATEWAY)
     assert world.reached(*closed) == every(closed, "refused")
     blue = world.inside[BLUE]
@@ -69,7 +69,7 @@ async def test_internet_closes_private_networks_metadata_and_the_hosts_own(
 async def test_any_closes_metadata_and_link_local_addresses_alone(world: EgressWorld) -> None:
     await world.traffic(policy("any")).start()
     opened = (INTERNET, *PRIVATE, CLIENT)
-    assert world.reached(*opened) == every(opened, "connected")
+    assert world.opened(*opened) == every(opened, "connected")
     closed = (*METADATA, LINK_LOCAL, OUTSIDE, GATEWAY)
     assert world.reached(*closed) == every(closed, "refused")
 
@@ -89,7 +89,7 @@ async def test_what_is_allowed_is_open_by_network_and_by_port_but_no_metadata(
     allowed = policy("none", "10.0.0.0/8:80", "192.168.5.0/24:443", "169.254.0.0/16", CLIENT)
     await world.traffic(allowed).start()
     opened = ("10.1.2.3", LINK_LOCAL, CLIENT)
-    assert world.reached(*opened) == every(opened, "connected")
+    assert world.opened(*opened) == every(opened, "connected")
     closed = (INTERNET, "172.31.0.9", "192.168.5.5", "169.254.169.254", "169.254.170.2")
     assert world.reached(*closed) == every(closed, "refused")
     blue = world.inside[BLUE]
@@ -103,7 +103,7 @@ async def test_what_the_host_opens_to_guests_stays_open_whatever_the_policy(
 ) -> None:
     with socket.create_server(("0.0.0.0", SSH)), socket.create_server(("0.0.0.0", SSH + 1)):
         await world.traffic(policy("none"), host_ports=(SSH,)).start()
-        assert world.reached(GATEWAY, port=SSH) == {GATEWAY: "connected"}
+        assert world.opened(GATEWAY, port=SSH) == {GATEWAY: "connected"}
         assert world.reached(GATEWAY, port=SSH + 1) == {GATEWAY: "refused"}
 
 
@@ -161,7 +161,7 @@ async def test_refusals_are_counted_by_destination_and_port_the_most_frequent_fi
         for _ in range(3 - times):
             assert blue.outcome(address, port) == "refused"
     assert blue.datagram("192.168.5.5", 53) == "prohibited"
-    assert world.reached(INTERNET) == {INTERNET: "connected"}
+    assert world.opened(INTERNET) == {INTERNET: "connected"}
     assert (await traffic.egress.ensure()).refused == (
         refused("10.1.2.3", "tcp", 443, 3),
         refused(METADATA[0], "tcp", WEB, 2),
@@ -184,7 +184,7 @@ async def test_a_network_that_the_host_comes_onto_is_closed_at_once_and_opens_wh
 ) -> None:
     traffic = world.traffic(policy("internet"))
     await traffic.start()
-    assert world.reached(INTERNET) == {INTERNET: "connected"}
+    assert world.opened(INTERNET) == {INTERNET: "connected"}
     async with watched(traffic.egress):
         ip("addr add 203.0.113.1/24 dev trtclient")
         await becomes(world, INTERNET, "refused")
@@ -288,7 +288,7 @@ async def test_a_scan_of_the_hosts_own_network_cannot_fill_its_neighbour_table(
 ) -> None:
     allow = ("192.0.2.0/24",) if mode == "none" else ()
     await world.traffic(policy(mode, *allow)).start()
-    assert world.reached(CLIENT) == {CLIENT: "connected"}
+    assert world.opened(CLIENT) == {CLIENT: "connected"}
     scan = "".join(f"echo > /dev/udp/192.0.2.{host}/9;" for host in range(3, 255))
     pid = str(world.inside[BLUE].pid)
     subprocess.run(
@@ -296,7 +296,7 @@ async def test_a_scan_of_the_hosts_own_network_cannot_fill_its_neighbour_table(
     )
     entries = ip("-4 neigh show dev trtclient").splitlines()
     assert 10 <= len(entries) <= 50
-    assert world.reached(CLIENT) == {CLIENT: "connected"}  # whom it speaks to already
+    assert world.opened(CLIENT) == {CLIENT: "connected"}  # whom it speaks to already
     assert world.inside[GREEN].outcome(CLIENT, WEB) == "connected"
 
 
