@@ -48,16 +48,32 @@ def soak(s: Situation, update: Update, state: Soaking) -> Plan:
             return fail(s, Step.SOAK, sick)
         if not s.now.reached(state.until):
             return rest(state.until)
+        if _falters(s, update.enclave):
+            return rest()
         return wait_to_know(s, update) or complete(s)
     sick = sick or blame(s, update)
     if sick and update.revert_after_switch and old_can_take_over(s, update):
         return revert(s, sick)
     if s.now.reached(state.until):
+        if _falters(s, update.enclave):
+            return _keep_warm(s, update)
         if (waiting := wait_to_know(s, update)) is not None:
             return waiting.also(_keep_warm(s, update))
         late = s.now.reached(state.drain_until)
         return become(s, Draining(until=s.now if late else state.drain_until))
     return rest(state.until).also(_keep_warm(s, update))
+
+
+def _falters(s: Situation, enclave: EnclaveId) -> bool:
+    """Whether its newest answers leave open if it is well: the next ones are a verdict.
+
+    Nothing is given up for it before that. One that runs and was not asked yet (the agent began
+    anew, say) is asked soon; one that does not run is another matter.
+    """
+    health = s.health_of(enclave)
+    if health is None or health.healthy is None:
+        return s.is_up(s.enclaves[enclave])
+    return any(probe.failing for probe in health.probes)
 
 
 def _keep_warm(s: Situation, update: Update) -> Plan:
