@@ -115,6 +115,15 @@ def lease(command: F) -> F:
     return click.option("--lease", metavar="ID", help="Spend this promise of capacity.")(command)
 
 
+def accept_moved_tag(command: F) -> F:
+    """`--accept-moved-tag`."""
+    return click.option(
+        "--accept-moved-tag",
+        is_flag=True,
+        help="Take the contents of --tag though they are others than were taken before.",
+    )(command)
+
+
 def sure(command: F) -> F:
     """`--yes`: a question that a terminal is asked first is answered already."""
     return click.option("--yes", "-y", is_flag=True, help="Do not ask first.")(command)

@@ -8,7 +8,7 @@ from msgspec import UNSET
 from agent.cli.client import Client, reason_text
 from agent.cli.completion import DEPLOYMENT
 from agent.cli.exits import Exit, Failure
-from agent.cli.options import STRATEGIES, Output, output
+from agent.cli.options import STRATEGIES, Output, accept_moved_tag, output
 from agent.cli.session import session
 from agent.model.reasons import DecidedStrategy, Strategy
 from agent.wire.requests import PlanRequest
@@ -20,14 +20,24 @@ from agent.wire.views import DecisionView
 @click.option("--tag", metavar="T", help="The release. [the same]")
 @click.option("--strategy", type=STRATEGIES, help="Insist on it. [what fits]")
 @click.option("--staging", is_flag=True, help="As if staged.")
+@accept_moved_tag
 @output
-def plan(name: str, tag: str | None, strategy: str | None, staging: bool, output: Output) -> None:
+def plan(
+    name: str,
+    tag: str | None,
+    strategy: str | None,
+    output: Output,
+    *,
+    staging: bool,
+    accept_moved_tag: bool,
+) -> None:
     """Say what an update would be; changes nothing."""
     body = PlanRequest(
         deployment=name,
         tag=tag or UNSET,
         strategy=Strategy(strategy) if strategy else UNSET,
         staging=staging,
+        accept_moved_tag=accept_moved_tag or UNSET,
     )
     ask(session().client(), body, output)
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.completion import DEPLOYMENT
-from agent.cli.options import STRATEGIES, Output, lease, output, probes, values, waiting
+from agent.cli.options import (
+    STRATEGIES,
+    Output,
+    accept_moved_tag,
+    lease,
+    output,
+    probes,
+    values,
+    waiting,
+)
 from agent.cli.session import session
 
 if TYPE_CHECKING:
@@ -44,11 +53,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="If the old version had to be stopped and the new one fails, start the old one again.",
 )
-@click.option(
-    "--accept-moved-tag",
-    is_flag=True,
-    help="Take the contents of --tag although they are others than those that were taken before.",
-)
+@accept_moved_tag
 @lease
 @click.option("--dry-run", is_flag=True, help="Only say what it would be.")
 @waiting

@@ -104,6 +104,11 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
     progressed_at: Instant | None = None
     shut_since: Instant | None = None
 
+    @property
+    def falters(self) -> bool:
+        """Whether the newest answer to a probe was a failure, whatever the verdict is yet."""
+        return any(probe.failing for probe in self.probes)
+
 
 class Probes(Protocol):
     """All probers of this host: one task an enclave."""

@@ -47,7 +47,9 @@ def test_failing_answers_extend_it_to_a_verdict(host: SimulatedHost, strategy: S
     known = s.health[host.current().enclave]
     well = msgspec.structs.replace(known, probes=(PASSING,))
     falters = msgspec.structs.replace(known, probes=(PASSING, FAILING))
-    assert plan(with_health(s, host, falters)).write is None, "it waits"
+    waits = plan(with_health(s, host, falters))
+    assert waits.write is None
+    assert waits.wake_at is not None, "an answer that changes no verdict rings no bell"
     unasked = msgspec.structs.replace(known, healthy=None, probes=())
     for unknown in (unasked, None):
         assert plan(with_health(s, host, unknown)).write is None, "it waits to know"

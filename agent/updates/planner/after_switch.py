@@ -30,6 +30,8 @@ from agent.updates.planner.stop_old import (
 from agent.updates.planner.transitions import become, complete, end, fail, move, revert
 from agent.updates.planner.types import Action, ActionKind, Plan, Situation, Write, act, rest
 
+_LOOK_S = 1  # between looks at what rings no bell: a count, an answer that changes no verdict
+
 
 def old_can_take_over(s: Situation, update: Update) -> bool:
     """It is up, and nothing is known against its health or its evidence."""
@@ -49,14 +51,14 @@ def soak(s: Situation, update: Update, state: Soaking) -> Plan:
         if not s.now.reached(state.until):
             return rest(state.until)
         if _falters(s, update.enclave):
-            return rest()
+            return rest(s.now.plus(_LOOK_S))
         return wait_to_know(s, update) or complete(s)
     sick = sick or blame(s, update)
     if sick and update.revert_after_switch and old_can_take_over(s, update):
         return revert(s, sick)
     if s.now.reached(state.until):
         if _falters(s, update.enclave):
-            return _keep_warm(s, update)
+            return rest(s.now.plus(_LOOK_S)).also(_keep_warm(s, update))
         if (waiting := wait_to_know(s, update)) is not None:
             return waiting.also(_keep_warm(s, update))
         late = s.now.reached(state.drain_until)
@@ -73,7 +75,7 @@ def _falters(s: Situation, enclave: EnclaveId) -> bool:
     health = s.health_of(enclave)
     if health is None or health.healthy is None:
         return s.is_up(s.enclaves[enclave])
-    return any(probe.failing for probe in health.probes)
+    return health.falters
 
 
 def _keep_warm(s: Situation, update: Update) -> Plan:
@@ -109,7 +111,7 @@ def drain(s: Situation, update: Update, state: Draining) -> Plan:
         return rest(s.now)
     if s.draining[old.id] == 0:
         return become(s, Retiring())
-    look = min(s.now.plus(1), state.until, key=lambda at: at.boottime_s)
+    look = min(s.now.plus(_LOOK_S), state.until, key=lambda at: at.boottime_s)
     return rest(look).also(_keep_warm(s, update))
 
 

@@ -75,7 +75,7 @@ def _well(s: Situation, row: Enclave) -> bool:
     health = s.health_of(row.id)
     if health is None or not health.healthy or not s.is_up(row):
         return False
-    return not any(probe.failing for probe in health.probes)
+    return not health.falters
 
 
 def wait_to_know(s: Situation, update: Update) -> Plan | None:
