@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 
 from agent.config import Config, NetworkMode, SupervisorKind, TrafficMode
 from agent.daemon.choices import CannotStartError, Choices
-from agent.daemon.networks import data_plane
+from agent.daemon.networks import data_plane, port_holder, runner_of, signs_of_port_holder
 from agent.enclaves.network import NetworkError
 from agent.enclaves.network_tap import TapNetwork
 from agent.errors import AgentError, describe
@@ -94,6 +94,12 @@ async def _taken_away(config: Config, choices: Choices) -> AsyncIterator[str]:
             assert not isinstance(plane, NftablesTraffic)
             await plane.shutdown()
             yield f"the {mode} data plane"
+    # The proxy binds all of its ports itself; the other two have a holder, the same one.
+    if chosen is TrafficMode.USERSPACE and any(
+        path.exists() for path in signs_of_port_holder(config)
+    ):
+        await port_holder(config, runner_of(config, in_units=units)).shutdown()
+        yield "the holder of ports"
     if chosen is not TrafficMode.NFTABLES:
         async for what in _tables(config, network):
             yield what

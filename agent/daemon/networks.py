@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from agent.config import Config, NetworkMode, SupervisorKind, TrafficMode
@@ -89,7 +90,7 @@ def data_plane(
     egress: EgressPolicy = NO_POLICY,
 ) -> NftablesTraffic | HaproxyTraffic | UserspaceTraffic:
     """One of this kind. An agent with a bridge of its own has its own table."""
-    run = _in_units(config) if in_units else run_command
+    run = runner_of(config, in_units=in_units)
     if mode is TrafficMode.NFTABLES:
 
         async def former_tables() -> list[str]:
@@ -105,14 +106,14 @@ def data_plane(
             state_file=config.state_dir / "sysctls.json",
             table=table_of(config.network.bridge),
             limits=config.limits,
-            holder=_port_holder(config, run),
+            holder=port_holder(config, run),
             former_tables=former_tables,
         )
     if mode is TrafficMode.HAPROXY:
         return HaproxyTraffic(
             config.run_dir / "haproxy",
             config.state_dir / "haproxy.json",
-            holder=_port_holder(config, run),
+            holder=port_holder(config, run),
             limits=config.limits,
             run_command=run,
         )
@@ -125,16 +126,22 @@ def data_plane(
     )
 
 
-def _port_holder(config: Config, run: RunCommand) -> ProcessHolder:
+def port_holder(config: Config, run: RunCommand) -> ProcessHolder:
     """For a data plane that does not listen on all that it serves or refuses."""
+    socket, state_file = signs_of_port_holder(config)
     process = UserspaceTraffic(
-        socket=config.run_dir / "ports.sock",
-        state_file=config.state_dir / "ports.json",
+        socket=socket,
+        state_file=state_file,
         log_file=config.state_dir / "traffic.log",
         answer_s=5.0,
         run_command=run,
     )
     return ProcessHolder(process)
+
+
+def signs_of_port_holder(config: Config) -> tuple[Path, Path]:
+    """Its socket and its state: one of them is there as long as it is."""
+    return config.run_dir / "ports.sock", config.state_dir / "ports.json"
 
 
 def watches_of(
@@ -170,7 +177,10 @@ def outside_of(
     )
 
 
-def _in_units(config: Config) -> RunCommand:
+def runner_of(config: Config, *, in_units: bool) -> RunCommand:
+    """How the processes of a data plane are begun."""
+    if not in_units:
+        return run_command
     return run_in_units(
         "enclave-traffic",
         "Data plane of enclave-agent",

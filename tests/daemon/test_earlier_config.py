@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,7 @@ from agent.daemon import earlier_config
 from agent.daemon.choices import CannotStartError, Choices
 from agent.daemon.networks import data_plane, network_of, traffic_of
 from agent.model.ids import EnclaveId
+from agent.model.resources import Listen
 from agent.store.port import Store
 from agent.store.sqlite import SqliteStore
 from agent.traffic.nftables import NftablesTraffic
@@ -77,14 +79,22 @@ def nft_tables() -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
-async def begin(config: Config, choices: Choices) -> None:
-    """As the daemon does, without VMs; with a route in force."""
+@contextlib.asynccontextmanager
+async def began(
+    config: Config, choices: Choices, listen: Listen | None = None
+) -> AsyncIterator[None]:
+    """As the daemon does, without VMs, with a route in force; nothing of it is left at the end."""
     network = network_of(config, choices)
     traffic = traffic_of(config, choices, network)
-    await traffic.start()
-    await network.start()
-    await traffic.apply(order(1, (free_listen(), None)))
-    await traffic.close()
+    try:
+        await traffic.start()
+        await network.start()
+        await traffic.apply(order(1, (listen or free_listen(), None)))
+        await traffic.close()
+        yield
+    finally:
+        nftables = isinstance(traffic, NftablesTraffic)
+        await (traffic.restore() if nftables else traffic.shutdown())
 
 
 @pytest.mark.root
@@ -92,25 +102,28 @@ async def begin(config: Config, choices: Choices) -> None:
 async def test_the_nftables_table_goes_when_another_data_plane_is_chosen(
     alone: None, store: SqliteStore, short_dir: Path, then: Choices
 ) -> None:
-    config = configured(short_dir)
+    config, listen = configured(short_dir), free_listen()
     ip("link add name up0 type veth peer name up1")
     ip("addr add 192.0.2.1/24 dev up0")
     ip("link set up0 up")
-    await begin(config, TAP_NFT)
-    assert f"enclave_agent_{BRIDGE}" in nft_tables()
-    await earlier_config.settle(config, TAP_NFT, store)  # nothing has changed
-    assert f"enclave_agent_{BRIDGE}" in nft_tables()
-    await earlier_config.settle(config, then, store)
-    assert nft_tables() == ""
-    assert Path("/proc/sys/net/ipv4/conf/up0/forwarding").read_text() == "0\n"
-    user = then is USER
-    assert (BRIDGE in ip("-br link")) is not user
-    expected = [f"the nftables table enclave_agent_{BRIDGE}"]
-    expected += ["the bridge of the tap network"] if user else []
+    table = f"the nftables table enclave_agent_{BRIDGE}"
+    expected, user = [table], then is USER
+    if user:
+        expected = ["the holder of ports", table, "the bridge of the tap network"]
     told = [f"{one} of an earlier configuration was taken away" for one in expected]
-    assert await moved(store) == told
-    await earlier_config.settle(config, then, store)
-    assert await moved(store) == told
+    async with began(config, TAP_NFT, listen):
+        assert f"enclave_agent_{BRIDGE}" in nft_tables()
+        await earlier_config.settle(config, TAP_NFT, store)  # nothing has changed
+        assert f"enclave_agent_{BRIDGE}" in nft_tables()
+        await earlier_config.settle(config, then, store)
+        assert nft_tables() == ""
+        assert Path("/proc/sys/net/ipv4/conf/up0/forwarding").read_text() == "0\n"
+        assert (BRIDGE in ip("-br link")) is not user
+        assert await moved(store) == told
+        await earlier_config.settle(config, then, store)
+        assert await moved(store) == told
+        async with began(config, then, listen):  # which has the port
+            pass
 
 
 @pytest.mark.root
@@ -118,30 +131,31 @@ async def test_a_bridge_and_table_of_another_agent_stay(
     alone: None, store: SqliteStore, short_dir: Path
 ) -> None:
     (short_dir / "theirs").mkdir()
-    await begin(configured(short_dir / "theirs"), TAP_NFT)
     (short_dir / "ours").mkdir()
-    await earlier_config.settle(configured(short_dir / "ours"), USER, store)
-    assert f"enclave_agent_{BRIDGE}" in nft_tables()
-    assert BRIDGE in ip("-br link")
-    assert await moved(store) == []
+    async with began(configured(short_dir / "theirs"), TAP_NFT):
+        await earlier_config.settle(configured(short_dir / "ours"), USER, store)
+        assert f"enclave_agent_{BRIDGE}" in nft_tables()
+        assert BRIDGE in ip("-br link")
+        assert await moved(store) == []
 
 
 @pytest.mark.root
 async def test_another_bridge_moves_table_and_bridge(
     alone: None, store: SqliteStore, short_dir: Path
 ) -> None:
-    await begin(configured(short_dir), TAP_NFT)
-    config = configured(short_dir, bridge="vnec1")
-    await earlier_config.settle(config, TAP_NFT, store)
-    network = network_of(config, TAP_NFT)
-    traffic = traffic_of(config, TAP_NFT, network)
-    assert isinstance(traffic, NftablesTraffic)
-    await traffic.start()
-    assert f"enclave_agent_{BRIDGE}" not in nft_tables()
-    assert len(await traffic.observe()) == 1
-    await network.start()
-    assert BRIDGE not in ip("-br link")
-    assert "vnec1" in ip("-br link")
+    async with began(configured(short_dir), TAP_NFT):
+        config = configured(short_dir, bridge="vnec1")
+        await earlier_config.settle(config, TAP_NFT, store)
+        network = network_of(config, TAP_NFT)
+        traffic = traffic_of(config, TAP_NFT, network)
+        assert isinstance(traffic, NftablesTraffic)
+        await traffic.start()
+        assert f"enclave_agent_{BRIDGE}" not in nft_tables()
+        assert len(await traffic.observe()) == 1
+        await network.start()
+        assert BRIDGE not in ip("-br link")
+        assert "vnec1" in ip("-br link")
+        await traffic.restore()
 
 
 @pytest.mark.parametrize("mode", [TrafficMode.USERSPACE, TrafficMode.HAPROXY])
@@ -170,10 +184,11 @@ async def test_what_cannot_be_taken_away_is_refused_by_name(
     alone: None, store: SqliteStore, short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(short_dir)
-    await begin(config, TAP_NFT)
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(CannotStartError, match=r"^traffic\.mode: what an earlier configuration"):
-        await earlier_config.settle(config, TAP_HAPROXY, store)
+    async with began(config, TAP_NFT):
+        with monkeypatch.context() as changed:
+            changed.setenv("PATH", "/nowhere")
+            with pytest.raises(CannotStartError, match=r"^traffic\.mode: what an earlier config"):
+                await earlier_config.settle(config, TAP_HAPROXY, store)
 
 
 @pytest.mark.parametrize(

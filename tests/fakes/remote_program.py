@@ -13,8 +13,11 @@ from pathlib import Path
 held: list[socket.socket] = []
 
 
-def connect(address: str, port: int) -> socket.socket:
-    return socket.create_connection((address, port), timeout=1)
+PATIENCE_S = 10.0  # with what answers: a packet lost is sent again after a second, then three
+
+
+def connect(address: str, port: int, timeout: float = PATIENCE_S) -> socket.socket:
+    return socket.create_connection((address, port), timeout)
 
 
 def hello() -> str:
@@ -29,7 +32,7 @@ def ask(address: str, port: int) -> str:
 
 def outcome(address: str, port: int) -> str:
     try:
-        connect(address, port).close()
+        connect(address, port, timeout=1).close()
     except ConnectionRefusedError:
         return "refused"
     except ConnectionResetError:
