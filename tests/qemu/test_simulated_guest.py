@@ -57,12 +57,16 @@ async def read(fleet: Fleet, vm: Enclave, path: str) -> tuple[int, Any, str]:
     return status, json.loads(body), key
 
 
-async def evidence(fleet: Fleet, vm: Enclave, nonce: str = NONCE) -> tuple[Any, str]:
-    """The document over a nonce, once there is one; the test's own timeout ends the waiting."""
+async def evidence(fleet: Fleet, vm: Enclave, nonce: str | None = NONCE) -> tuple[Any, str]:
+    """The document, over a nonce, once there is one; the test's own timeout ends the waiting.
+
+    The guest waits three seconds for its processor, which a busy host may take, and says so then.
+    """
+    path = PATH if nonce is None else f"{PATH}?nonce={nonce}"
     while True:
         with contextlib.suppress(OSError, TimeoutError, IndexError, ValueError):
             async with asyncio.timeout(8):
-                status, document, key = await read(fleet, vm, f"{PATH}?nonce={nonce}")
+                status, document, key = await read(fleet, vm, path)
                 if status == 200:
                     return document, key
         await asyncio.sleep(0.05)
@@ -81,8 +85,8 @@ async def test_its_evidence_binds_nonce_key_and_launch_and_outlives_the_agent(
         assert bound.tls_spki_sha256 == key
         assert bound.root_pem == chain.root_pem
 
-        status, old, key = await read(fleet, vm, PATH)
-        assert (status, old["format"]) == (200, "https://tinfoil.sh/predicate/sev-snp-guest/v2")
+        old, key = await evidence(fleet, vm, None)
+        assert old["format"] == "https://tinfoil.sh/predicate/sev-snp-guest/v2"
         report = gzip.decompress(base64.b64decode(old["body"], validate=True))
         check_report(report, chain.vcek)
         assert report[0x50:0x70].hex() == key
