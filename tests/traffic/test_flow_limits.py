@@ -146,7 +146,7 @@ async def test_connections_from_one_source_and_to_one_deployment_are_bounded(
     assert client.ask(OUTSIDE, 8444) == f"green {CLIENT}"  # another deployment
     with contextlib.ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(socket.create_connection((OUTSIDE, 8443), timeout=1))
+            stack.enter_context(socket.create_connection((OUTSIDE, 8443), timeout=10))
         with pytest.raises(TimeoutError):
             socket.create_connection((OUTSIDE, 8443), timeout=0.5)
     refused = (await traffic.refused()).counts
