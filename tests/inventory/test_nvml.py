@@ -266,7 +266,7 @@ async def test_a_call_that_hangs_takes_out_its_gpu_and_no_other(world: Make):
 
 
 async def test_a_gpu_that_hangs_when_it_is_attached_is_known_from_the_first_look_on(world: Make):
-    made = world(gpus=3, open_s=0.5)
+    made = world(gpus=3, open_s=2.0)
     made.nvml.gpu(OTHER, hang="handle")
     look = await made.look(frozenset(sorted(EIGHT)[:3]))
     assert [silent.bdf for silent in look.silent] == [OTHER]
