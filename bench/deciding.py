@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
+from agent.capacity.accounts import Accounts
 from agent.capacity.decision import decide
-from agent.capacity.supply import Holding, HostSupply, Question
+from agent.capacity.supply import Admission, Holding, HostSupply, Question
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.lease import Claim, ClaimKind
 from agent.model.reasons import DecidedStrategy
@@ -65,21 +65,20 @@ def _spent(name: str) -> float:
     asked = _ASKED[name]
     number = DEPLOYMENTS - 1 if asked.last else 0
     holdings = [_holding(n, owns=n < asked.owners) for n in range(DEPLOYMENTS)]
-    ask = partial(
-        decide,
-        Question(
-            demand=Demand(memory_mib=8_000, vcpus=4, gpus=asked.gpus),
-            deployment=holdings[number].deployment,
-            listen_claims=(f"127.0.0.1:{8443 + number}",),
-            own=(holdings[number].enclave,),
-        ),
-        _supply(),
-        holdings=holdings,
-        claims=[claim for held in holdings for claim in _claims(held)],
-        leases=[],
-        now=ManualClock().now(),
-        history=[30.0] * 50,
+    claims = [claim for held in holdings for claim in _claims(held)]
+    question = Question(
+        demand=Demand(memory_mib=8_000, vcpus=4, gpus=asked.gpus),
+        deployment=holdings[number].deployment,
+        listen_claims=(f"127.0.0.1:{8443 + number}",),
+        own=(holdings[number].enclave,),
     )
+
+    def ask() -> Admission:
+        """One decision by itself: nothing is known of the moment from another one."""
+        now = ManualClock().now()
+        accounts = Accounts(_supply(), holdings=holdings, claims=claims, now=now)
+        return decide(question, accounts, history=[30.0] * 50)
+
     admission = ask()
     decided = admission.decision.strategy if admission.grant else None
     if decided != asked.strategy:

@@ -26,7 +26,7 @@ from agent.enclaves.port import (
     VmPhase,
     VmView,
 )
-from agent.host.wake import Wake
+from agent.host.wake import KeyedWake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
 from agent.model.ended_console import EndedConsole
 from agent.model.ids import DeploymentName, EnclaveId, HostId
@@ -68,7 +68,7 @@ class InstantVms:
     accel = "tcg"
 
     def __init__(self) -> None:
-        self.changed = Wake()
+        self.changed = KeyedWake[EnclaveId]()
         self.running: dict[EnclaveId, VmView] = {}
         self.failing: set[str] = set()  # tags with which no QEMU starts
         self.drained: set[EnclaveId] = set()  # of these the console was read
@@ -99,14 +99,14 @@ class InstantVms:
         self.running[enclave.id] = VmView(
             phase=VmPhase.RUNNING, launch_uuid=enclave.launch_uuid, process=process
         )
-        self.changed.notify()
+        self.changed.tell(enclave.id)
         return process
 
     def die(self, enclave_id: EnclaveId) -> None:
         """The guest ends by itself."""
         ended = msgspec.structs.replace(self.running[enclave_id], phase=VmPhase.EXITED)
         self.running[enclave_id] = ended
-        self.changed.notify()
+        self.changed.tell(enclave_id)
 
     async def stop(
         self, enclave: Enclave, grace_s: float, serves_booted: ServesBooted | None = None
@@ -114,7 +114,7 @@ class InstantVms:
         self.stopping()
         self.graces.append(grace_s)
         self.running.pop(enclave.id, None)
-        self.changed.notify()
+        self.changed.tell(enclave.id)
         return self.press if grace_s else Press.NONE
 
     def endpoint(self, enclave: Enclave, revision: Revision, guest_port: int) -> Endpoint:
@@ -146,9 +146,8 @@ class InstantProbes:
     """Satisfies `agent.probes.port.Probes`: whatever is watched is healthy."""
 
     def __init__(self, clock: ManualClock) -> None:
-        self.changed = Wake()
+        self.changed = KeyedWake[EnclaveId]()
         self.watched: dict[EnclaveId, HealthView] = {}
-        self._news: set[EnclaveId] = set()
         self._clock = clock
 
     def watch(self, target: ProbeTarget) -> None:
@@ -162,8 +161,7 @@ class InstantProbes:
                 healthy_since=self._clock.now(),
                 spki_sha256="key",
             )
-            self._news.add(target.enclave)
-            self.changed.notify()
+            self.changed.tell(target.enclave)
 
     def unwatch(self, enclave_id: EnclaveId) -> None:
         self.watched.pop(enclave_id, None)
@@ -173,10 +171,6 @@ class InstantProbes:
 
     async def serves_booted(self, endpoint: Endpoint) -> bool:
         return True
-
-    def take_news(self) -> frozenset[EnclaveId]:
-        news, self._news = frozenset(self._news), set()
-        return news
 
     async def close(self) -> None: ...
 
@@ -223,11 +217,10 @@ class InstantOutside:
     """Satisfies `agent.probes.port.Outside`: listeners are reached, or not, as it is told."""
 
     def __init__(self) -> None:
-        self.changed = Wake()
+        self.changed = KeyedWake[DeploymentName]()
         self.targets: dict[DeploymentName, OutsideTarget] = {}
         self.reached: bool | None = True
         self.asked: deque[OutsideTarget] = deque(maxlen=16)  # each decision once, the newest
-        self._news: set[DeploymentName] = set()
 
     def watch(self, name: DeploymentName, target: OutsideTarget) -> None:
         known = self.targets.get(name)
@@ -241,8 +234,7 @@ class InstantOutside:
     def tell(self, reached: bool | None) -> None:
         """From here on they are, or are not."""
         self.reached = reached
-        self._news |= self.targets.keys()
-        self.changed.notify()
+        self.changed.tell(*self.targets)
 
     def view(self, name: DeploymentName) -> OutsideView | None:
         target = self.targets.get(name)
@@ -260,10 +252,6 @@ class InstantOutside:
             for one in target.listeners
         )
         return OutsideView(generation=target.generation, listeners=reaches)
-
-    def take_news(self) -> frozenset[DeploymentName]:
-        news, self._news = frozenset(self._news), set()
-        return news
 
     async def run(self) -> None: ...
 

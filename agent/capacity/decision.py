@@ -18,17 +18,17 @@ from typing import NamedTuple
 
 import msgspec
 
+from agent.capacity.accounts import Accounts
 from agent.capacity.boards import Condition
 from agent.capacity.estimate import NO_DOWNTIME, estimate_downtime
 from agent.capacity.evidence import domain_warnings, evidence_faults
 from agent.capacity.groups import legal_sizes, pick
-from agent.capacity.ledger import Room, room
-from agent.capacity.listeners import listener_warnings, taken_listeners
+from agent.capacity.ledger import Room
+from agent.capacity.listeners import listener_warnings
 from agent.capacity.promise import insisted_strategy, lease_faults
 from agent.capacity.shortage import shortages
-from agent.capacity.supply import Admission, Grant, Holding, HostSupply, Question
-from agent.model.clock import Instant
-from agent.model.lease import Claim, Lease
+from agent.capacity.supply import Admission, Grant, HostSupply, Question
+from agent.model.lease import Lease
 from agent.model.reasons import (
     DecidedStrategy,
     Decision,
@@ -43,27 +43,30 @@ _Reasons = list[Reason]
 
 
 class _Books(NamedTuple):
-    """What is free now, what would be without the deployment's own enclaves, and what to prefer.
+    """Who holds what, what is free now, and what to prefer.
 
-    Preferred are the things that the redeemed lease promised; `kept` is the address that the
-    deployment has.
+    Preferred are the things that the redeemed lease promised.
     """
 
+    accounts: Accounts
     beside: Room
-    instead: Room
     promised: Lease | None
-    kept: str | None
     downtime: DowntimeEstimate
+
+    def instead(self, question: Question) -> Room:
+        """What would be free without the deployment's own enclaves."""
+        return self.accounts.room(gone=question.own, redeemed=question.lease)
+
+    def kept(self, question: Question) -> str | None:
+        """The address that the deployment has."""
+        addresses = self.accounts.addresses
+        return next((addresses[own] for own in question.own if addresses.get(own)), None)
 
 
 def decide(
     question: Question,
-    supply: HostSupply,
+    accounts: Accounts,
     *,
-    holdings: Sequence[Holding],
-    claims: Sequence[Claim],
-    leases: Sequence[Lease],
-    now: Instant,
     history: Sequence[float] = (),
     stop: DowntimeEstimate = NO_DOWNTIME,
 ) -> Admission:
@@ -72,25 +75,24 @@ def decide(
     `history`: downtimes of earlier stop_then_starts, in seconds, in any order; `stop`: what
     the stop of the version that runs adds to them.
     """
+    supply, leases = accounts.supply, accounts.leases
     for found in (
         _closed(question, supply),
         _impossible(question, supply),
         [
             *question.obstacles,
             *evidence_faults(question, supply),
-            *lease_faults(question, leases, now),
-            *taken_listeners(question, supply, claims),
+            *lease_faults(question, leases, accounts.now),
+            *accounts.listeners.taken(question),
         ],
     ):
         if found:
             return _refuse(found)
     mine = question.lease
-    addresses = {holding.enclave: holding.address for holding in holdings}
     books = _Books(
-        beside=room(supply, holdings, leases, now, redeemed=mine),
-        instead=room(supply, holdings, leases, now, gone=question.own, redeemed=mine),
+        accounts=accounts,
+        beside=accounts.room(redeemed=mine),
         promised=next((lease for lease in leases if lease.id == mine), None),
-        kept=next((addresses[own] for own in question.own if addresses.get(own)), None),
         downtime=estimate_downtime(history) + stop,
     )
     decided = (_update if question.own else _fresh)(question, supply, books)
@@ -188,7 +190,8 @@ def _update(question: Question, supply: HostSupply, books: _Books) -> Admission:
 def _stop_then_start(
     question: Question, supply: HostSupply, books: _Books, why_not_better: _Reasons
 ) -> Admission:
-    short = shortages(question.demand, books.instead, supply)
+    instead = books.instead(question)
+    short = shortages(question.demand, instead, supply)
     if short:
         return _refuse(short, _retry(short, supply))
     if question.staging and question.insisted is not Strategy.STOP_THEN_START:
@@ -198,7 +201,7 @@ def _stop_then_start(
         )
         reason = _reason(ReasonCode.STAGING_NEEDS_BLUE_GREEN, detail)
         return _refuse([reason, *why_not_better])
-    grant = _grant(question.demand, supply, books.instead, books.kept, books.promised)
+    grant = _grant(question.demand, supply, instead, books.kept(question), books.promised)
     return _admit(
         DecidedStrategy.STOP_THEN_START,
         msgspec.structs.replace(grant, replaces=question.own),

@@ -21,7 +21,6 @@ from agent.model.reasons import Strategy
 from agent.model.resources import Amounts
 
 _T = TypeVar("_T")
-_DIMENSIONS = Amounts.__struct_fields__
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +34,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     taken: frozenset[Bdf]
 
 
-class _Holder(msgspec.Struct, frozen=True, kw_only=True):
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
     """A holding or a lease, made alike. `enclave` None: a lease."""
 
     enclave: EnclaveId | None
@@ -43,6 +42,28 @@ class _Holder(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None
     devices: tuple[Bdf, ...]
     replaces: frozenset[EnclaveId]
+
+
+class Sums(msgspec.Struct, frozen=True, kw_only=True):
+    """What holders take together. `pending_…`: of that, what they do not use yet."""
+
+    held: Amounts = Amounts()
+    pending_memory_mib: int = 0
+    pending_disk_mib: int = 0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            held=self.held + other.held,
+            pending_memory_mib=self.pending_memory_mib + other.pending_memory_mib,
+            pending_disk_mib=self.pending_disk_mib + other.pending_disk_mib,
+        )
+
+    def __sub__(self, other: Sums) -> Sums:
+        return Sums(
+            held=self.held - other.held,
+            pending_memory_mib=self.pending_memory_mib - other.pending_memory_mib,
+            pending_disk_mib=self.pending_disk_mib - other.pending_disk_mib,
+        )
 
 
 def total(supply: HostSupply) -> Amounts:
@@ -61,8 +82,7 @@ def free(
     supply: HostSupply, holdings: Sequence[Holding], leases: Sequence[Lease], now: Instant
 ) -> Amounts:
     """What can be given away now; never negative."""
-    amounts = room(supply, holdings, leases, now).amounts
-    return Amounts(**{name: max(0, getattr(amounts, name)) for name in _DIMENSIONS})
+    return room(supply, holdings, leases, now).amounts.at_least_zero()
 
 
 def leased(leases: Sequence[Lease], now: Instant) -> Amounts:
@@ -89,28 +109,63 @@ def room(
     The lease `redeemed` is not held against its owner. Holders are taken in the order given, then
     the leases; where two replace the same enclave only the first inherits from it.
     """
-    staying = [holding for holding in holdings if holding.enclave not in gone]
-    holders = [_of_holding(holding) for holding in staying] + [
-        _of_lease(lease, staying) for lease in active(leases, now) if lease.id != redeemed
-    ]
-    counted = _counted(holders)
+    holders = holders_of(supply, holdings, leases, now, gone=gone, redeemed=redeemed)
     taken = frozenset(device for holder in holders for device in holder.devices)
-    addresses = _without(
-        supply.addresses,
-        {holder.address for holder in holders} | _occupied(supply, holdings),
-    )
-    held = sum((amounts for _, amounts in counted), start=Amounts())
-    memory = min(
-        supply.memory_mib - held.memory_mib, _available_mib(supply, holdings, gone, counted)
-    )
+    used = {holder.address for holder in holders} | occupied(supply, holdings)
+    ended = {holding.enclave for holding in holdings} & set(gone)
+    return room_beside(supply, sums_of(supply, holders), ended, taken, used)
+
+
+def holders_of(
+    supply: HostSupply,
+    holdings: Sequence[Holding],
+    leases: Sequence[Lease],
+    now: Instant,
+    *,
+    gone: Collection[EnclaveId] = (),
+    redeemed: LeaseId | None = None,
+) -> list[Holder]:
+    """Whoever still has something: the holdings in the order given, then the leases."""
+    staying = [holding for holding in holdings if holding.enclave not in gone]
+    return [_of_holding(holding) for holding in staying] + [
+        lease_holder(lease, staying) for lease in active(leases, now) if lease.id != redeemed
+    ]
+
+
+def sums_of(supply: HostSupply, holders: Sequence[Holder]) -> Sums:
+    """What they take together, those that never run together counted once."""
+    found = Sums()
+    for enclave, amounts in _counted(holders):
+        found += Sums(
+            held=amounts,
+            pending_memory_mib=_pending(enclave, amounts.memory_mib, supply.resident_mib),
+            pending_disk_mib=_pending(enclave, amounts.disk_mib, supply.written_mib),
+        )
+    return found
+
+
+def room_beside(
+    supply: HostSupply,
+    sums: Sums,
+    gone: Collection[EnclaveId],
+    taken: frozenset[Bdf],
+    used: Collection[str | None],
+) -> Room:
+    """What the holders leave. `gone` give back what they use; `used` are addresses."""
+    addresses = _without(supply.addresses, used)
+    memory = supply.memory_mib - sums.held.memory_mib
+    if supply.mem_available_mib is not None:  # once all holders use all of theirs
+        returned = _returned(gone, supply.resident_mib)
+        memory = min(memory, supply.mem_available_mib + returned - sums.pending_memory_mib)
+    disk = supply.disk_free_mib + _returned(gone, supply.written_mib) - sums.pending_disk_mib
     return Room(
         amounts=Amounts(
             gpus=len(_without(supply.gpus(Condition.READY), taken)),
             memory_mib=memory - supply.reserve_memory_mib,
-            vcpus=supply.vcpus - supply.reserve_vcpus - held.vcpus,
-            tee_ids=supply.tee_ids - held.tee_ids,
+            vcpus=supply.vcpus - supply.reserve_vcpus - sums.held.vcpus,
+            tee_ids=supply.tee_ids - sums.held.tee_ids,
             addresses=len(addresses),
-            disk_mib=_disk_mib(supply, holdings, gone, counted),
+            disk_mib=disk,
         ),
         addresses=addresses,
         taken=taken,
@@ -121,14 +176,14 @@ def _without(things: Sequence[_T], taken: Collection[_T | None]) -> tuple[_T, ..
     return tuple(thing for thing in dict.fromkeys(things) if thing not in taken)
 
 
-def _occupied(supply: HostSupply, holdings: Sequence[Holding]) -> set[str]:
+def occupied(supply: HostSupply, holdings: Sequence[Holding]) -> set[str]:
     """Addresses that nobody holds and yet somebody listens on: a VM that is still ending, say."""
     held = {holding.address for holding in holdings}
     return {listen.address for listen in supply.foreign_listeners} - held
 
 
-def _of_holding(holding: Holding) -> _Holder:
-    return _Holder(
+def _of_holding(holding: Holding) -> Holder:
+    return Holder(
         enclave=holding.enclave,
         amounts=Amounts(
             memory_mib=vm_memory_mib(holding.memory_mib),
@@ -142,12 +197,12 @@ def _of_holding(holding: Holding) -> _Holder:
     )
 
 
-def _of_lease(lease: Lease, holdings: Sequence[Holding]) -> _Holder:
+def lease_holder(lease: Lease, holdings: Sequence[Holding]) -> Holder:
     """A lease of a stop_then_start will take over what its deployment's enclaves hold."""
     replaces: frozenset[EnclaveId] = frozenset()
     if lease.strategy is Strategy.STOP_THEN_START and lease.deployment is not None:
         replaces = frozenset(h.enclave for h in holdings if h.deployment == lease.deployment)
-    return _Holder(
+    return Holder(
         enclave=None,
         amounts=cost(lease.demand),
         address=lease.address,
@@ -156,7 +211,7 @@ def _of_lease(lease: Lease, holdings: Sequence[Holding]) -> _Holder:
     )
 
 
-def _counted(holders: Sequence[_Holder]) -> list[tuple[EnclaveId | None, Amounts]]:
+def _counted(holders: Sequence[Holder]) -> list[tuple[EnclaveId | None, Amounts]]:
     """What each holder adds to the sum, so that no order of ends can give a thing away twice.
 
     A holder inherits from those that it replaces, but not from one that has itself still to
@@ -167,47 +222,17 @@ def _counted(holders: Sequence[_Holder]) -> list[tuple[EnclaveId | None, Amounts
     left = {h.enclave: h.amounts for h in holders if h.enclave and h.enclave not in heirs}
     counted = []
     for holder in holders:
-        sources = [left.pop(e) for e in sorted(holder.replaces) if e in left]
-        counted.append((holder.enclave, _beyond(holder.amounts, sum(sources, start=Amounts()))))
+        amounts = holder.amounts
+        for source in sorted(holder.replaces & left.keys()):
+            amounts -= left.pop(source)
+        counted.append((holder.enclave, amounts.at_least_zero()))
     return counted
 
 
-def _beyond(needed: Amounts, inherited: Amounts) -> Amounts:
-    more = needed - inherited
-    return Amounts(**{name: max(0, getattr(more, name)) for name in _DIMENSIONS})
-
-
-def _available_mib(
-    supply: HostSupply,
-    holdings: Sequence[Holding],
-    gone: Collection[EnclaveId],
-    counted: Sequence[tuple[EnclaveId | None, Amounts]],
-) -> int:
-    """MemAvailable once those in `gone` are stopped and all others use all of theirs."""
-    if supply.mem_available_mib is None:
-        return supply.memory_mib
-    pending = _pending([(e, amounts.memory_mib) for e, amounts in counted], supply.resident_mib)
-    return supply.mem_available_mib + _returned(holdings, gone, supply.resident_mib) - pending
-
-
-def _disk_mib(
-    supply: HostSupply,
-    holdings: Sequence[Holding],
-    gone: Collection[EnclaveId],
-    counted: Sequence[tuple[EnclaveId | None, Amounts]],
-) -> int:
-    pending = _pending([(e, amounts.disk_mib) for e, amounts in counted], supply.written_mib)
-    return supply.disk_free_mib + _returned(holdings, gone, supply.written_mib) - pending
-
-
-def _pending(
-    promised: Sequence[tuple[EnclaveId | None, int]], used: Mapping[EnclaveId, int]
-) -> int:
+def _pending(enclave: EnclaveId | None, mib: int, used: Mapping[EnclaveId, int]) -> int:
     """What was promised but is not used yet."""
-    return sum(max(0, mib - (used.get(e, 0) if e else 0)) for e, mib in promised)
+    return max(0, mib - (used.get(enclave, 0) if enclave else 0))
 
 
-def _returned(
-    holdings: Sequence[Holding], gone: Collection[EnclaveId], used: Mapping[EnclaveId, int]
-) -> int:
-    return sum(used.get(h.enclave, 0) for h in holdings if h.enclave in gone)
+def _returned(gone: Collection[EnclaveId], used: Mapping[EnclaveId, int]) -> int:
+    return sum(used.get(enclave, 0) for enclave in gone)

@@ -6,7 +6,9 @@ domain of its own. A claim without a domain takes the listener whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -37,38 +39,61 @@ class _Place(msgspec.Struct, frozen=True, order=True):
         return f"{self.listen} for {self.domain}" if self.domain else str(self.listen)
 
 
-def taken_listeners(
-    question: Question, supply: HostSupply, claims: Sequence[Claim]
-) -> list[Reason]:
-    """A reason for each wanted listener that somebody else has, in the order wanted.
+@lru_cache(maxsize=4096)
+def _place(key: str) -> _Place:
+    """From a claim's key; the same few are read again and again."""
+    return _Place.parse(key)
 
-    A deployment's own listeners are no obstacle, nor are the sockets that the data plane holds
-    for those that run. Nothing listens for one that is stopped: then it is a program that does,
-    which took the port.
-    """
-    wanted = [_Place.parse(key) for key in question.listen_claims]
-    held = [
-        (_Place.parse(claim.key), claim.holder)
-        for claim in claims
-        if claim.kind == ClaimKind.LISTEN
-    ]
-    others = sorted((place, holder) for place, holder in held if holder != question.deployment)
-    ours = {
-        place.listen for place, holder in held if holder != question.deployment or question.own
-    }
-    foreign = {
-        listen: supply.programs.get(listen, "a program on this host")
-        for listen in sorted(set(supply.foreign_listeners) - ours)
-    }
-    reasons = []
-    for index, place in enumerate(wanted):
-        beside = [(other, whose) for other, whose in others if _collide(place, other, supply)]
-        whose = _taken_by(place, wanted[:index], beside, foreign)
-        if whose:
-            reasons.append(
-                Reason(code=ReasonCode.LISTEN_IN_USE, detail=f"{place.listen} is taken by {whose}")
-            )
-    return reasons
+
+class Listeners:
+    """Who has which listener of the host at one moment, by port: only one port's can collide."""
+
+    def __init__(self, supply: HostSupply, claims: Iterable[Claim]) -> None:
+        self._supply = supply
+        self._held = defaultdict[int, list[tuple[_Place, str]]](list)
+        for claim in claims:
+            if claim.kind == ClaimKind.LISTEN:
+                place = _place(claim.key)
+                self._held[place.listen.port].append((place, claim.holder))
+        self._foreign = defaultdict[int, list[Listen]](list)
+        for listen in sorted(set(supply.foreign_listeners)):
+            self._foreign[listen.port].append(listen)
+
+    def taken(self, question: Question) -> list[Reason]:
+        """A reason for each wanted listener that somebody else has, in the order wanted.
+
+        A deployment's own listeners are no obstacle, nor are the sockets that the data plane holds
+        for those that run. Nothing listens for one that is stopped: then it is a program that
+        does, which took the port.
+        """
+        wanted = [_place(key) for key in question.listen_claims]
+        found = [
+            (place, self._taken_by(question, place, wanted[:index]))
+            for index, place in enumerate(wanted)
+        ]
+        return [
+            Reason(code=ReasonCode.LISTEN_IN_USE, detail=f"{place.listen} is taken by {whose}")
+            for place, whose in found
+            if whose
+        ]
+
+    def _taken_by(
+        self, question: Question, wanted: _Place, before: Sequence[_Place]
+    ) -> str | None:
+        for place in before:
+            if wanted.listen.overlaps(place.listen):
+                return f"another listener of the same request, {place.listen}"
+        held = self._held.get(wanted.listen.port, [])
+        by_name = self._supply.listeners_by_name
+        for place, holder in sorted(held):
+            if holder != question.deployment and wanted.excludes(place, by_name=by_name):
+                return f"deployment {holder}, which listens on {place}"
+        ours = {p.listen for p, holder in held if holder != question.deployment or question.own}
+        for listen in self._foreign.get(wanted.listen.port, []):
+            if listen not in ours and wanted.listen.overlaps(listen):
+                program = self._supply.programs.get(listen, "a program on this host")
+                return f"{program}, which listens on {listen}"
+        return None
 
 
 def listener_warnings(question: Question, supply: HostSupply) -> tuple[str, ...]:
@@ -78,28 +103,6 @@ def listener_warnings(question: Question, supply: HostSupply) -> tuple[str, ...]
     has already must not stand in the way of its next version.
     """
     rules = supply.listen_rules
-    wanted = [_Place.parse(key).listen for key in question.listen_claims]
+    wanted = [_place(key).listen for key in question.listen_claims]
     said = [(listen, rules.fault(listen) or rules.absence(listen)) for listen in wanted]
     return tuple(f"its listener {listen} takes no client: {why}" for listen, why in said if why)
-
-
-def _collide(wanted: _Place, other: _Place, supply: HostSupply) -> bool:
-    return wanted.excludes(other, by_name=supply.listeners_by_name)
-
-
-def _taken_by(
-    wanted: _Place,
-    before: Sequence[_Place],
-    others: Sequence[tuple[_Place, str]],
-    foreign: Mapping[Listen, str],
-) -> str | None:
-    """`others` are those in the way."""
-    for place in before:
-        if wanted.listen.overlaps(place.listen):
-            return f"another listener of the same request, {place.listen}"
-    for place, holder in others:
-        return f"deployment {holder}, which listens on {place}"
-    for listen, program in foreign.items():
-        if wanted.listen.overlaps(listen):
-            return f"{program}, which listens on {listen}"
-    return None

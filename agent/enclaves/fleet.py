@@ -33,7 +33,7 @@ from agent.errors import describe
 from agent.host.files import make_private_directory, storage_errors
 from agent.host.process import find_by_option, identify
 from agent.host.threads import finish_in_thread
-from agent.host.wake import Wake
+from agent.host.wake import KeyedWake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
 from agent.model.ended_console import EndedConsole
 from agent.model.gpu import Gpu
@@ -68,7 +68,7 @@ class Fleet:
         tdx_firmware: Path | None = None,
         cpu_model: str = "",
     ) -> None:
-        self.changed = Wake()
+        self.changed = KeyedWake[EnclaveId]()
         self.accel_verdict: AccelVerdict | None = None
         self._run_dir = run_dir
         self._consoles = state_dir / "consoles"
@@ -251,7 +251,7 @@ class Fleet:
                 RunDir(self._run_dir, enclave_id),
                 self._console(enclave_id),
                 self._resources,
-                self.changed.notify,
+                lambda: self.changed.tell(enclave_id),
             )
             self._drivers[enclave_id] = driver
         return driver

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from agent.errors import AgentError
-from agent.host.wake import Wake
+from agent.host.wake import KeyedWake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
 from agent.model.ended_console import EndedConsole
 from agent.model.ids import DeploymentName, EnclaveId
@@ -120,7 +120,7 @@ class SecureProcessor(Protocol):
 class Enclaves(Protocol):
     """All enclaves of this host."""
 
-    changed: Wake  # rung at every change of any view
+    changed: KeyedWake[EnclaveId]  # rung at every change of any view
 
     @property
     def accel(self) -> str | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
 
 
 class Wake:
@@ -33,3 +36,21 @@ class Wake:
         except TimeoutError:
             pass
         return self._count
+
+
+class KeyedWake(Wake, Generic[K]):
+    """A wake that also says of what it was rung. Any number may wait, one reader takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: set[K] = set()
+
+    def tell(self, *keys: K) -> None:
+        """Ring, of these."""
+        self._keys.update(keys)
+        self.notify()
+
+    def take(self) -> frozenset[K]:
+        """Of what it was rung since this was last asked."""
+        keys, self._keys = frozenset(self._keys), set()
+        return keys

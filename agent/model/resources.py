@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Self
 
 import msgspec
 
 GUEST_HTTPS_PORT = 443
+
+
+@lru_cache(maxsize=4096)
+def _is_unspecified(address: str) -> bool:
+    return ipaddress.ip_address(address).is_unspecified
 
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, order=True):
@@ -26,7 +32,7 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def is_wildcard(self) -> bool:
-        return ipaddress.ip_address(self.address).is_unspecified
+        return _is_unspecified(self.address)
 
     def overlaps(self, other: Listen) -> bool:
         """Whether one connection could match both."""
@@ -105,15 +111,32 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_mib: int = 0
 
     def __add__(self, other: Amounts) -> Amounts:
-        return self._combine(other, 1)
+        return Amounts(
+            gpus=self.gpus + other.gpus,
+            memory_mib=self.memory_mib + other.memory_mib,
+            vcpus=self.vcpus + other.vcpus,
+            tee_ids=self.tee_ids + other.tee_ids,
+            addresses=self.addresses + other.addresses,
+            disk_mib=self.disk_mib + other.disk_mib,
+        )
 
     def __sub__(self, other: Amounts) -> Amounts:
-        return self._combine(other, -1)
-
-    def _combine(self, other: Amounts, sign: int) -> Amounts:
         return Amounts(
-            **{
-                name: getattr(self, name) + sign * getattr(other, name)
-                for name in self.__struct_fields__
-            }
+            gpus=self.gpus - other.gpus,
+            memory_mib=self.memory_mib - other.memory_mib,
+            vcpus=self.vcpus - other.vcpus,
+            tee_ids=self.tee_ids - other.tee_ids,
+            addresses=self.addresses - other.addresses,
+            disk_mib=self.disk_mib - other.disk_mib,
+        )
+
+    def at_least_zero(self) -> Amounts:
+        """With zero for what is negative."""
+        return Amounts(
+            gpus=max(0, self.gpus),
+            memory_mib=max(0, self.memory_mib),
+            vcpus=max(0, self.vcpus),
+            tee_ids=max(0, self.tee_ids),
+            addresses=max(0, self.addresses),
+            disk_mib=max(0, self.disk_mib),
         )

@@ -23,7 +23,7 @@ from agent.config import ProbesConfig
 from agent.errors import describe
 from agent.host.clock import Clock
 from agent.host.contact import client_context
-from agent.host.wake import Wake
+from agent.host.wake import KeyedWake, Wake
 from agent.model.addresses import HostAddresses
 from agent.model.clock import until_beat
 from agent.model.enclave import Endpoint
@@ -113,7 +113,7 @@ class OutsideProber:
         network_at_fault: Callable[[], bool] = lambda: False,
         stirred: Wake | None = None,
     ) -> None:
-        self.changed = Wake()
+        self.changed = KeyedWake[DeploymentName]()
         self._config = config
         self._clock = clock
         self._place = _Place(link)
@@ -123,7 +123,6 @@ class OutsideProber:
         self._stirred = stirred or Wake()
         self._context = client_context()
         self._watched: dict[DeploymentName, _Watched] = {}
-        self._news: set[DeploymentName] = set()
         self._wanted = Wake()
 
     def watch(self, name: DeploymentName, target: OutsideTarget) -> None:
@@ -155,11 +154,6 @@ class OutsideProber:
             reached_before=watched.before,
             host_suspect=self._network_at_fault() or any(map(_is_unreached, others)),
         )
-
-    def take_news(self) -> frozenset[DeploymentName]:
-        """Of which deployments `changed` was rung since this was last asked."""
-        news, self._news = frozenset(self._news), set()
-        return news
 
     async def run(self) -> None:
         """For ever. Nothing of the place outside is left when it ends."""
@@ -236,8 +230,7 @@ class OutsideProber:
             _log.info(
                 "clients get through" if found.reached else "clients are cut off", extra=words
             )
-        self._news.add(name)
-        self.changed.notify()
+        self.changed.tell(name)
 
     async def _ask_all(self, listeners: list[OutsideListener]) -> list[Attempt | None]:
         here = self._local(listeners)

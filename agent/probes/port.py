@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from agent.host.wake import Wake
+from agent.host.wake import KeyedWake
 from agent.model.clock import Instant
 from agent.model.enclave import Endpoint, ProcessIdentity
 from agent.model.ids import DeploymentName, EnclaveId
@@ -113,7 +113,7 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
 class Probes(Protocol):
     """All probers of this host: one task an enclave."""
 
-    changed: Wake  # rung at every change of a view that somebody would act upon
+    changed: KeyedWake[EnclaveId]  # rung at every change of a view that somebody would act upon
 
     def watch(self, target: ProbeTarget) -> None:
         """Begin, or go on with, probing. A target with another launch uuid starts afresh."""
@@ -128,10 +128,6 @@ class Probes(Protocol):
 
         Takes no longer than a probe may. It counts into no view: nobody need be watched.
         """
-        ...
-
-    def take_news(self) -> frozenset[EnclaveId]:
-        """Of which enclaves `changed` was rung since this was last asked. For one reader."""
         ...
 
     async def close(self) -> None: ...
@@ -201,7 +197,7 @@ class OutsideView(msgspec.Struct, frozen=True, kw_only=True):
 class Outside(Protocol):
     """Asks the listeners of deployments as their clients would."""
 
-    changed: Wake  # rung at every change of a view that somebody would act upon
+    changed: KeyedWake[DeploymentName]  # as that of Probes
 
     def watch(self, name: DeploymentName, target: OutsideTarget) -> None:
         """Begin, or go on with, asking. Another decision starts afresh."""
@@ -210,10 +206,6 @@ class Outside(Protocol):
     def unwatch(self, name: DeploymentName) -> None: ...
 
     def view(self, name: DeploymentName) -> OutsideView | None: ...
-
-    def take_news(self) -> frozenset[DeploymentName]:
-        """Of which deployments `changed` was rung since this was last asked. For one reader."""
-        ...
 
     async def run(self) -> None:
         """For ever."""
@@ -224,7 +216,7 @@ class NobodyOutside:
     """Where listeners are not asked (`probes.outside: never`)."""
 
     def __init__(self) -> None:
-        self.changed = Wake()
+        self.changed = KeyedWake[DeploymentName]()
 
     def watch(self, name: DeploymentName, target: OutsideTarget) -> None: ...
 
@@ -232,9 +224,6 @@ class NobodyOutside:
 
     def view(self, name: DeploymentName) -> OutsideView | None:
         return None
-
-    def take_news(self) -> frozenset[DeploymentName]:
-        return frozenset()
 
     async def run(self) -> None:
         """There is nothing to be done."""

@@ -13,7 +13,7 @@ from agent.config import ProbesConfig
 from agent.host.clock import Clock
 from agent.host.contact import client_context
 from agent.host.guest_sockets import UNMARKED, GuestSockets
-from agent.host.wake import Wake
+from agent.host.wake import KeyedWake
 from agent.model.enclave import Endpoint
 from agent.model.ids import EnclaveId
 from agent.probes.booted import serves_booted
@@ -31,17 +31,16 @@ class Prober:
     def __init__(
         self, config: ProbesConfig, clock: Clock, sockets: GuestSockets = UNMARKED
     ) -> None:
-        self.changed = Wake()
+        self.changed = KeyedWake[EnclaveId]()
         self._watches: dict[EnclaveId, Watch] = {}
         self._tasks: dict[EnclaveId, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
-        self._news: set[EnclaveId] = set()
         self._surroundings = Surroundings(
             config=config,
             clock=clock,
             context=client_context(),
             sockets=sockets,
-            changed=self._tell,
+            changed=self.changed.tell,
             slots=asyncio.Semaphore(_ROUNDS_AT_ONCE),
         )
 
@@ -57,7 +56,7 @@ class Prober:
         self._tasks[target.enclave] = asyncio.create_task(
             _keep_running(watch), name=f"probe-{target.enclave}"
         )
-        self._tell(target.enclave)
+        self.changed.tell(target.enclave)
 
     def unwatch(self, enclave_id: EnclaveId) -> None:
         """Stop probing and forget what was seen. Idempotent."""
@@ -67,7 +66,7 @@ class Prober:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
         if self._watches.pop(enclave_id, None) is not None:
-            self._tell(enclave_id)
+            self.changed.tell(enclave_id)
 
     def view(self, enclave_id: EnclaveId) -> HealthView | None:
         """The newest view; None if it is not watched."""
@@ -79,15 +78,6 @@ class Prober:
         around = self._surroundings
         timeout_s = around.config.timeout_s
         return await serves_booted(endpoint, around.context, timeout_s, around.sockets)
-
-    def take_news(self) -> frozenset[EnclaveId]:
-        """Of which enclaves `changed` was rung since this was last asked."""
-        news, self._news = frozenset(self._news), set()
-        return news
-
-    def _tell(self, enclave_id: EnclaveId) -> None:
-        self._news.add(enclave_id)
-        self.changed.notify()
 
     async def close(self) -> None:
         """Stop all, and wait until every connection is closed."""

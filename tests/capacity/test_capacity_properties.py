@@ -9,6 +9,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.capacity.accounts import Accounts
 from agent.capacity.boards import Condition
 from agent.capacity.decision import decide
 from agent.capacity.ledger import free, room, total
@@ -67,11 +68,7 @@ class Host:
     def ask(self, question: Question, leases: tuple[Lease, ...] = ()) -> Admission:
         return decide(
             question,
-            self.supply,
-            holdings=list(self.rows.values()),
-            claims=(),
-            leases=leases,
-            now=NOW,
+            Accounts(self.supply, holdings=list(self.rows.values()), leases=leases, now=NOW),
         )
 
     def put(self, name: DeploymentName, demand: Demand, grant: Grant) -> EnclaveId:

@@ -7,6 +7,7 @@ import datetime as dt
 import msgspec
 import pytest
 
+from agent.capacity.accounts import Accounts
 from agent.capacity.boards import Board, Condition, Grouping, Seat, as_recorded, boards_of
 from agent.capacity.decision import decide
 from agent.capacity.groups import Pick, blame, pick
@@ -53,7 +54,7 @@ def ask(
         own=own,
         insisted=insisted,
     )
-    return decide(question, host, holdings=holdings, claims=(), leases=(), now=NOW)
+    return decide(question, Accounts(host, holdings=holdings, leases=(), now=NOW))
 
 
 def codes(answer: Admission) -> list[ReasonCode]:

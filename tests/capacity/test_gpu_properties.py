@@ -9,6 +9,7 @@ import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from agent.capacity.accounts import Accounts
 from agent.capacity.boards import Board, Condition, Grouping, Seat
 from agent.capacity.decision import decide
 from agent.capacity.supply import Admission, Grant, Holding, HostSupply, Question
@@ -114,7 +115,7 @@ def ask(
         own=tuple(one.enclave for one in holdings if one.deployment == API),
         insisted=insisted,
     )
-    return decide(question, host, holdings=holdings, claims=(), leases=leases, now=NOW)
+    return decide(question, Accounts(host, holdings=holdings, leases=leases, now=NOW))
 
 
 def every_group(
@@ -214,7 +215,7 @@ def test_a_story_of_admissions_never_gives_one_gpu_to_two(
             deployment=DeploymentName(name),
             own=tuple(one.enclave for one in holdings if one.deployment == name),
         )
-        admission = decide(question, supply, holdings=holdings, claims=(), leases=leases, now=NOW)
+        admission = decide(question, Accounts(supply, holdings=holdings, leases=leases, now=NOW))
         grant: Grant | None = admission.grant
         if grant is None:
             continue

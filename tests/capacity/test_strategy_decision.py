@@ -7,6 +7,7 @@ import datetime as dt
 import msgspec
 import pytest
 
+from agent.capacity.accounts import Accounts
 from agent.capacity.decision import decide
 from agent.capacity.listen_rules import ListenRules
 from agent.capacity.supply import Admission, Holding, HostSupply, Question, vm_memory_mib
@@ -84,11 +85,7 @@ def ask(
 ) -> Admission:
     return decide(
         question,
-        host,
-        holdings=holdings,
-        claims=claims,
-        leases=leases,
-        now=NOW,
+        Accounts(host, holdings=holdings, claims=claims, leases=leases, now=NOW),
         history=history,
     )
 

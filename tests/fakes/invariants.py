@@ -11,8 +11,8 @@ from agent.model.lease import ClaimKind
 from agent.model.reasons import Strategy
 from agent.model.revision import Wish
 from agent.model.update import Decided
-from agent.updates.admission.admit import holdings
 from agent.updates.admission.gpus import recorded
+from agent.updates.admission.judging import holdings
 from agent.updates.planner.transitions import CANCELLED_AFTER_STOP as CANCELLED
 from simulator.simulated_host import NAME, SimulatedHost
 

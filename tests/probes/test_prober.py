@@ -646,12 +646,12 @@ async def test_news_are_told_once_and_of_whom_they_are(prober: Prober, guest: Tl
     other = EnclaveId("other222")
     endpoint = await guest.start()
     prober.watch(target(endpoint))
-    assert prober.take_news() == {ENCLAVE}
+    assert prober.changed.take() == {ENCLAVE}
     await until(prober, healthy)
-    assert prober.take_news() == {ENCLAVE}
+    assert prober.changed.take() == {ENCLAVE}
     prober.unwatch(ENCLAVE)
     prober.watch(target(endpoint, enclave=other))
-    assert prober.take_news() == {ENCLAVE, other}
+    assert prober.changed.take() == {ENCLAVE, other}
     prober.unwatch(other)
-    assert prober.take_news() == {other}
-    assert prober.take_news() == frozenset()
+    assert prober.changed.take() == {other}
+    assert prober.changed.take() == frozenset()

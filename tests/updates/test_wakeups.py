@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.model.ids import DeploymentName
 from agent.updates.engine.wakeups import Wakeups
+from simulator.instant_host import CALLER, Make, new
 
 ONE, TWO = DeploymentName("one"), DeploymentName("two")
 
@@ -25,3 +26,12 @@ def test_who_is_forgotten_is_woken_no_more_and_begins_anew() -> None:
     wakeups.notify()
     assert old.count == 0
     assert wakeups.of(ONE) is not old
+
+
+async def test_an_update_of_one_gives_no_other_a_turn(make: Make) -> None:
+    host = await make()
+    for port, name in ((8443, ONE), (8444, TWO)):
+        await host.finish(await host.engine.deploy(new(name, "v1", port), CALLER))
+    before = host.runtime.wakeups.of(TWO).count
+    await host.update(ONE, "v2")
+    assert host.runtime.wakeups.of(TWO).count == before

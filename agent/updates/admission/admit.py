@@ -11,31 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from agent.capacity.decision import decide
-from agent.capacity.supply import Admission, Holding, HostSupply, Question, charged
+from agent.capacity.supply import HostSupply, charged
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import DeploymentName, LeaseId
-from agent.model.lease import Claim, Lease
 from agent.model.reasons import Reason, ReasonCode, Strategy
 from agent.model.release import Release
-from agent.model.resources import Demand, Listen, Publish
+from agent.model.resources import Listen, Publish
 from agent.model.revision import Deployment, ProbeOptions, Revision, Route, Wish, guest_domain_of
 from agent.model.update import Update
-from agent.probes.choice import choose_path, unasked
+from agent.probes.choice import choose_path
 from agent.releases.layout import image_version_of
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.audit import sign
-from agent.updates.admission.certificates import boots_of, certificate_name, told
-from agent.updates.admission.downtimes import read_downtimes
-from agent.updates.admission.gpus import recorded
+from agent.updates.admission.judging import judge, question
 from agent.updates.admission.lease_rows import expire, spend
-from agent.updates.admission.power_button import (
-    is_deaf,
-    read_buttons,
-    running_revisions,
-    unclean_stop,
-)
 from agent.updates.admission.rows import (
     Options,
     Terms,
@@ -45,7 +35,6 @@ from agent.updates.admission.rows import (
     new_update,
 )
 from agent.updates.errors import ConflictError, FieldError, RefusedError
-from agent.updates.planner.downtimes import Promise, promised
 
 # Which of a deployment's secrets (name → version) have no value on this host.
 Missing = Callable[[DeploymentName, Mapping[str, int]], tuple[str, ...]]
@@ -76,110 +65,6 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     lease: str | None = None
     obstacles: tuple[Reason, ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-def holdings(tx: Reader) -> list[Holding]:
-    """Every enclave's allocation, as the ledger sees it."""
-    found = []
-    for row in tx.enclaves():
-        revision = tx.revision(row.deployment, row.revision)
-        demand = revision.demand if revision else None
-        bare = Demand(memory_mib=row.memory_mib, vcpus=row.vcpus)
-        found.append(Holding.of(row, demand or bare))
-    return found
-
-
-def question(
-    tx: Reader,
-    name: DeploymentName,
-    revision: Revision,
-    options: Options,
-) -> Question:
-    """What admission asks the capacity room."""
-    own = [row.id for row in tx.enclaves(name)]
-    running = tx.running_update(name) is not None
-    told = unasked(revision)
-    return Question(
-        demand=revision.demand,
-        deployment=name,
-        listen_claims=revision.listen_claims,
-        own=tuple(own),
-        running_update=running,
-        insisted=options.strategy,
-        staging=options.staging,
-        lease=LeaseId(options.lease) if options.lease else None,
-        obstacles=options.obstacles,
-        warnings=(*options.warnings, *((told,) if told else ())),
-        public_certificate=revision.public_certificate,
-        guest_domain=revision.own_guest_domain,
-        dummy_attestation=revision.dummy_attestation,
-        debug=revision.debug,
-    )
-
-
-class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is recorded of who has what, with what the host has at this moment."""
-
-    supply: HostSupply
-    holdings: list[Holding]
-    claims: list[Claim]
-    leases: list[Lease]
-    now: Instant
-
-    @classmethod
-    def read(cls, tx: Reader, supply: HostSupply, now: Instant) -> Ledger:
-        """Of this transaction."""
-        return cls(
-            supply=recorded(tx, supply),
-            holdings=holdings(tx),
-            claims=tx.claims(),
-            leases=tx.leases(),
-            now=now,
-        )
-
-    def judge(self, tx: Reader, asked: Question) -> Admission:
-        """The decision; `tx` is the transaction that this was read in."""
-        promise, warning = self._promise(tx, asked.deployment)
-        domain = certificate_name(asked, self.supply)
-        found = decide(
-            msgspec.structs.replace(asked, demand=charged(asked.demand, self.supply)),
-            self.supply,
-            holdings=self.holdings,
-            claims=self.claims,
-            leases=self.leases,
-            now=self.now,
-            history=promise.history,
-            stop=promise.stop,
-        )
-        decision = told(found.decision, domain, boots_of(tx, domain), self.now)
-        admission = msgspec.structs.replace(found, decision=decision)
-        return admission if warning is None else _warned(admission, warning)
-
-    def _promise(self, tx: Reader, name: DeploymentName | None) -> tuple[Promise, Reason | None]:
-        """What its next downtime will be, and what is to be known of the stop before it."""
-        running = running_revisions(tx, name) if name else []
-        grace_s, now = self.supply.stop_grace_s, self.now.wall
-        if name is None or not running:
-            return promised(read_downtimes(tx, name, None), grace_s, deaf=False), None
-        deaf = is_deaf(running[0], read_buttons(tx, running), now)
-        found = read_downtimes(tx, name, running[0].image_version)
-        return promised(found, grace_s, deaf=deaf), unclean_stop(tx, name, now)
-
-
-def _warned(admission: Admission, warning: Reason) -> Admission:
-    """An admitted one with what is to be known before; a refusal has reasons enough."""
-    if admission.grant is None:
-        return admission
-    decision = admission.decision
-    return msgspec.structs.replace(
-        admission,
-        decision=msgspec.structs.replace(decision, reasons=(*decision.reasons, warning)),
-    )
-
-
-def judge(tx: Reader, asked: Question, supply: HostSupply, now: Instant) -> Admission:
-    """The decision on what is recorded at this moment."""
-    return Ledger.read(tx, supply, now).judge(tx, asked)
 
 
 def new_revision(ask: Ask, number: int, now: Instant) -> Revision:

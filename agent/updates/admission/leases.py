@@ -19,7 +19,7 @@ from agent.model.reasons import Strategy
 from agent.model.resources import Demand
 from agent.releases.port import Releases
 from agent.store.port import Reader, Store, Transaction
-from agent.updates.admission.admit import judge
+from agent.updates.admission.judging import judge
 from agent.updates.admission.launchable import Launchable, any_launch
 from agent.updates.admission.lease_rows import due, expire, find, give_back, record
 from agent.updates.admission.lookup import current

@@ -14,7 +14,7 @@ from agent.model.update import Decided, Update
 from agent.store.port import Reader, Transaction
 from agent.updates.admission.admit import existing
 from agent.updates.admission.audit import sign
-from agent.updates.admission.rollbacks import past_of
+from agent.updates.admission.rollbacks import Past, past_of
 from agent.updates.admission.warm_rollback import warm_enclave
 from agent.updates.errors import ConflictError, UnknownNameError
 from agent.updates.orders import Caller, Change
@@ -69,7 +69,7 @@ def to_cancel(tx: Reader, name: DeploymentName, is_well: Callable[[Enclave], boo
 
 def way_back(tx: Reader, deployment: Deployment) -> str:
     """How to leave the version that serves, in words for a person."""
-    before = version_before(tx, deployment)
+    before = version_before(tx, deployment, read_past(tx, deployment))
     if before is None:
         stop = f"enclave-agent stop {deployment.name}"
         return f"there is no older version to go back to; to stop this one: {stop}"
@@ -114,11 +114,11 @@ def rollback_target(tx: Reader, name: DeploymentName, to: str | int | None) -> R
     """Raises ConflictError where there is nothing before, or what is named never served."""
     deployment = named(tx, name)
     if to is None:
-        before = version_before(tx, deployment)
+        before = version_before(tx, deployment, read_past(tx, deployment))
         if before is None:
             raise ConflictError("nothing_to_roll_back_to", _nothing_before(tx, deployment))
         return before
-    past = past_of(tx.updates(name, limit=_UPDATES), deployment.active_revision)
+    past = read_past(tx, deployment)
     meant = [row for row in tx.revisions(name) if to in (row.tag, row.number, str(row.number))]
     if not meant:
         raise UnknownNameError(f"{name} has no revision {to}")
@@ -133,9 +133,13 @@ def rollback_target(tx: Reader, name: DeploymentName, to: str | int | None) -> R
     return min(others or able, key=lambda row: _rank(row.number, past.served))
 
 
-def version_before(tx: Reader, deployment: Deployment) -> Revision | None:
+def read_past(tx: Reader, deployment: Deployment) -> Past:
+    """What its updates say of its past."""
+    return past_of(tx.updates(deployment.name, limit=_UPDATES), deployment.active_revision)
+
+
+def version_before(tx: Reader, deployment: Deployment, past: Past) -> Revision | None:
     """The one that a rollback without a name goes to: another than what serves, and before it."""
-    past = past_of(tx.updates(deployment.name, limit=_UPDATES), deployment.active_revision)
     active = tx.revision(deployment.name, deployment.active_revision or 0)
     for number in past.before:
         revision = tx.revision(deployment.name, number)
@@ -148,17 +152,21 @@ def version_before(tx: Reader, deployment: Deployment) -> Revision | None:
     return None
 
 
-def rollback_targets(tx: Reader, deployment: Deployment) -> list[Revision]:
-    """Revisions that once served and do not now: the version before first, then the latest."""
-    past = past_of(tx.updates(deployment.name, limit=_UPDATES), deployment.active_revision)
+def rollback_targets(tx: Reader, deployment: Deployment, past: Past) -> list[Revision]:
+    """Revisions that once served and do not now: the version before first, then the latest.
+
+    At most eight.
+    """
     active = tx.revision(deployment.name, deployment.active_revision or 0)
-    before = version_before(tx, deployment)
+    before = version_before(tx, deployment, past)
     found = {} if before is None else {before.number: before}
     for number in past.served:
+        if len(found) == _MAX_ROLLBACKS:
+            break
         revision = tx.revision(deployment.name, number)
         if revision is not None and not (active and _same_content(revision, active)):
             found.setdefault(number, revision)
-    return list(found.values())[:_MAX_ROLLBACKS]
+    return list(found.values())
 
 
 _MAX_ROLLBACKS = 8
@@ -177,7 +185,7 @@ def _rank(number: int, served: tuple[int, ...]) -> int:
 
 def _nothing_before(tx: Reader, deployment: Deployment) -> str:
     name = deployment.name
-    other = rollback_targets(tx, deployment)
+    other = rollback_targets(tx, deployment, read_past(tx, deployment))
     if not other:
         return f"{name} served no other revision"
     return (

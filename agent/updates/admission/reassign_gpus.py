@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 import msgspec
 
+from agent.capacity.accounts import Accounts
 from agent.capacity.boards import set_aside
 from agent.capacity.decision import decide
 from agent.capacity.supply import Grant, HostSupply, Question
@@ -21,8 +22,8 @@ from agent.model.ids import Bdf, EnclaveId
 from agent.model.lease import Claim, ClaimKind
 from agent.model.revision import Revision
 from agent.store.port import Reader, Transaction
-from agent.updates.admission.admit import holdings
 from agent.updates.admission.gpus import recorded
+from agent.updates.admission.judging import holdings
 
 
 def reassign_gpus(
@@ -57,12 +58,13 @@ def _choose(
         return None, "what the host has is not known"
     admission = decide(
         Question(demand=revision.demand, deployment=row.deployment),
-        recorded(tx, supply),
-        holdings=[one for one in holdings(tx) if one.enclave != row.id],
-        claims=[claim for claim in tx.claims() if claim.holder != row.id],
-        leases=tx.leases(),
-        now=now,
-        history=[],
+        Accounts(
+            recorded(tx, supply),
+            holdings=[one for one in holdings(tx) if one.enclave != row.id],
+            claims=[claim for claim in tx.claims() if claim.holder != row.id],
+            leases=tx.leases(),
+            now=now,
+        ),
     )
     why = "; ".join(reason.detail for reason in admission.decision.reasons)
     return admission.grant, why

@@ -21,11 +21,10 @@ from agent.updates.admission.admit import (
     admit_change,
     admit_new,
     admit_revision,
-    judge,
     new_revision,
-    question,
     secrets_gone,
 )
+from agent.updates.admission.judging import judge, question
 from agent.updates.admission.lookup import current
 from agent.updates.admission.moved_tags import taken_before, with_moved_tag
 from agent.updates.admission.requests import ask_for_change, resolve

@@ -16,7 +16,7 @@ from agent.enclaves.port import VmPhase
 from agent.errors import AgentError, describe
 from agent.host.liveness import Liveness
 from agent.host.restart_on_error import restart_on_error
-from agent.host.wake import Wake
+from agent.host.wake import KeyedWake, Wake
 from agent.model.enclave import Enclave
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.releases.port import KeptImage
@@ -148,8 +148,9 @@ class EngineRuntime:
         for row in rows:
             self._known.setdefault(row.deployment, set()).add(row.id)
         await self.protect_images()
-        for forward in (self._forward_vms, self._forward_health, self._forward_outside):
-            self._tasks.append(asyncio.create_task(forward()))
+        for changed in (parts.enclaves.changed, parts.probes.changed):
+            self._tasks.append(asyncio.create_task(self._forward(changed)))
+        self._tasks.append(asyncio.create_task(self._forward_outside()))
         self._tasks.append(asyncio.create_task(self._follow_inventory()))
         self._tasks.append(asyncio.create_task(self._keep(self._network_reports.follow)))
         for watch in parts.watches:
@@ -236,7 +237,7 @@ class EngineRuntime:
         """Have a new or changed deployment owned, moved and shown."""
         reconciler = self.own(name)
         await reconciler.show()
-        self.wakeups.notify()
+        self.wakeups.of(name).notify()
 
     def own(self, name: DeploymentName) -> Reconciler:
         """The reconciler of a deployment, started if it is not there."""
@@ -247,7 +248,7 @@ class EngineRuntime:
             name,
             store=self.parts.store,
             clock=self.parts.clock,
-            wakeups=self.wakeups,
+            wakeup=self.wakeups.of(name),
             busy=lambda: self.liveness.busy(f"reconcile {name}", _TURN_S),
             observe=self._observe,
             perform=self.executor.perform,
@@ -284,21 +285,12 @@ class EngineRuntime:
                 self.wakeups.forget(reconciler.name)
                 return
 
-    async def _forward_vms(self) -> None:
-        """To all: what one VM gives back another deployment may wait for."""
-        changed = self.parts.enclaves.changed
+    async def _forward(self, changed: KeyedWake[EnclaveId]) -> None:
+        """To whom it concerns: what a deployment does follows from its own enclaves alone."""
         seen = changed.count
         while True:
             seen = await changed.beyond(seen)
-            self.wakeups.notify()
-
-    async def _forward_health(self) -> None:
-        """To whom it concerns."""
-        probes = self.parts.probes
-        seen = probes.changed.count
-        while True:
-            seen = await probes.changed.beyond(seen)
-            news = probes.take_news()
+            news = changed.take()
             for name, known in self._known.items():
                 if not news.isdisjoint(known):
                     self.wakeups.of(name).notify()
@@ -308,7 +300,7 @@ class EngineRuntime:
         seen = outside.changed.count
         while True:
             seen = await outside.changed.beyond(seen)
-            for name in outside.take_news() & self._known.keys():
+            for name in outside.changed.take() & self._known.keys():
                 self.wakeups.of(name).notify()
 
     async def _follow_inventory(self) -> None:

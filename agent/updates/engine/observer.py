@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from agent.model.enclave import Enclave, Lifecycle
-from agent.model.ids import Bdf, DeploymentName
+from agent.model.ids import Bdf, DeploymentName, EnclaveId
 from agent.model.resources import GUEST_HTTPS_PORT
 from agent.model.revision import Revision
 from agent.probes.guest_metrics import METRICS_API_KEY, MetricsAccess
@@ -14,6 +15,8 @@ from agent.updates.engine.data_plane import DataPlaneWatch
 from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.executor import Executor
 from agent.updates.snapshot.rows import Observation, Rows
+
+V = TypeVar("V")
 
 
 class Observer:
@@ -39,8 +42,8 @@ class Observer:
             policy=parts.policy,
             vms={key: parts.enclaves.view(key) for key in ids},
             health={key: view for key, view in health.items() if view is not None},
-            verdicts=dict(self._executor.verdicts),
-            connections=dict(self._data_plane.connections),
+            verdicts=_of(ids, self._executor.verdicts),
+            connections=_of(ids, self._data_plane.connections),
             refused=self._data_plane.refused(name),
             applied_generation=self._executor.applied.get(name),
             outside=parts.outside.view(name),
@@ -131,3 +134,7 @@ class Observer:
         inventory = self._parts.gpus.inventory
         devices = (*inventory.gpus, *inventory.switches) if inventory else ()
         return frozenset(one.bdf for one in devices if one.quarantine is not None)
+
+
+def _of(ids: Iterable[EnclaveId], found: Mapping[EnclaveId, V]) -> dict[EnclaveId, V]:
+    return {key: found[key] for key in ids if key in found}

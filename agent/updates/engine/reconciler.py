@@ -15,11 +15,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from agent.host.clock import Clock
+from agent.host.wake import Wake
 from agent.model.clock import Instant
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.store.port import Reader, Store, Transaction
 from agent.updates.engine.persist import persist, whose_words
-from agent.updates.engine.wakeups import Wakeups
 from agent.updates.planner.plan import plan
 from agent.updates.planner.types import Action, Outcome, Plan
 from agent.updates.snapshot.rows import Observation, Rows, read_rows, situation
@@ -52,7 +52,7 @@ class Reconciler:
         *,
         store: Store,
         clock: Clock,
-        wakeups: Wakeups,
+        wakeup: Wake,
         busy: Callable[[], AbstractContextManager[None]],
         observe: Callable[[DeploymentName, Rows | None], Awaitable[Observation]],
         perform: Callable[[DeploymentName, Action], Awaitable[Outcome]],
@@ -65,8 +65,7 @@ class Reconciler:
         self.name = name
         self._store = store
         self._clock = clock
-        self._wakeups = wakeups
-        self._wakeup = wakeups.of(name)
+        self._wakeup = wakeup
         self._busy = busy  # around every turn, which is to end soon
         self._observe = observe
         self._perform = perform
@@ -174,7 +173,7 @@ class Reconciler:
     def _action_ended(self, action: Action) -> None:
         """Also of a task that was cancelled before its first step."""
         del self._in_flight[action]
-        self._wakeups.notify()  # what it frees others may wait for
+        self._wakeup.notify()
 
     async def _cancel_all(self) -> None:
         tasks = list(self._in_flight.values())

@@ -7,22 +7,27 @@ rollback is judged by the rule that would admit it.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.capacity.ledger import free, leased, total
+from agent.capacity.ledger import leased, total
 from agent.capacity.supply import HostSupply
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave
 from agent.model.ids import DeploymentName
 from agent.model.reasons import DecidedStrategy, Decision
 from agent.model.resources import Amounts
-from agent.model.revision import Revision
+from agent.model.revision import Deployment, Revision
+from agent.model.update import Update
 from agent.releases.port import ReleaseError, Releases, ReleaseSourceError
 from agent.store.port import Reader, Store
-from agent.updates.admission.admit import Ledger, Missing, existing, question, secrets_gone
-from agent.updates.admission.lookup import rollback_targets, version_before
+from agent.updates.admission.admit import existing, secrets_gone
+from agent.updates.admission.judging import Ledger, Standing
+from agent.updates.admission.lookup import read_past, rollback_targets, version_before
+from agent.updates.admission.rollbacks import Past
 from agent.updates.admission.rows import Options
 from agent.updates.admission.warm_rollback import warm_enclave
 from agent.updates.errors import ConflictError, RefusedError
@@ -32,8 +37,10 @@ from agent.updates.snapshot.snapshot import Feasibility, RollbackOption
 UNKNOWN = Decision(strategy=DecidedStrategy.REFUSE)
 NOTHING = Amounts()
 _UNSIGNED_S = 60.0
+_AT_ONCE_S = 0.004
 
 _Unsigned = dict[tuple[str, str, str], tuple[str, Instant]]  # why, and since when it is known
+_Moment = tuple[Update | None, int | None]  # the newest update, and the active revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +86,79 @@ class Forecaster:
         self._is_well = is_well
         self._now = now
         self._unsigned: _Unsigned = {}
+        self._pasts: dict[DeploymentName, tuple[_Moment, Past]] = {}
 
     async def make(self) -> Forecast:
         """Make the forecast of this moment."""
         supply, now = await self._supply(), self._now()
-        missing = self._secret_values.missing
-        forecast, past = await self._store.read(lambda tx: _decide(tx, supply, missing, now))
+        ledger, waiting = await self._store.read(
+            lambda tx: (Ledger.read(tx, supply, now), deque(tx.deployments()))
+        )
+        forecast, targets = _of_the_host(ledger), dict[DeploymentName, list[_Target]]()
+        self._pasts = {
+            row.name: self._pasts[row.name] for row in waiting if row.name in self._pasts
+        }
+        while waiting:
+            await self._store.read(lambda tx: self._look(tx, ledger, waiting, forecast, targets))
         unsigned, self._unsigned = self._unsigned, {}
-        for name, targets in past.items():
-            options = [await self._option(target, unsigned, now) for target in targets]
+        for name, found in targets.items():
+            options = [await self._option(target, unsigned, now) for target in found]
             forecast.rollback[name] = tuple(options)
         return forecast
+
+    def _look(
+        self,
+        tx: Reader,
+        ledger: Ledger,
+        waiting: deque[Deployment],
+        forecast: Forecast,
+        targets: dict[DeploymentName, list[_Target]],
+    ) -> None:
+        """Look at some of those that wait: others want the store's lane, too."""
+        began = time.monotonic()
+        while waiting and time.monotonic() < began + _AT_ONCE_S:
+            deployment = waiting.popleft()
+            name, standing = deployment.name, Standing.read(tx, deployment.name)
+            revision = tx.revision(name, deployment.active_revision or deployment.last_revision)
+            if revision is not None:
+                asked = standing.question(revision, Options())
+                forecast.next_update[name] = ledger.judge(tx, asked).decision
+            targets[name] = self._targets(tx, ledger, deployment, standing)
+
+    def _targets(
+        self, tx: Reader, ledger: Ledger, deployment: Deployment, standing: Standing
+    ) -> list[_Target]:
+        past = self._past(tx, deployment)
+        before = version_before(tx, deployment, past)
+        closed = _closed(tx, deployment.name)
+        return [
+            _Target(
+                revision,
+                warm_enclave(tx, deployment, revision.number),
+                closed or self._refusal(tx, ledger, standing, revision),
+                before is not None and revision.number == before.number,
+            )
+            for revision in rollback_targets(tx, deployment, past)
+        ]
+
+    def _refusal(
+        self, tx: Reader, ledger: Ledger, standing: Standing, revision: Revision
+    ) -> str | None:
+        """Why an update to it would not be admitted now; None: it would."""
+        missing = self._secret_values.missing(standing.name, revision.awaited_secrets)
+        obstacles = (secrets_gone(missing),) if missing else ()
+        asked = standing.question(revision, Options(obstacles=obstacles))
+        decision = ledger.judge(tx, asked).decision
+        return str(RefusedError(decision)) if decision.refused else None
+
+    def _past(self, tx: Reader, deployment: Deployment) -> Past:
+        """Read anew when there is news of its newest update: those before it change no more."""
+        newest = tx.updates(deployment.name, limit=1)
+        moment = (newest[0] if newest else None, deployment.active_revision)
+        known = self._pasts.get(deployment.name)
+        if known is None or known[0] != moment:
+            known = self._pasts[deployment.name] = (moment, read_past(tx, deployment))
+        return known[1]
 
     async def _option(self, target: _Target, unsigned: _Unsigned, now: Instant) -> RollbackOption:
         feasibility, reason = await self._feasibility(target, unsigned, now)
@@ -142,48 +211,22 @@ class Forecaster:
         return None
 
 
-def _decide(
-    tx: Reader, supply: HostSupply, missing: Missing, now: Instant
-) -> tuple[Forecast, dict[DeploymentName, list[_Target]]]:
-    ledger = Ledger.read(tx, supply, now)
-    forecast = Forecast(
-        free=free(ledger.supply, ledger.holdings, ledger.leases, now),
-        total=total(ledger.supply),
-        leased=leased(ledger.leases, now),
+def _of_the_host(ledger: Ledger) -> Forecast:
+    accounts = ledger.accounts
+    return Forecast(
+        free=accounts.room().amounts.at_least_zero(),
+        total=total(accounts.supply),
+        leased=leased(accounts.leases, accounts.now),
     )
-    past: dict[DeploymentName, list[_Target]] = {}
-    for deployment in tx.deployments():
-        name = deployment.name
-        number = deployment.active_revision or deployment.last_revision
-        revision = tx.revision(name, number)
-        if revision is not None:
-            asked = question(tx, name, revision, Options())
-            forecast.next_update[name] = ledger.judge(tx, asked).decision
-        before = version_before(tx, deployment)
-        past[name] = [
-            _Target(
-                revision,
-                warm_enclave(tx, deployment, revision.number),
-                _refusal(tx, ledger, revision, missing(name, revision.awaited_secrets)),
-                before is not None and revision.number == before.number,
-            )
-            for revision in rollback_targets(tx, deployment)
-        ]
-    return forecast, past
 
 
-def _refusal(
-    tx: Reader, ledger: Ledger, revision: Revision, missing: tuple[str, ...]
-) -> str | None:
-    """Why an update to it would not be admitted now; None: it would."""
-    obstacles = (secrets_gone(missing),) if missing else ()
+def _closed(tx: Reader, name: DeploymentName) -> str | None:
+    """Why no update at all would be admitted now."""
     try:
-        existing(tx, revision.deployment)
+        existing(tx, name)
     except ConflictError as error:
         return str(error)
-    asked = question(tx, revision.deployment, revision, Options(obstacles=obstacles))
-    decision = ledger.judge(tx, asked).decision
-    return str(RefusedError(decision)) if decision.refused else None
+    return None
 
 
 def needed_digests(tx: Reader) -> frozenset[str]:
