@@ -84,21 +84,12 @@ def main(config_path: Path | None, join: Join = build) -> int:
         return 2
     set_up(config.log)
     try:
-        _run_loop(config, join)
+        asyncio.run(_run(config, join))
     except AgentError as error:
         words = {"code": error.code, "error": describe(error)}
         log.error("cannot run", extra=words)  # noqa: TRY400 - said to a person, no trace
         return 2 if error.code == "cannot_start" else 1
     return 0
-
-
-def _run_loop(config: Config, join: Join) -> None:
-    try:
-        import uvloop  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        asyncio.run(_run(config, join))
-    else:
-        uvloop.run(_run(config, join))
 
 
 async def _run(config: Config, join: Join) -> None:

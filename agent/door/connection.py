@@ -95,7 +95,7 @@ class DoorConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert self.transport is not None  # uvloop's are no subclasses of asyncio's
+        assert self.transport is not None
         self.transport.set_write_buffer_limits(UNREAD_BYTES)
         self._read_at_most(READ_BYTES)
         self._begin_to_wait()

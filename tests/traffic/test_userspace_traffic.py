@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
 from agent.traffic.port import TrafficError
 from agent.traffic.userspace import UserspaceTraffic
+from tests.fakes.wheels import wheelhouse
 from tests.traffic.applying_agent import agent_that_applied
 from tests.traffic.clients import ask, asks, connected, say, who
 from tests.traffic.worlds import UserspaceWorld, free_listen, order, userspace_world
@@ -123,6 +125,40 @@ async def test_a_proxy_starts_without_the_command_line_too(guests: UserspaceWorl
     await plain.start()
     assert "agent.traffic.proxy" in proxy_of(guests).cmdline()
     await plain.shutdown()
+
+
+@pytest.mark.root  # what it installs was fetched for the tests that need root
+async def test_with_the_faster_loop_it_starts_and_serves_too(
+    guests: UserspaceWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--target", tmp_path]
+    subprocess.run([*pip, "--find-links", wheelhouse(), "uvloop"], check=True)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    traffic, listen = guests.traffic(), free_listen()
+    await traffic.start()
+    await traffic.apply(order(1, (listen, guests.endpoint("blue"))))
+    assert await ask(listen) == "blue"
+    proxy = proxy_of(guests)
+    assert any("uvloop" in one.path for one in proxy.memory_maps())
+    await traffic.shutdown()
+    assert not _runs(proxy)
+
+
+async def test_a_detached_proxy_holds_nothing_open_of_who_started_it(
+    guests: UserspaceWorld,
+) -> None:
+    """Who waits for the end of a pipe that its starter leaked would wait for the proxy's."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    command = [sys.executable, "-m", "agent.traffic.proxy", "--socket", guests.socket]
+    command += ["--state", guests.directory / "routes.json", "--log", guests.directory / "log"]
+    await asyncio.to_thread(subprocess.run, command, check=True, pass_fds=(writing,))
+    os.close(writing)
+    assert await asyncio.to_thread(os.read, reading, 1) == b""
+    os.close(reading)
+    traffic = guests.traffic()
+    await traffic.start()
+    await traffic.shutdown()
 
 
 async def test_an_order_starts_a_proxy_where_there_is_none(guests: UserspaceWorld) -> None:

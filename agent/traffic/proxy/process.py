@@ -50,7 +50,7 @@ def run_detached(socket_path: Path, state_file: Path, log_file: Path) -> int:
     os.close(reading)
     outcome = b""
     try:
-        _detach(log_file)
+        _detach(log_file, writing)
         run(socket_path, state_file, ready=lambda: _tell(writing, _READY))
     except LockHeldError:
         outcome = _READY
@@ -87,15 +87,16 @@ async def _serve(router: Router, socket_path: Path, ready: Callable[[], None]) -
     server.close()
 
 
-def _detach(log_file: Path) -> None:
+def _detach(log_file: Path, kept: int) -> None:
+    """Only the log and `kept` stay open: who started us may wait for the end of anything else."""
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDONLY)
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for descriptor, place in ((null, 0), (log, 1), (log, 2)):
         os.dup2(descriptor, place)
-    os.close(null)
-    os.close(log)
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _raise_file_limit() -> int:
@@ -106,6 +107,9 @@ def _raise_file_limit() -> int:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Uvloop's where it is installed. The agent itself runs on asyncio's: programs that it starts
+    under uvloop inherit the sockets of their own pipes, which then outlive them.
+    """
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         factory = importlib.import_module("uvloop").new_event_loop
