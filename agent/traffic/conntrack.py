@@ -71,9 +71,10 @@ class KernelConnections:
         wanted = (endpoint.address, endpoint.port)
         return await _asked(lambda: open_flows(told(DST_NAT | SEEN_REPLY, wanted), endpoint))
 
-    async def counts(self) -> Counter[tuple[str, int]]:
-        """Endpoint → the open flows that were translated to it, whoever's it is."""
-        return await _asked(lambda: counted(told(DST_NAT | SEEN_REPLY), OPEN))
+    async def counts(self, only: Endpoint | None = None) -> Counter[tuple[str, int]]:
+        """Endpoint → the open flows that were translated to it: of one, or whoever's it is."""
+        wanted = (only.address, only.port) if only else None
+        return await _asked(lambda: counted(told(DST_NAT | SEEN_REPLY, wanted), OPEN))
 
     async def forget(self, endpoint: Endpoint, left: Iterable[Flow]) -> None:
         """Delete the endpoint's flows that were reset, and those left that could not be.

@@ -266,7 +266,7 @@ def test_without_journald_it_goes_on_and_begins(installed: Installed) -> None:
             time.sleep(0.02)
         installed.until_ready()
         for change in ("drain", "undrain"):
-            installed.cli("host", change)
+            installed.cli(change)
     finally:
         host.run("systemctl", "start", "systemd-journald-dev-log.socket", *reversed(units))
     after = installed.enclaves()
