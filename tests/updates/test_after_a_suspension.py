@@ -10,6 +10,7 @@ from agent.attestation.port import Verdict
 from agent.attestation.unattested import Unattested
 from agent.host.wake import Wake
 from agent.model.ids import DeploymentName, EnclaveId
+from agent.model.reasons import Strategy
 from agent.model.update import Step, UpdateStatus
 from agent.updates.engine.resumption import Resumption
 from agent.updates.engine.wakeups import Wakeups
@@ -21,7 +22,11 @@ from simulator.manual_clock import ManualClock
 
 NAME = DeploymentName("web")
 HOUR_S = 3600
-ATTESTED = dataclasses.replace(POLICY, soak_s=600, drain_s=2 * HOUR_S, reverify_s=300)
+ATTESTED = dataclasses.replace(POLICY, drain_s=2 * HOUR_S, reverify_s=300)
+SOAKS = {
+    Strategy.BLUE_GREEN: dataclasses.replace(ATTESTED, soak_s=600),
+    Strategy.STOP_THEN_START: dataclasses.replace(ATTESTED, dwell_s=600),  # it becomes the soak
+}
 
 
 class Judging(Unattested):
@@ -38,18 +43,18 @@ def in_its_soak(facts: DeploymentFacts) -> bool:
     return facts.update is not None and facts.update.step is Step.SOAK
 
 
-@pytest.mark.parametrize("slept_s", [HOUR_S, 200])
+@pytest.mark.parametrize("strategy", SOAKS)
 async def test_evidence_that_was_good_before_it_is_not_lost_but_judged_anew(
-    make: Make, slept_s: int
+    make: Make, strategy: Strategy
 ) -> None:
-    """It is older than is borne; by that alone a new version was sent back in its soak."""
+    """It is older than is borne; by that alone an update failed in its soak."""
     gate = Judging()
-    host = await make(attestation=gate, policy=ATTESTED)
+    host = await make(attestation=gate, policy=SOAKS[strategy])
     await host.deploy(NAME, "v1")
-    update = await host.engine.update(NAME, Change(tag="v2"), CALLER)
+    update = await host.engine.update(NAME, Change(tag="v2", strategy=strategy), CALLER)
     await host.until(NAME, in_its_soak)
     before = gate.times
-    host.suspend(slept_s)
+    host.suspend(HOUR_S)
     update = await host.finish(update)
     assert update.status is UpdateStatus.COMPLETED, update.fault
     assert host.probes.begun_anew == 1
