@@ -21,6 +21,7 @@ from bench import (
     idle,
     inventory,
     launch,
+    limits,
     link,
     machine,
     neighbours,
@@ -53,6 +54,7 @@ MEASURES: dict[str, Measure] = {
     "downtime": downtime.measure,
     "host": host.measure,
     "attacks": attacks.measure,
+    "limits": limits.measure,
 }
 PARTS = {"updates": ("planner", "transitions", "downtime", "blue_green")}
 NAMES = (
@@ -66,6 +68,7 @@ NAMES = (
     "switch",
     "updates",
     "host",
+    "limits",
 )
 
 

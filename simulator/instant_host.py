@@ -26,6 +26,7 @@ from agent.enclaves.port import (
     VmPhase,
     VmView,
 )
+from agent.host.suspension import Suspensions
 from agent.host.wake import KeyedWake
 from agent.model.enclave import Enclave, Endpoint, ProcessIdentity
 from agent.model.ended_console import EndedConsole
@@ -148,6 +149,7 @@ class InstantProbes:
     def __init__(self, clock: ManualClock) -> None:
         self.changed = KeyedWake[EnclaveId]()
         self.watched: dict[EnclaveId, HealthView] = {}
+        self.begun_anew = 0
         self._clock = clock
 
     def watch(self, target: ProbeTarget) -> None:
@@ -168,6 +170,9 @@ class InstantProbes:
 
     def view(self, enclave_id: EnclaveId) -> HealthView | None:
         return self.watched.get(enclave_id)
+
+    def begin_anew(self) -> None:
+        self.begun_anew += 1
 
     async def serves_booted(self, endpoint: Endpoint) -> bool:
         return True
@@ -286,6 +291,7 @@ class InstantHost:
         self.releases = InstantReleases()
         self.preparer = InstantPreparer(store, clock)
         self.gpus = FakeGpus()
+        self._slept_s = 0.0
         self.supply = HostSupply(
             memory_mib=8192,
             vcpus=16,
@@ -309,6 +315,7 @@ class InstantHost:
             host_id=HostId("tests"),
             host_stopping=host_stopping,
             outside=self.outside,
+            suspensions=Suspensions(lambda: self._slept_s, lambda: 0.0),
         )
         self.runtime = EngineRuntime(parts, _facts(clock))
         self.engine = UpdateEngine(self.runtime)
@@ -319,6 +326,11 @@ class InstantHost:
         self.runtime = EngineRuntime(self.runtime.parts, _facts(self.clock))
         self.engine = UpdateEngine(self.runtime)
         await self.runtime.start()
+
+    def suspend(self, seconds: float) -> None:
+        """The machine sleeps for so long; who waits on a timer is not woken by that."""
+        self._slept_s += seconds
+        self.clock.advance(seconds)
 
     async def _supply(self) -> HostSupply:
         return self.supply

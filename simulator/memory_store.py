@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Self, TypeVar
 
-from agent.model.clock import Instant
+from agent.model.clock import Instant, oldest_first
 from agent.model.enclave import Enclave
 from agent.model.event import GENESIS, Event, EventDraft, chain
 from agent.model.gpu import KnownGpu
@@ -102,7 +102,7 @@ class _MemoryReader:
     def enclaves(self, name: DeploymentName | None = None) -> list[Enclave]:
         rows = [decode(body, Enclave) for body in self._state.enclaves.values()]
         wanted = [row for row in rows if name is None or row.deployment == name]
-        return sorted(wanted, key=lambda row: (row.created_at.wall, row.id))
+        return oldest_first(wanted)
 
     def enclave(self, enclave_id: EnclaveId) -> Enclave | None:
         body = self._state.enclaves.get(enclave_id)
@@ -114,7 +114,7 @@ class _MemoryReader:
 
     def leases(self) -> list[Lease]:
         rows = [decode(body, Lease) for body in self._state.leases.values()]
-        return sorted(rows, key=lambda row: (row.created_at.wall, row.id))
+        return oldest_first(rows)
 
     def gpu_conditions(self) -> list[GpuCondition]:
         rows = sorted(self._state.gpu_conditions.items())

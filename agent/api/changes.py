@@ -146,4 +146,5 @@ def _deployment(call: Call, name: DeploymentName) -> DeploymentView | None:
 
 
 def _update(call: Call, row: Update) -> UpdateView:
-    return update_view(row, call.surface.engine.snapshot.deployments.get(row.deployment))
+    snapshot = call.surface.engine.snapshot
+    return update_view(row, snapshot.deployments.get(row.deployment), snapshot.observed_at)

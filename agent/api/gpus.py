@@ -111,7 +111,7 @@ def gpu_view(gpu: Gpu, now: Instant | None) -> v.GpuView:
                 for one in gpu.health.reasons
             ],
         ),
-        quarantine=_quarantine_view(gpu.quarantine),
+        quarantine=_quarantine_view(gpu.quarantine, now),
         upkeep=_upkeep_view(gpu.upkeep, now),
         left_alone=gpu.left_alone,
         seen_by=[str(one) for one in gpu.seen_by],
@@ -132,7 +132,8 @@ def _upkeep_view(upkeep: GpuUpkeep, now: Instant | None) -> v.GpuUpkeepView:
     )
 
 
-def _quarantine_view(put: Quarantine | None) -> v.QuarantineView | None:
+def _quarantine_view(put: Quarantine | None, now: Instant | None) -> v.QuarantineView | None:
     if put is None:
         return None
-    return v.QuarantineView(reason=put.reason, since=put.since.wall, actor=put.actor)
+    since = put.since.shown(now) if now else put.since.wall
+    return v.QuarantineView(reason=put.reason, since=since, actor=put.actor)

@@ -19,17 +19,17 @@ _LEASE = re.compile(LEASE_PATTERN)
 
 async def grant(call: Call) -> Reply:
     wanted = validation.new_lease(call.body)
-    return _granted(await call.surface.engine.leases.grant(wanted, call.caller))
+    return _granted(call, await call.surface.engine.leases.grant(wanted, call.caller))
 
 
 async def recall(call: Call, matches: Matches) -> Reply | None:
     """The answer to a request that made a lease, and whose answer nobody lived to keep."""
     made = await call.surface.engine.leases.made_by(matches)
-    return None if made is None else _granted(made)
+    return None if made is None else _granted(call, made)
 
 
 async def one(call: Call) -> Reply:
-    return json_reply(_view(await call.surface.engine.leases.get(_lease_id(call))))
+    return json_reply(_view(call, await call.surface.engine.leases.get(_lease_id(call))))
 
 
 async def give_back(call: Call) -> Reply:
@@ -44,11 +44,11 @@ def _lease_id(call: Call) -> LeaseId:
     return LeaseId(text)
 
 
-def _granted(lease: Lease) -> Reply:
-    return json_reply(_view(lease), 201)
+def _granted(call: Call, lease: Lease) -> Reply:
+    return json_reply(_view(call, lease), 201)
 
 
-def _view(lease: Lease) -> LeaseView:
+def _view(call: Call, lease: Lease) -> LeaseView:
     return LeaseView(
         id=lease.id,
         strategy=lease.strategy,
@@ -57,5 +57,5 @@ def _view(lease: Lease) -> LeaseView:
         vcpus=lease.demand.vcpus,
         tee_ids=lease.demand.tee_ids,
         address=lease.address,
-        expires_at=lease.expires_at.wall,
+        expires_at=lease.expires_at.shown(call.surface.engine.snapshot.observed_at),
     )

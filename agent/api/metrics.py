@@ -64,13 +64,14 @@ def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
 
 def _host(snapshot: Snapshot) -> Iterator[Metric]:
     host = snapshot.host
+    began = host.started_at.shown(snapshot.observed_at)
     info = _gauge("info", "Always 1; the labels say what runs here.", *_INFO)
     info.add_metric(_info(host), 1)
     yield info
     for name, text, value in (
         ("ready", "1 once everything is adopted and reconciled.", snapshot.ready),
         ("draining", "1 while new admissions are refused.", host.draining),
-        ("start_time_seconds", "When the agent started.", host.started_at.wall.timestamp()),
+        ("start_time_seconds", "When the agent started.", began.timestamp()),
     ):
         gauge = _gauge(name, text)
         gauge.add_metric([], float(value))

@@ -9,6 +9,7 @@ import msgspec
 
 from agent.api.public import public_status
 from agent.api.views import amounts_view, decision_view, deployment_view
+from agent.model.clock import Instant
 from agent.model.egress import EgressFacts
 from agent.model.gpu import GpuState
 from agent.model.inventory import Inventory
@@ -61,7 +62,7 @@ class StatusPage:
 def status_view(snapshot: Snapshot, coordinator: CoordinatorView) -> StatusView:
     host = snapshot.host
     return StatusView(
-        host=_host_view(host),
+        host=_host_view(host, snapshot.observed_at),
         gpus=_gpu_counts(snapshot.inventory),
         capacity=free_and_total(host),
         deployments=[
@@ -75,7 +76,7 @@ def status_view(snapshot: Snapshot, coordinator: CoordinatorView) -> StatusView:
                 severity=one.severity,
                 detail=one.detail,
                 mend=one.mend,
-                since=one.since,
+                since=f"{one.since.shown(snapshot.observed_at):%Y-%m-%dT%H:%M:%SZ}",
             )
             for one in snapshot.problems
         ],
@@ -119,7 +120,7 @@ def capacity_view(snapshot: Snapshot) -> CapacityView:
     )
 
 
-def _host_view(host: HostFacts) -> HostView:
+def _host_view(host: HostFacts, now: Instant) -> HostView:
     return HostView(
         id=host.id,
         agent_version=host.agent_version,
@@ -128,7 +129,7 @@ def _host_view(host: HostFacts) -> HostView:
         supervisor=host.supervisor.value,
         network=host.network.value,
         traffic=host.traffic.value,
-        started_at=host.started_at.wall,
+        started_at=host.started_at.shown(now),
         draining=host.draining,
         inventory_complete=host.inventory_complete,
         simulated=host.simulated,

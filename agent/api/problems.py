@@ -16,6 +16,7 @@ from agent.api.reply import PROBLEM, Reply, with_headers
 from agent.api.views import reason_view
 from agent.attestation.port import ChipNotAcceptedError, NothingClaimedError, NotYetError
 from agent.errors import AgentError, describe
+from agent.host.files import StorageError
 from agent.host.paced_log import PacedLog
 from agent.inventory.port import GpuConditionError, UnknownGpuError
 from agent.inventory.preparation.errors import PreparationError
@@ -50,6 +51,7 @@ _STATUS: tuple[tuple[type[AgentError], int], ...] = (
     (LeaseExpiredError, 410),
     (ReleaseSourceError, 503),
     (StoreError, 503),
+    (StorageError, 503),
     (TrafficError, 503),
     (NotYetError, 503),
     (NothingClaimedError, 501),
@@ -101,7 +103,7 @@ def reply_to(error: Exception) -> Reply:
 
 
 def _status_of(error: AgentError) -> int | None:
-    if error.code == "disk_full":
+    if error.code in ("disk_full", "disk_read_only"):
         return 503
     return next((status for kind, status in _STATUS if isinstance(error, kind)), None)
 

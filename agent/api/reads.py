@@ -104,15 +104,17 @@ async def secrets(call: Call) -> Reply:
 async def updates(call: Call) -> Reply:
     name = deployment_name(call)
     rows = await call.surface.engine.updates(name)
-    facts = call.surface.engine.snapshot.deployments.get(name)
-    return json_reply(Updates(updates=[update_view(row, facts) for row in rows]))
+    snapshot = call.surface.engine.snapshot
+    facts = snapshot.deployments.get(name)
+    views = [update_view(row, facts, snapshot.observed_at) for row in rows]
+    return json_reply(Updates(updates=views))
 
 
 async def current_update(call: Call) -> Reply:
-    facts = deployment(call)
+    facts, now = deployment(call), call.surface.engine.snapshot.observed_at
     if facts.update is None:
         raise UnknownNameError(f"{facts.row.name} has had no update")
-    return json_reply(update_view(facts.update, facts))
+    return json_reply(update_view(facts.update, facts, now))
 
 
 async def enclaves(call: Call) -> Reply:

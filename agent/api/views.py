@@ -102,8 +102,11 @@ def amounts_view(amounts: Amounts) -> AmountsView:
     )
 
 
-def update_view(update: Update, facts: DeploymentFacts | None) -> UpdateView:
-    """The facts add the progress, while they are about this very update, and what it left."""
+def update_view(update: Update, facts: DeploymentFacts | None, now: Instant) -> UpdateView:
+    """The facts add the progress, while they are about this very update, and what it left.
+
+    `now` is the snapshot's moment, by whose wall clock all others are told.
+    """
     left = aftermath(update, facts) if facts else None
     return UpdateView(
         id=update.id,
@@ -118,11 +121,11 @@ def update_view(update: Update, facts: DeploymentFacts | None) -> UpdateView:
         reasons=[reason_view(reason) for reason in update.reasons],
         warnings=list(update.warnings),
         staging=update.staging,
-        created_at=update.created_at.wall,
-        started_at=_wall(update.started_at),
-        ready_at=_wall(update.ready_at),
-        switched_at=_wall(update.switched_at),
-        finished_at=_wall(update.finished_at),
+        created_at=update.created_at.shown(now),
+        started_at=_shown(update.started_at, now),
+        ready_at=_shown(update.ready_at, now),
+        switched_at=_shown(update.switched_at, now),
+        finished_at=_shown(update.finished_at, now),
         downtime_s=update.downtime_s,
         reset_connections=update.reset_connections,
         error=fault_view(update.fault),
@@ -131,11 +134,11 @@ def update_view(update: Update, facts: DeploymentFacts | None) -> UpdateView:
             NextStepView(command=one.command, why=one.why)
             for one in (left.next_steps if left else ())
         ],
-        progress=_progress(update, facts),
+        progress=_progress(update, facts, now),
     )
 
 
-def _progress(update: Update, facts: DeploymentFacts | None) -> ProgressView:
+def _progress(update: Update, facts: DeploymentFacts | None, now: Instant) -> ProgressView:
     if not facts or not facts.update or facts.update.id != update.id or not update.running:
         return ProgressView(
             boot_stages=None, probes=[], deadline_at=None, percent=percent_of(update, None)
@@ -156,11 +159,11 @@ def _progress(update: Update, facts: DeploymentFacts | None) -> ProgressView:
             )
             for p in (health.probes if health else ())
         ],
-        deadline_at=_wall(facts.update_deadline),
+        deadline_at=_shown(facts.update_deadline, now),
         percent=percent_of(update, health),
         boot_estimate_s=_estimate_view(expected.boot) if expected.boot else None,
         downtime_estimate_s=_estimate_view(expected.downtime) if expected.downtime else None,
-        ready_estimate_at=_wall(expected.ready_at),
+        ready_estimate_at=_shown(expected.ready_at, now),
         note=facts.boot_note,
     )
 
@@ -185,7 +188,7 @@ def enclave_view(facts: EnclaveFacts, now: Instant) -> EnclaveView:
         attested=verdict.attested if verdict else None,
         simulated=_is_simulated(facts),
         connections=facts.connections,
-        started_at=_wall(row.launched_at),
+        started_at=_shown(row.launched_at, now),
         uptime_s=_uptime_s(row.launched_at, now),
         guest_metrics=health.metrics if health else None,
         debug=facts.debug,
@@ -221,24 +224,24 @@ def deployment_view(facts: DeploymentFacts, now: Instant) -> DeploymentView:
             for one in facts.rollback
         ],
         next_update=decision_view(facts.next_update),
-        update=update_view(facts.update, facts) if facts.update else None,
+        update=update_view(facts.update, facts, now) if facts.update else None,
         enclaves=[enclave_view(one, now) for one in facts.enclaves],
         degraded=fault_view(facts.degraded),
         error=fault_view(row.fault),
         probes=_probes(revision) if revision else None,
         refused=dict(facts.refused),
-        reach=[_reach(one) for one in facts.outside],
+        reach=[_reach(one, now) for one in facts.outside],
         health_falls=row.health.falls,
-        fell_at=[one.wall for one in row.health.fell_at],
+        fell_at=[one.shown(now) for one in row.health.fell_at],
         warnings=_warnings(facts),
     )
 
 
-def _reach(one: ListenerReach) -> ReachView:
+def _reach(one: ListenerReach, now: Instant) -> ReachView:
     return ReachView(
         listen=str(one.listen),
         reached=one.reached,
-        since=_wall(one.since),
+        since=_shown(one.since, now),
         problem=one.problem,
         asked_from="outside" if one.by_outside else "host",
     )
@@ -271,8 +274,8 @@ def _publish(revision: Revision | None) -> list[PublishView]:
     return [PublishView(listen=str(p.listen), guest_port=p.guest_port) for p in extra]
 
 
-def _wall(instant: Instant | None) -> dt.datetime | None:
-    return None if instant is None else instant.wall
+def _shown(instant: Instant | None, now: Instant) -> dt.datetime | None:
+    return None if instant is None else instant.shown(now)
 
 
 def _uptime_s(launched_at: Instant | None, now: Instant) -> float | None:

@@ -96,6 +96,7 @@ def link(
 
 def state_of(snapshot: Snapshot) -> ReportedState:
     """What a report says of the deployments, as the API would."""
+    now = snapshot.observed_at
     return ReportedState(
         capacity=free_and_total(snapshot.host),
         deployments=[
@@ -104,7 +105,7 @@ def state_of(snapshot: Snapshot) -> ReportedState:
                 status=facts.status,
                 tag=facts.revision.tag if facts.revision else None,
                 revision=facts.revision.number if facts.revision else None,
-                update=update_view(facts.update, facts) if facts.update else None,
+                update=update_view(facts.update, facts, now) if facts.update else None,
                 next_update=decision_view(facts.next_update),
             )
             for name, facts in sorted(snapshot.deployments.items())

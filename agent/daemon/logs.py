@@ -10,6 +10,7 @@ import sys
 
 from agent.config import LogConfig
 from agent.host.journal import JournalHandler, leads_to_journal
+from agent.host.patient_stderr import PatientStderr
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -26,7 +27,7 @@ def set_up(config: LogConfig) -> None:
 
 def _handler(config: LogConfig) -> logging.Handler:
     """`auto`: the journal where standard error leads there, else text."""
-    plain = logging.StreamHandler(sys.stderr)
+    plain = PatientStderr()
     if config.format == "json":
         plain.setFormatter(_Json())
         return plain

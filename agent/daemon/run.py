@@ -72,7 +72,10 @@ class _Serving:
 
 
 def main(config_path: Path | None, join: Join = build) -> int:
-    """Run until SIGTERM or SIGINT. Returns the exit code: 2 for a configuration that cannot be.
+    """Run until SIGTERM or SIGINT. Returns the exit code.
+
+    2: the configuration cannot be, whatever the host is like; the unit does not try it again. 1:
+    it cannot run now; the next start may find mended what is in the way.
 
     `join` builds the parts: whoever watches or replaces one does it there.
     """
@@ -88,7 +91,7 @@ def main(config_path: Path | None, join: Join = build) -> int:
     except AgentError as error:
         words = {"code": error.code, "error": describe(error)}
         log.error("cannot run", extra=words)  # noqa: TRY400 - said to a person, no trace
-        return 2 if error.code == "cannot_start" else 1
+        return 1
     return 0
 
 

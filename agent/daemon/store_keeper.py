@@ -64,7 +64,7 @@ class StoreKeeper:
                 code=error.code,
                 severity="warning",
                 detail=describe(error),
-                mend="make room in state_dir; it is tried again",
+                mend="have room in state_dir, and have it writable; it is tried again",
             ):
                 log.warning("no backup of the store", extra={"error": describe(error)})
         else:

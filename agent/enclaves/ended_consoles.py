@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from agent.enclaves.console import ConsoleLog
-from agent.host.files import StorageError, read_bounded
+from agent.host.files import StorageError, read_bounded, write_atomic
 from agent.model.enclave import Enclave
 from agent.model.ended_console import EndedConsole
 from agent.model.ids import DeploymentName, EnclaveId
@@ -32,12 +32,17 @@ _ENCLAVE_ID = re.compile(r"[a-z2-7]{8}")
 
 
 class _About(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose a console is, written at each launch."""
+    """Whose a console is, written at each launch.
+
+    `number`: its place among those that ended. 0: only the moment of its last byte tells, which a
+    wall clock that was set has wrong.
+    """
 
     deployment: str
     slot: str
     revision: int
     tag: str
+    number: int = 0
 
 
 class EndedConsoles:
@@ -79,12 +84,14 @@ class EndedConsoles:
                 self._directory.mkdir(exist_ok=True, mode=0o700)
                 kept = self._directory / enclave_id
                 shutil.rmtree(kept, ignore_errors=True)
+                self._number(about)
                 directory.rename(kept)
                 self.tidy()
         except OSError as error:
             log.warning("console not kept", extra={"enclave": enclave_id, "error": str(error)})
         shutil.rmtree(directory, ignore_errors=True)
-        owner.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            owner.unlink()
 
     def tail(self, enclave_id: EnclaveId, max_bytes: int) -> bytes | None:
         """The newest of it; None: none is kept of this enclave."""
@@ -93,9 +100,13 @@ class EndedConsoles:
 
     def listed(self, deployment: DeploymentName | None = None) -> list[EndedConsole]:
         """The newest first."""
-        found = [self._read(path) for path in _named(self._directory)]
-        rows = [one for one in found if one and deployment in (None, one.deployment)]
-        return sorted(rows, key=lambda one: (one.ended_at, one.enclave), reverse=True)
+        found = [(self._about(path), self._read(path)) for path in _named(self._directory)]
+        rows = [
+            (about.number, one.ended_at, one.enclave, one)
+            for about, one in found
+            if about and one and deployment in (None, one.deployment)
+        ]
+        return [one for *_, one in sorted(rows, key=lambda row: row[:3], reverse=True)]
 
     def tidy(self) -> None:
         """Cut each to its end, and remove those that are too many or tell not whose they are."""
@@ -109,11 +120,29 @@ class EndedConsoles:
             if n >= OF_ALL or seen[one.deployment] > OF_ONE:
                 shutil.rmtree(self._directory / one.enclave, ignore_errors=True)
 
-    def _read(self, path: Path) -> EndedConsole | None:
+    def _number(self, path: Path) -> None:
+        """Say that it is the newest. Where that finds no room the moments must do."""
+        about = self._about(path.parent)
+        known = (self._about(other) for other in _named(self._directory))
+        newest = max((one.number for one in known if one), default=0)
+        if about is not None:
+            numbered = msgspec.structs.replace(about, number=newest + 1)
+            with contextlib.suppress(StorageError):
+                write_atomic(path, msgspec.json.encode(numbered))
+
+    def _about(self, directory: Path) -> _About | None:
         try:
-            about = msgspec.json.decode(read_bounded(path / _ABOUT, 4096), type=_About)
+            return msgspec.json.decode(read_bounded(directory / _ABOUT, 4096), type=_About)
+        except (StorageError, msgspec.DecodeError):
+            return None
+
+    def _read(self, path: Path) -> EndedConsole | None:
+        about = self._about(path)
+        try:
             log_file = (path / "console.log").stat()
-        except (StorageError, OSError, msgspec.DecodeError):
+        except OSError:
+            return None
+        if about is None:
             return None
         return EndedConsole(
             enclave=EnclaveId(path.name),

@@ -40,6 +40,14 @@ class StorageFullError(StorageError):
         return "disk_full"
 
 
+class StorageReadOnlyError(StorageError):
+    """The file system is mounted read-only, as the kernel does after errors of its disk."""
+
+    @property
+    def code(self) -> str:
+        return "disk_read_only"
+
+
 class FileAbsentError(StorageError):
     """It is not there."""
 
@@ -67,6 +75,8 @@ def storage_errors(verb: str, path: Path) -> Iterator[None]:
         kind = StorageError
         if error.errno in _NO_SPACE:
             kind = StorageFullError
+        elif error.errno == errno.EROFS:
+            kind = StorageReadOnlyError
         elif isinstance(error, FileNotFoundError):
             kind = FileAbsentError
         raise kind(f"cannot {verb} {path}: {error.strerror or error}") from error

@@ -1,27 +1,28 @@
 """Whether the loops progress: each promises when it will be back, and is late if it is not.
 
-That the event loop runs says little: a loop that waits for ever on a lock, a thread or a program
-lets it run. Whoever asks (the watchdog, /healthz) is told the names of those that are late.
+Promises are kept by CLOCK_MONOTONIC: while the host is suspended no loop progresses, and none is
+late for that. That the event loop runs says little: a loop that waits for ever on a lock, a thread
+or a program lets it run. Whoever asks (the watchdog, /healthz) is told the names of those that are
+late.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-
-from agent.host.clock import Clock
+import time
+from collections.abc import Callable, Iterator
 
 
 class Liveness:
     """The promises of one process."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._due: dict[str, float] = {}
 
     def promise(self, loop: str, within_s: float) -> None:
         """This loop will be here again by then; what it promised before is kept."""
-        self._due[loop] = self._clock.now().boottime_s + within_s
+        self._due[loop] = self._monotonic() + within_s
 
     def rest(self, loop: str) -> None:
         """It waits for news, for as long as there are none."""
@@ -38,5 +39,5 @@ class Liveness:
 
     def late(self) -> tuple[str, ...]:
         """Those that should have been back by now."""
-        now = self._clock.now().boottime_s
+        now = self._monotonic()
         return tuple(sorted(loop for loop, due in self._due.items() if due < now))

@@ -14,17 +14,19 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 
 ROUTE, SOCK_DIAG, NETFILTER = 0, 4, 12  # NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_NETFILTER
-_REQUEST, _DUMP = 0x1, 0x300  # NLM_F_REQUEST, NLM_F_DUMP
+# NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE
+_REQUEST, _ACKNOWLEDGE, _DUMP, _CREATE = 0x1, 0x4, 0x300, 0x400
 _ERROR, _DONE = 2, 3
 _SOL_NETLINK, _STRICT_CHECK = 270, 12  # NETLINK_GET_STRICT_CHK (Linux 4.20)
 _ANSWER_S = 5.0
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
+_NUMBER = struct.Struct("=i")  # of an error, negative
 _TYPE_BITS = 0x3FFF  # NLA_TYPE_MASK: without "nested" and "network byte order"
 _MOST_BYTES = 1 << 16
 _AT_ONCE = 64  # datagrams; a storm of them must not hold the event loop
@@ -90,11 +92,28 @@ def asked(
                 if message.kind == _DONE:
                     return
                 if message.kind == _ERROR:
-                    (number,) = struct.unpack_from("=i", message.body)
+                    (number,) = _NUMBER.unpack_from(message.body)
                     raise OSError(-number, "the kernel does not answer by netlink")
                 yield message
                 if not dump:
                     return
+
+
+def ordered(
+    protocol: int, kind: int, bodies: Iterable[bytes], *, make: bool = False
+) -> Iterator[int]:
+    """Have the kernel do these, one after the other: of each the number of its error, 0 for none.
+
+    `make`: what is not there yet. Raises OSError where it does not answer.
+    """
+    flags = _REQUEST | _ACKNOWLEDGE | (_CREATE if make else 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
+        kernel.settimeout(_ANSWER_S)
+        for number, body in enumerate(bodies, 1):
+            head = _HEADER.pack(_HEADER.size + len(body), kind, flags, number, 0)
+            kernel.send(head + body)
+            answers = messages(kernel.recv(_MOST_BYTES))
+            yield next(-_NUMBER.unpack_from(one.body)[0] for one in answers if one.kind == _ERROR)
 
 
 class Netlink:

@@ -90,13 +90,13 @@ class Session:
     @property
     def view(self) -> CoordinatorView:
         """As `/status` shows it."""
-        expires = self._expires_at
-        lives = expires is not None and not self._clock.now().reached(expires)
+        expires, now = self._expires_at, self._clock.now()
+        lives = expires is not None and not now.reached(expires)
         return CoordinatorView(
             configured=True,
             connected=lives and self._failures == 0,
-            last_report_at=_wall(self._reported_at),
-            session_expires_at=_wall(expires),
+            last_report_at=_shown(self._reported_at, now),
+            session_expires_at=_shown(expires, now),
             outbox=self._outbox.waiting,
         )
 
@@ -219,5 +219,5 @@ def backoff_s(failures: int) -> float:
     return random.uniform(0.0, bound)  # noqa: S311 - jitter
 
 
-def _wall(instant: Instant | None) -> dt.datetime | None:
-    return None if instant is None else instant.wall
+def _shown(instant: Instant | None, now: Instant) -> dt.datetime | None:
+    return None if instant is None else instant.shown(now)

@@ -123,6 +123,13 @@ class Probes(Protocol):
 
     def view(self, enclave_id: EnclaveId) -> HealthView | None: ...
 
+    def begin_anew(self) -> None:
+        """Take nothing that was seen so far for what is: ask all of them again, as from now on.
+
+        That a guest had booted, and the key that is bound to it, stay known.
+        """
+        ...
+
     async def serves_booted(self, endpoint: Endpoint) -> bool:
         """Whether the guest there says now, over a fresh connection, that its boot is complete.
 

@@ -73,6 +73,11 @@ class Prober:
         watch = self._watches.get(enclave_id)
         return watch.view if watch else None
 
+    def begin_anew(self) -> None:
+        """See `Probes.begin_anew`."""
+        for watch in self._watches.values():
+            watch.begin_anew()
+
     async def serves_booted(self, endpoint: Endpoint) -> bool:
         """Whether the guest there says now that its boot is complete."""
         around = self._surroundings

@@ -97,6 +97,22 @@ class Watch:
                 self._bound = target.bound_key
                 self._health = rebound(self._health)
 
+    def begin_anew(self) -> None:
+        """What was seen says nothing of now; that it had booted, and its key, do."""
+        before, old = self._health, self.view
+        fresh = begin(probe_names(self._target))
+        self._health = replace(fresh, flaps=before.flaps, key=before.key)
+        self.view = msgspec.structs.replace(
+            old,
+            healthy=None,
+            healthy_since=None,
+            fault=None,
+            probes=views(self._health, self._thresholds),
+            stage_since=None,
+            shut_since=None,
+        )
+        self._notify(old)
+
     async def run(self) -> None:
         """Probe until cancelled."""
         self._take(await self._first_round())

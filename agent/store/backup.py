@@ -44,17 +44,16 @@ def back_up(store: Path) -> None:
     """
     scratch = store.with_name(f"{store.name}.backup-new")
     try:
-        scratch.unlink(missing_ok=True)
-        _need_room(store)
-        copy_of(store, scratch)
-        _take_its_place(scratch, *generations(store))
-        sync(store.parent)
-    except StoreError:
-        raise
+        try:
+            scratch.unlink(missing_ok=True)
+            _need_room(store)
+            copy_of(store, scratch)
+            _take_its_place(scratch, *generations(store))
+            sync(store.parent)
+        finally:
+            scratch.unlink(missing_ok=True)  # where it is read-only that fails, too
     except (sqlite3.Error, OSError) as error:
         raise _failed(error, store) from error
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _take_its_place(made: Path, newest: Path, older: Path) -> None:

@@ -48,6 +48,14 @@ class StoreFullError(StoreError):
         return "disk_full"
 
 
+class StoreReadOnlyError(StoreError):
+    """The file system that holds the store takes no writes."""
+
+    @property
+    def code(self) -> str:
+        return "disk_read_only"
+
+
 class StoreVersionError(StoreError):
     """The file was written by a newer agent, or is a database of something else."""
 

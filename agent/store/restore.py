@@ -73,21 +73,22 @@ def restore(store: Path, now: Callable[[], Instant]) -> Restored:
     stamp = dt.datetime.fromtimestamp(backup.stat().st_mtime, dt.UTC)
     scratch = store.with_name(f"{store.name}.restored-new")
     try:
-        shutil.copyfile(backup, scratch)
-        scratch.chmod(0o600)
-        taken = f"{stamp:%Y-%m-%dT%H:%M:%SZ}"
-        reason = f"from the backup of {taken}; what came after event {newest} is lost"
-        event = _go_on(scratch, now, max(known) + GAP, reason)
-        check_file(scratch)
-        sync(scratch)
-        kept = _keep(store, now().wall)
-        sync(store.parent)
-        scratch.replace(store)
-        sync(store.parent)
+        try:
+            shutil.copyfile(backup, scratch)
+            scratch.chmod(0o600)
+            taken = f"{stamp:%Y-%m-%dT%H:%M:%SZ}"
+            reason = f"from the backup of {taken}; what came after event {newest} is lost"
+            event = _go_on(scratch, now, max(known) + GAP, reason)
+            check_file(scratch)
+            sync(scratch)
+            kept = _keep(store, now().wall)
+            sync(store.parent)
+            scratch.replace(store)
+            sync(store.parent)
+        finally:
+            scratch.unlink(missing_ok=True)
     except (OSError, sqlite3.Error) as error:
         raise RestoreError(f"{store} cannot be restored: {error}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
     unbacked = None
     try:
         back_up(store)  # or a second restore would give the same numbers away again

@@ -30,6 +30,7 @@ from agent.store.port import (
     StoreDamagedError,
     StoreError,
     StoreFullError,
+    StoreReadOnlyError,
     Transaction,
 )
 from agent.store.retention import EVENTS_KEPT
@@ -202,8 +203,9 @@ class SqliteStore:
         except FileExistsError:
             return
         except OSError as error:
-            kind = StoreFullError if error.errno in _NO_SPACE else StoreError
-            raise kind(f"cannot make the store {self._path}: {error.strerror}") from error
+            raise _kind_of(error)(
+                f"cannot make the store {self._path}: {error.strerror}"
+            ) from error
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         try:
@@ -213,6 +215,12 @@ class SqliteStore:
             raise translated(error, self._path, self._busy_timeout_s) from error
         if mode != "wal":
             raise StoreError(f"the store {self._path} cannot use a write-ahead log here")
+
+
+def _kind_of(error: OSError) -> type[StoreError]:
+    if error.errno == errno.EROFS:
+        return StoreReadOnlyError
+    return StoreFullError if error.errno in _NO_SPACE else StoreError
 
 
 def _roll_back(lane: Lane, connection: sqlite3.Connection) -> None:

@@ -6,7 +6,12 @@ import os
 import sqlite3
 from pathlib import Path
 
-from agent.store.port import StoreDamagedError, StoreError, StoreFullError
+from agent.store.port import (
+    StoreDamagedError,
+    StoreError,
+    StoreFullError,
+    StoreReadOnlyError,
+)
 
 _PRIMARY = 0xFF  # the low byte of an extended result code
 
@@ -19,6 +24,10 @@ def translated(error: sqlite3.Error, path: Path, busy_timeout_s: float) -> Store
             return StoreFullError(f"no space left for the store {path}")
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if _is_full(path):
             return StoreFullError(f"no space left for the store {path}")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if (
+            _is_read_only(path)
+        ):
+            return StoreReadOnlyError(f"the file system of the store {path} is read-only")
         case sqlite3.SQLITE_NOTADB:
             return StoreDamagedError(f"the file {path} is not a store")
         case sqlite3.SQLITE_CORRUPT:
@@ -28,6 +37,13 @@ def translated(error: sqlite3.Error, path: Path, busy_timeout_s: float) -> Store
         case sqlite3.SQLITE_CONSTRAINT:
             return StoreError("a row would belong to something that is not in the store")
     return StoreError(f"the store {path} failed")
+
+
+def _is_read_only(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _is_full(path: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from agent.model.clock import Instant
+from agent.model.clock import Instant, oldest_first
 from agent.model.enclave import Enclave
 from agent.model.event import GENESIS, Event, EventDraft, chain
 from agent.model.gpu import KnownGpu
@@ -75,7 +75,7 @@ class SqliteReader:
             rows = self._all(Enclave, "SELECT body FROM enclaves")
         else:
             rows = self._all(Enclave, "SELECT body FROM enclaves WHERE deployment = ?", name)
-        return sorted(rows, key=lambda row: (row.created_at.wall, row.id))
+        return oldest_first(rows)
 
     def enclave(self, enclave_id: EnclaveId) -> Enclave | None:
         return self._one(Enclave, "SELECT body FROM enclaves WHERE id = ?", enclave_id)
@@ -86,7 +86,7 @@ class SqliteReader:
 
     def leases(self) -> list[Lease]:
         rows = self._all(Lease, "SELECT body FROM leases")
-        return sorted(rows, key=lambda row: (row.created_at.wall, row.id))
+        return oldest_first(rows)
 
     def gpu_conditions(self) -> list[GpuCondition]:
         return self._all(GpuCondition, "SELECT body FROM gpu_conditions ORDER BY bdf")

@@ -1,7 +1,7 @@
-"""How many connections each endpoint has: one listing of the kernel's table answers all who ask.
+"""How many connections each endpoint has: one walk through the kernel's table answers all who ask.
 
-The kernel walks its whole table for a listing, however little is asked for (13 ms where nothing
-else runs), so that one listing an endpoint made an idle agent's largest cost.
+The kernel walks its whole table, however little is asked for, so that one walk an endpoint made
+an idle agent's largest cost. Who asks alone, as a drain does each second, is told of no other's.
 Invariant: a count is from a listing that began after it was asked for.
 """
 
@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from agent.host.commands import RunCommand
 from agent.model.enclave import Endpoint
-from agent.traffic import conntrack
+from agent.traffic.conntrack import KernelConnections
 
 _Counts = Counter[tuple[str, int]]
 
@@ -20,12 +19,14 @@ _Counts = Counter[tuple[str, int]]
 class Census:
     """Counts by endpoint. Those who ask in the same moment share a listing."""
 
-    def __init__(self, run_command: RunCommand) -> None:
-        self._run = run_command
+    def __init__(self, kernel: KernelConnections) -> None:
+        self._kernel = kernel
+        self._asked: set[Endpoint] = set()  # for the next one
         self._next: asyncio.Task[_Counts] | None = None
 
     async def connections(self, endpoint: Endpoint) -> int:
         """Open flows that were translated to the endpoint. Raises TrafficError."""
+        self._asked.add(endpoint)
         if self._next is None:
             self._next = asyncio.create_task(self._take(), name="flow-census")
             self._next.add_done_callback(_look_at)
@@ -34,9 +35,8 @@ class Census:
 
     async def _take(self) -> _Counts:
         await asyncio.sleep(0)  # let all ask who are about to
-        self._next = None
-        flows = await conntrack.translated(self._run)
-        return Counter(flow.endpoint for flow in flows)
+        self._next, asked, self._asked = None, self._asked, set()
+        return await self._kernel.counts(next(iter(asked)) if len(asked) == 1 else None)
 
 
 def _look_at(done: asyncio.Task[_Counts]) -> None:

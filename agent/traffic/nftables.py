@@ -134,10 +134,11 @@ class NftablesTraffic:
         record = state_file.with_name("tables.json")
         self._former = FormerTables(table, record, former_tables, run_command)
         self._kernel = NftablesKernel(self._base, run_command)
-        self._census = Census(run_command)
+        connections = conntrack.KernelConnections()
+        self._census = Census(connections)
         self._ports = NftablesPorts(table, holder or NoHolder(), self._kernel.commit)
         self._lock = asyncio.Lock()
-        self._resets = Resets(table, self._kernel, self._lock, run_command)
+        self._resets = Resets(table, self._kernel, self._lock, connections)
         self._last: NftablesView | None = None  # what the kernel held when we last looked or wrote
         self._orders: dict[
             DeploymentName, RouteOrder

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterable
 
 from agent.errors import describe
-from agent.host.commands import RunCommand
 from agent.host.threads import finish_in_thread
 from agent.model.enclave import Endpoint
 from agent.traffic import conntrack, resetting
@@ -25,7 +24,11 @@ class Resets:
     """One at a time. `endpoint`: being reset now; whoever makes the table anew keeps it there."""
 
     def __init__(
-        self, table: str, kernel: NftablesKernel, table_turn: asyncio.Lock, run: RunCommand
+        self,
+        table: str,
+        kernel: NftablesKernel,
+        table_turn: asyncio.Lock,
+        connections: conntrack.KernelConnections,
     ) -> None:
         """`table_turn` is had by whoever makes the table anew: else he could put an endpoint there
         once more whose reset is over, and its connections would be refused for good.
@@ -33,7 +36,7 @@ class Resets:
         self._table = table
         self._kernel = kernel
         self._table_turn = table_turn
-        self._run = run
+        self._connections = connections
         self._lock = asyncio.Lock()
         self._endpoint: Endpoint | None = None
         self._cut: dict[Endpoint, frozenset[conntrack.Tuple]] = {}  # by resets that broke off
@@ -46,13 +49,13 @@ class Resets:
     async def reset(self, endpoint: Endpoint) -> int:
         """See `NftablesTraffic.reset`."""
         async with self._lock:
-            flows = await conntrack.flows_to(endpoint, self._run)
+            flows = await self._connections.flows_to(endpoint)
             cut = self._cut.get(endpoint, frozenset()) | {flow.original for flow in flows}
             if flows:
                 self._cut[endpoint] = cut
                 await self._cut_all(endpoint, flows)
             else:
-                await conntrack.forget(endpoint, (), self._run)
+                await self._connections.forget(endpoint, ())
             self._cut.pop(endpoint, None)
             return len(cut)
 
@@ -83,7 +86,7 @@ class Resets:
         try:
             await self._begin()
             left = await self._until_closed(endpoint, flows)
-            await conntrack.forget(endpoint, left, self._run)
+            await self._connections.forget(endpoint, left)
         finally:
             done, self._endpoint = self.statement("delete"), None
             await asyncio.shield(self._end(done))
@@ -97,7 +100,7 @@ class Resets:
                 await finish_in_thread(resetting.provoke, flows)
             except OSError as error:
                 raise TrafficError("idle clients could not be made to speak") from error
-            flows = await conntrack.flows_to(endpoint, self._run)
+            flows = await self._connections.flows_to(endpoint)
             if not flows:
                 break
             await asyncio.sleep(_ROUND_S)

@@ -26,8 +26,10 @@ from agent.door.crowd import EvictingQueue
 from agent.door.limits import Limits
 from agent.enclaves.monitor import GuestEnd, Monitor
 from agent.host import guest_http
+from agent.host.conntrack_netlink import counted
 from agent.inventory.kernel_messages import overheard
 from agent.model.egress import EgressPolicy
+from agent.model.enclave import Endpoint
 from agent.model.ids import Bdf
 from agent.model.pci import PciFunction, PciKind
 from agent.probes.answers import (
@@ -40,7 +42,7 @@ from agent.probes.answers import (
 from agent.probes.stages import read_stages
 from agent.releases.manifest import read_release
 from agent.releases.port import ReleaseError
-from agent.traffic.conntrack import parse_open
+from agent.traffic.conntrack import OPEN, open_flows
 from agent.traffic.egress_rules import EgressRules
 from agent.traffic.egress_view import read as read_egress
 from agent.traffic.foreign_problems import problems
@@ -189,6 +191,11 @@ def _egress() -> EgressRules:
     return EgressRules("egress_enclave_agent", "encbr0", (), EgressPolicy())
 
 
+def _connections(data: bytes) -> None:
+    counted([data], OPEN)
+    open_flows([data], Endpoint(address="127.0.0.2", port=8080))
+
+
 def _foreign(data: bytes) -> None:
     with understood("nft"):
         items = json.loads(data)["nftables"]
@@ -256,9 +263,13 @@ def _elements() -> Iterator[bytes]:
 
 
 _CHUNKS = b"3\r\nabc\r\n0\r\n\r\n"
-_CONNTRACK = (
-    b"tcp      6 431999 ESTABLISHED src=192.0.2.7 dst=192.0.2.1 sport=5 dport=443 "
-    b"src=10.99.0.2 dst=192.0.2.7 sport=443 dport=5 [ASSURED] mark=0 use=1\n"
+# A translated flow of TCP, as a kernel (6.18) told it: 127.0.0.1 to 127.0.0.9:80, from 127.0.0.2.
+_CONNTRACK = bytes.fromhex(
+    "020000003400018014000180080001007f000001080002007f0000091c0002800500010006000000"
+    "06000200ce7a000006000300005000003400028014000180080001007f000002080002007f000001"
+    "1c0002800500010006000000060002001f90000006000300ce7a000008000300000001ae08000800"
+    "0000000008000c00f55f558e08000b0000000001080007000006977f300004802c00018005000100"
+    "03000000050002000a000000050003000a00000006000400230000000600050023000000"
 )
 _STAGES = {
     "stages": [
@@ -319,9 +330,9 @@ OUTSIDE: dict[str, Entry] = {
     ),
     "nft_foreign": Entry(_foreign, lambda: list(_elements()), (TrafficError,)),
     "conntrack": Entry(
-        lambda data: parse_open(data.decode(errors="replace")),
+        _connections,
         lambda: [_CONNTRACK],
-        (TrafficError,),
+        (ValueError,),
     ),
     "haproxy": Entry(_haproxy, lambda: [b"\0\0" + _STATISTICS], (TrafficError,)),
     "kernel_message": Entry(

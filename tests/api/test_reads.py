@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import msgspec
 
 from agent.api.page import StatusPage
@@ -240,3 +242,17 @@ async def test_attestation_of_an_enclave_is_absent_here_and_of_none_unknown(api)
     assert (await api.ask("GET", path)).status == 501
     assert (await api.ask("GET", f"{path}?nonce=xyz")).json["field"] == "nonce"
     assert (await api.ask("GET", "/v1/enclaves/aaaaaaaa/attestation")).status == 404
+
+
+async def test_moments_of_an_update_agree_although_the_wall_clock_is_set_meanwhile(api) -> None:
+    await api.deploy()
+    api.engine.advance("web")
+    api.engine.clock.jump_wall(-3600)
+    api.engine.finish("web")
+    (update,) = (await api.ask("GET", "/v1/deployments/web/updates")).json["updates"]
+    names = ("created_at", "started_at", "ready_at", "switched_at", "finished_at")
+    told = [dt.datetime.fromisoformat(update[name]) for name in names if update[name]]
+    assert told == sorted(told)
+    assert told[-1] - told[0] < dt.timedelta(seconds=60)
+    observed_at = (await api.ask("GET", "/status")).json["observed_at"]
+    assert told[-1] <= dt.datetime.fromisoformat(observed_at)

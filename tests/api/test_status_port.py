@@ -103,7 +103,7 @@ async def test_no_word_of_a_tenant_leaves_through_the_port(api) -> None:
             severity="error",
             detail=f"web waits for values of {name}",
             mend=f"enclave-agent secrets set web {name}=@FILE",
-            since="2026-01-01T00:00:00Z",
+            since=api.engine.clock.now(),
             of_tenant=True,
         ),
     )

@@ -80,7 +80,7 @@ def populate(agent) -> None:
                 severity="warning",
                 detail="secrets could reach a disk",
                 mend="swapoff -a",
-                since="2026-01-01T00:00:00Z",
+                since=engine.started_at,
             ),
         )
         engine.publish()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,48 +12,21 @@ import pytest
 import pytest_asyncio
 
 from tests.daemon.bad_days import Stage, serving, until
+from tests.daemon.small_disk import Disk, deployed, on_a_small_disk, problems_of
 from tests.fakes import halting_daemon
-from tests.fakes.daemon_process import Daemon, place
-from tests.fakes.fake_vms import Guests, fake_releases, install, settings
+from tests.fakes.daemon_process import Daemon
+from tests.fakes.fake_vms import Guests, fake_releases, install
 from tests.fakes.guest_releases import config_of
 from tests.fakes.host_truth import discrepancies
 from tests.fakes.https_files import make_certificate, serve_https
 from tests.fakes.release_parts import MIB
-from tests.fakes.warm_start import WARM, warm_start
+from tests.fakes.warm_start import warm_start
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 CONFIGS = {"v1": config_of(), "v2": config_of()}
-DISK_KIB = 64 * 1024
-UPDATE = {"dwell_s": 0.3, "soak_s": 0.3, "drain_s": 1, "stop_grace_s": 1}
 HALTING = warm_start(halting_daemon.main)
 _HELLO = "/v1/deployments/hello"
-
-
-class Disk:
-    """A small file system, and a file that fills it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._filler = path / "filler"
-        path.mkdir()
-        options = f"size={DISK_KIB}k,mode=700"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "ead-disk", path], check=True)
-
-    def fill(self, leave_kib: int = 0) -> None:
-        """All of it but so much."""
-        with self._filler.open("ab", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                file.truncate(file.tell() // 4096 * 4096 - leave_kib * 1024)
-
-    def free(self) -> None:
-        self._filler.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        subprocess.run(["umount", self.path], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -65,42 +35,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return install(directory), fake_releases(directory, CONFIGS)
 
 
-@asynccontextmanager
-async def on_a_small_disk(
-    program: Path, source: Path, **changes: Any
-) -> AsyncIterator[tuple[Daemon, Disk]]:
-    """A daemon, not started, and the disk that its state is on. `changes`: to its settings.
-
-    `launch` among them: of a daemon that halts on order.
-    """
-    home = place()
-    environment = changes.pop("environment", {})
-    launch = changes.pop("launch", None)
-    conf = settings(program, update=UPDATE, **changes)
-    how = {"environment": environment} if environment else WARM
-    daemon = Daemon(home, source, settings=conf, **how)
-    if launch is not None:
-        daemon.launch, daemon.command = launch, ("--orders", str(home / "orders"))
-    disk = Disk(daemon.state)
-    try:
-        yield daemon, disk
-    finally:
-        disk.free()
-        await daemon.leave()
-        disk.close()
-        shutil.rmtree(home, ignore_errors=True)
-
-
 @pytest_asyncio.fixture
 async def world(parts: tuple[Path, Path]) -> AsyncIterator[tuple[Daemon, Disk]]:
     async with on_a_small_disk(*parts) as here:
         yield here
-
-
-async def deployed(daemon: Daemon) -> None:
-    await daemon.up()
-    assert (await daemon.deploy(tag="v1")).status == 202
-    assert (await daemon.over())["status"] == "completed"
 
 
 # What would begin an enclave is refused for want of room for it; all else finds no room to write.
@@ -220,10 +158,6 @@ async def stands(daemon: Daemon) -> None:
     async with asyncio.timeout(30):
         while not {"disk_full", "traffic_unavailable"} & await problems_of(daemon):
             await asyncio.sleep(0.02)
-
-
-async def problems_of(daemon: Daemon) -> set[str]:
-    return {problem["code"] for problem in (await daemon.get("/status")).body["problems"]}
 
 
 async def test_an_agent_that_starts_without_room_adopts_all_the_same(

@@ -110,3 +110,10 @@ def test_others_on_the_host_cannot_read_them(tmp_path: Path) -> None:
     ended(tmp_path, NAMES[0])
     for name in ("ended-consoles", "console-owners"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
+
+
+def test_the_newest_is_kept_although_the_wall_clock_was_set_back(tmp_path: Path) -> None:
+    for n in range(OF_ONE):
+        ended(tmp_path, NAMES[n], at=3600 + n)
+    kept = ended(tmp_path, NAMES[9], at=0)
+    assert [one.enclave for one in kept.listed()] == [NAMES[9], *reversed(NAMES[1:OF_ONE])]

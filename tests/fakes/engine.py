@@ -140,7 +140,7 @@ class FakeEngine:
         self._entries: dict[DeploymentName, _Entry] = {}
         self._events: list[Event] = []
         self._version = 0
-        self._started_at = self.clock.now()
+        self.started_at = self.clock.now()
         self.publish()
 
     @property
@@ -473,7 +473,7 @@ class FakeEngine:
                 supervisor=Resolved(value="detached", reason="no systemd"),
                 network=Resolved(value="tap", reason="a bridge could be made"),
                 traffic=Resolved(value="nftables", reason="a scratch table could be made"),
-                started_at=self._started_at,
+                started_at=self.started_at,
                 draining=self.draining,
                 inventory_complete=True,
                 simulated=self.simulated,

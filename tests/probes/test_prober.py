@@ -655,3 +655,20 @@ async def test_news_are_told_once_and_of_whom_they_are(prober: Prober, guest: Tl
     prober.unwatch(other)
     assert prober.changed.take() == {other}
     assert prober.changed.take() == frozenset()
+
+
+async def test_begun_anew_it_knows_nothing_but_that_the_guest_had_booted_and_its_key(
+    prober: Prober, guest: TlsGuest, clock: ManualClock
+) -> None:
+    prober.watch(target(await guest.start()))
+    before = await until(prober, healthy)
+    clock.advance(3600)
+    prober.begin_anew()
+    view = prober.view(ENCLAVE)
+    assert view is not None
+    assert (view.healthy, view.healthy_since, view.falters) == (None, None, False)
+    assert (view.boot_complete, view.spki_sha256) == (True, before.spki_sha256)
+    again = await until(prober, healthy)
+    assert again.healthy_since is not None
+    assert before.healthy_since is not None
+    assert again.healthy_since.since(before.healthy_since) == 3600

@@ -219,6 +219,65 @@ def test_an_agent_whose_loop_is_blocked_is_killed_and_begun_again(installed: Ins
     host.run("systemctl", "daemon-reload")
 
 
+def test_ends_in_a_row_are_no_reason_to_give_up(installed: Installed) -> None:
+    """More of them, and faster, than systemd bears by default: five within ten seconds."""
+    host, before = installed.host, installed.enclaves()
+    began, killed = time.monotonic(), 0
+    for _ in range(6):
+        while (pid := installed.pid()) in (0, killed):
+            assert time.monotonic() - began < 60, host.show(AGENT, "ActiveState", "Result")
+            time.sleep(0.02)
+        host.run("kill", "-9", str(pid), check=False)
+        killed = pid
+    installed.until_ready()
+    assert installed.enclaves()["hello"]["pid"] == before["hello"]["pid"]
+
+
+def test_a_configuration_that_cannot_be_is_not_tried_again_until_somebody_asks(
+    installed: Installed,
+) -> None:
+    host, before = installed.host, installed.enclaves()
+    config = host.root / "etc/enclave-agent/agent.yaml"
+    good = config.read_text()
+    config.write_text(good + "no_such_key: 1\n")
+    host.run("systemctl", "restart", AGENT, check=False)
+    deadline = time.monotonic() + 30
+    while host.show(AGENT, "ActiveState")["ActiveState"] != "failed":
+        assert time.monotonic() < deadline, host.show(AGENT, "ActiveState", "SubState")
+        time.sleep(0.1)
+    assert host.show(AGENT, "ExecMainStatus")["ExecMainStatus"] == "2"
+    assert "no_such_key" in host.journal("-u", AGENT, "-n", "20")
+    with installed.load(PORT) as told:
+        config.write_text(good)
+    assert told["guest"] > 5
+    assert [one for one in told["failed"] if one.startswith("guest")] == []
+    installed.until_ready()  # the requests of that load came in at the socket
+    assert installed.enclaves()["hello"]["pid"] == before["hello"]["pid"]
+
+
+def test_without_journald_it_goes_on_and_begins(installed: Installed) -> None:
+    host, before = installed.host, installed.enclaves()
+    units = ("systemd-journald.service", "systemd-journald.socket")
+    host.run("systemctl", "stop", *units, "systemd-journald-dev-log.socket")
+    try:
+        killed = installed.pid()
+        host.run("kill", "-9", str(killed))
+        while installed.pid() in (0, killed):
+            time.sleep(0.02)
+        installed.until_ready()
+        for change in ("drain", "undrain"):
+            installed.cli(change)
+    finally:
+        host.run("systemctl", "start", "systemd-journald-dev-log.socket", *reversed(units))
+    after = installed.enclaves()
+    assert {n: e["pid"] for n, e in after.items()} == {n: e["pid"] for n, e in before.items()}
+    host.run("systemctl", "restart", AGENT)
+    deadline = time.monotonic() + 30
+    while not host.journal(f"_PID={installed.pid()}", "EVENT=ready"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_an_upgrade_under_load_keeps_state_vms_traffic_and_requests(installed: Installed) -> None:
     before = installed.enclaves()
     with installed.load(PORT) as told:

@@ -1,125 +1,116 @@
-"""One listing of the kernel's table answers all who ask in the same moment, and nobody later."""
+"""One walk through the kernel's table answers all who ask in the same moment, nobody later."""
 
 import asyncio
-import os
-import stat
+from collections import Counter
 
 import pytest
 
-from agent.host.commands import CompletedCommand
+from agent.host.conntrack_netlink import Flow, Tuple
 from agent.model.enclave import Endpoint
-from agent.traffic import conntrack
 from agent.traffic.census import Census
 from agent.traffic.port import TrafficError
 
 ONE, TWO = Endpoint(address="10.9.0.2", port=443), Endpoint(address="10.9.0.3", port=8080)
 
 
-def flow(endpoint, state="ESTABLISHED", asked="127.0.0.1", asked_port=4430):
-    there = f"src=192.0.2.7 dst={asked} sport=40000 dport={asked_port}"
-    back = f"src={endpoint.address} dst=192.0.2.7 sport={endpoint.port} dport=40000"
-    return f"tcp      6 86400 {state} {there} {back} [ASSURED] mark=0 use=1"
+def flow(endpoint):
+    there = Tuple("192.0.2.7", "127.0.0.1", 40000, 4430)
+    return Flow("ESTABLISHED", there, Tuple(endpoint.address, "192.0.2.7", endpoint.port, 40000))
 
 
 class Kernel:
-    """Stands where the tool is run; a listing takes until `go` is set."""
+    """Stands where the kernel is asked; a walk takes until `go` is set."""
 
     def __init__(self):
-        self.lines = []
-        self.listings = 0
-        self.asked = []
-        self.status = 0
+        self.flows = []
+        self.walks = []  # for whom, or for all
+        self.fails = False
         self.go = asyncio.Event()
         self.go.set()
 
-    async def __call__(self, argv, *, stdin=b"", timeout_s=10.0):
-        self.listings += 1
-        self.asked.append(list(argv))
-        lines = list(self.lines)
+    async def counts(self, only=None):
+        self.walks.append(only)
+        flows = list(self.flows)
         await self.go.wait()
-        return CompletedCommand(self.status, "\n".join(lines).encode(), b"no rights\n")
+        if self.fails:
+            raise TrafficError("no rights")
+        wanted = {(only.address, only.port)} if only else {one.endpoint for one in flows}
+        return Counter(one.endpoint for one in flows if one.endpoint in wanted)
 
 
 @pytest.fixture
-def kernel(tmp_path, monkeypatch):
-    tool = tmp_path / "conntrack"
-    tool.write_text("#!/bin/sh\n")
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+def kernel():
     return Kernel()
 
 
-async def test_all_who_ask_at_once_are_answered_by_one_listing(kernel):
-    kernel.lines = [flow(ONE), flow(ONE), flow(TWO), flow(TWO, "TIME_WAIT")]
+async def test_all_who_ask_at_once_are_answered_by_one_walk(kernel):
+    kernel.flows = [flow(ONE), flow(ONE), flow(TWO)]
     census = Census(kernel)
     counts = await asyncio.gather(*map(census.connections, (ONE, TWO, ONE)))
     assert counts == [2, 1, 2]
-    assert kernel.listings == 1
+    assert len(kernel.walks) == 1
 
 
-async def test_only_translated_flows_are_asked_for_and_counted(kernel):
-    probe = flow(ONE, asked=ONE.address, asked_port=ONE.port)
-    kernel.lines = [probe, flow(ONE)]
-    assert await Census(kernel).connections(ONE) == 1
-    assert "--dst-nat" in kernel.asked[0]
+async def test_who_asks_alone_is_told_of_its_own_flows_only(kernel):
+    kernel.flows = [flow(ONE), flow(TWO)]
+    census = Census(kernel)
+    assert await census.connections(ONE) == 1
+    assert kernel.walks == [ONE]
+    await asyncio.gather(*map(census.connections, (ONE, TWO)))
+    assert kernel.walks == [ONE, None]
 
 
 async def test_an_endpoint_without_flows_has_none(kernel):
     assert await Census(kernel).connections(ONE) == 0
 
 
-async def test_who_asks_while_a_listing_runs_gets_a_later_one(kernel):
+async def test_who_asks_while_a_walk_runs_gets_a_later_one(kernel):
     census = Census(kernel)
     kernel.go.clear()
     early = asyncio.create_task(census.connections(ONE))
-    while kernel.listings == 0:
+    while not kernel.walks:
         await asyncio.sleep(0)
-    kernel.lines = [flow(ONE)]
+    kernel.flows = [flow(ONE)]
     late = asyncio.create_task(census.connections(ONE))
-    while kernel.listings == 1:
+    while len(kernel.walks) == 1:
         await asyncio.sleep(0)
     kernel.go.set()
     assert (await early, await late) == (0, 1)
 
 
-async def test_a_listing_that_fails_is_told_to_each_and_the_next_is_tried(kernel):
+async def test_a_walk_that_fails_is_told_to_each_and_the_next_is_tried(kernel):
     census = Census(kernel)
-    kernel.status = 1
+    kernel.fails = True
     asked = (census.connections(ONE), census.connections(TWO))
     errors = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(error) for error in errors] == [TrafficError, TrafficError]
-    kernel.status = 0
+    kernel.fails = False
     assert await census.connections(ONE) == 0
 
 
 async def test_who_stops_asking_takes_nothing_from_the_others(kernel):
     census = Census(kernel)
     kernel.go.clear()
-    kernel.lines = [flow(ONE)]
+    kernel.flows = [flow(ONE)]
     gone = asyncio.create_task(census.connections(ONE))
     stays = asyncio.create_task(census.connections(ONE))
-    while kernel.listings == 0:
+    while not kernel.walks:
         await asyncio.sleep(0)
     gone.cancel()
     kernel.go.set()
     assert await stays == 1
-    assert kernel.listings == 1
+    assert len(kernel.walks) == 1
 
 
 async def test_a_failure_that_nobody_waits_for_any_more_is_not_told(kernel, caplog):
     census = Census(kernel)
     kernel.go.clear()
-    kernel.status = 1
+    kernel.fails = True
     gone = asyncio.create_task(census.connections(ONE))
-    while kernel.listings == 0:
+    while not kernel.walks:
         await asyncio.sleep(0)
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
     kernel.go.set()
     assert await asyncio.gather(census.connections(TWO), return_exceptions=True)
     assert caplog.records == []
-
-
-def test_flows_that_are_not_open_are_passed_over():
-    lines = [flow(ONE, state) for state in ("TIME_WAIT", "CLOSE", "SYN_SENT", "CLOSE_WAIT")]
-    assert [one.state for one in conntrack.parse_open("\n".join(lines))] == ["CLOSE_WAIT"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 
 from agent.host.commands import CompletedCommand
 from agent.model.enclave import Endpoint
-from agent.traffic import conntrack, resetting
+from agent.traffic import resetting
+from agent.traffic.conntrack import Flow, KernelConnections, Tuple
 from agent.traffic.nftables_kernel import NftablesKernel
 from agent.traffic.nftables_reset import Resets
 from agent.traffic.nftables_rules import Base
@@ -18,15 +19,14 @@ from agent.traffic.port import TrafficError
 BLUE = Endpoint(address="10.9.0.2", port=8080)
 
 
-def flow(client_port: int) -> str:
-    """A line as conntrack-tools prints it (`conntrack -L`, see its manual page)."""
-    there = f"src=192.0.2.7 dst=127.0.0.1 sport={client_port} dport=8443"
-    back = f"src={BLUE.address} dst=192.0.2.7 sport={BLUE.port} dport={client_port}"
-    return f"tcp      6 86400 ESTABLISHED {there} {back} [ASSURED] mark=0 use=1"
+def flow(client_port: int) -> Flow:
+    there = Tuple("192.0.2.7", "127.0.0.1", client_port, 8443)
+    back = Tuple(BLUE.address, "192.0.2.7", BLUE.port, client_port)
+    return Flow("ESTABLISHED", there, back)
 
 
-class Kernel:
-    """Stands where the tools are run. Listings answer in turn: open flows, or None for a failure.
+class Kernel(KernelConnections):
+    """Stands where the kernel is asked. Listings answer in turn: flows, or None for a failure.
 
     `stuck`: a listing that comes next is never answered.
     """
@@ -36,32 +36,32 @@ class Kernel:
         self.committed: list[str] = []
         self.stuck = asyncio.Event()
 
-    async def __call__(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
-    ) -> CompletedCommand:
-        if argv[0] == "nft":
-            self.committed.append(stdin.decode())
-        if "-L" not in argv:
-            return CompletedCommand(0, b"", b"")
+    async def flows_to(self, endpoint: Endpoint) -> list[Flow]:
         if not self.listings:
             self.stuck.set()
             await asyncio.get_running_loop().create_future()
         ports = self.listings.pop(0)
         if ports is None:
-            return CompletedCommand(1, b"", b"no buffer space\n")
-        return CompletedCommand(0, "\n".join(map(flow, ports)).encode(), b"")
+            raise TrafficError("no buffer space")
+        return list(map(flow, ports))
+
+    async def forget(self, endpoint: Endpoint, left: Iterable[Flow]) -> None: ...
+
+    async def nft(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
+    ) -> CompletedCommand:
+        self.committed.append(stdin.decode())
+        return CompletedCommand(0, b"", b"")
 
 
 @pytest.fixture(autouse=True)
-def tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No packet leaves, and the tool is there."""
+def no_packet_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resetting, "provoke", lambda _flows: None)
-    monkeypatch.setattr(conntrack.shutil, "which", lambda name: f"/usr/sbin/{name}")
 
 
 def resets(kernel: Kernel) -> Resets:
     base = Base("table", "br0", "10.9.0.0/24")
-    return Resets(base.table, NftablesKernel(base, kernel), asyncio.Lock(), kernel)
+    return Resets(base.table, NftablesKernel(base, kernel.nft), asyncio.Lock(), kernel)
 
 
 async def test_what_a_listing_that_failed_left_untold_is_counted_by_the_next_try() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator
 
 import pytest
 
+from agent.model.clock import Instant
 from agent.model.enclave import EnclaveState
 from agent.model.revision import DeploymentStatus, Fault, Wish
 from agent.updates.planner.health_alarms import health_alarms
@@ -30,11 +30,11 @@ def only(host: SimulatedHost) -> str:
     return row.id
 
 
-def fall(host: SimulatedHost) -> dt.datetime:
+def fall(host: SimulatedHost) -> Instant:
     """It becomes unhealthy; the moment."""
     host.set_health(only(host), False)
     host.think()
-    return host.clock.now().wall
+    return host.clock.now()
 
 
 def recover(host: SimulatedHost) -> None:
@@ -95,7 +95,7 @@ def test_falls_are_counted_with_their_moments_and_many_are_a_problem_until_they_
     host.boot_all()
     plan = host.think()
     record = host.deployment().health
-    assert (record.falls, [one.wall for one in record.fell_at]) == (3, moments)
+    assert (record.falls, list(record.fell_at)) == (3, moments)
     alarm = health_alarms(host.situation())["flapping"]
     assert (alarm.severity, alarm.since) == ("warning", moments[2])
     assert "3 times within 30 min" in alarm.detail

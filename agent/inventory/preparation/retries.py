@@ -58,7 +58,7 @@ def resets_spent(row: GpuCondition, now: Instant) -> str | None:
     recent = within(row.resets, HOUR_S, now)
     if len(recent) < RESETS_AN_HOUR:
         return None
-    again = recent[-RESETS_AN_HOUR].plus(HOUR_S).wall
+    again = recent[-RESETS_AN_HOUR].plus(HOUR_S).shown(now)
     return f"it was reset {len(recent)} times within an hour; not again before {again:%H:%M} UTC"
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from agent.errors import AgentError, describe
 from agent.host.files import LockHeldError, lock_exclusive
+from agent.host.patient_stderr import PatientStderr
 from agent.traffic.proxy.control import Control
 from agent.traffic.proxy.router import Router
 
@@ -118,8 +119,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 def main(socket_path: Path, state_file: Path, log_file: Path | None) -> int:
     """With a log the proxy detaches and this returns; without, it stays in the foreground."""
+    # A log file is written to; whoever reads standard error must not be waited for.
+    handlers = None if log_file is not None else [PatientStderr()]
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        handlers=handlers,
     )
     socket_path, state_file = socket_path.absolute(), state_file.absolute()
     if log_file is not None:

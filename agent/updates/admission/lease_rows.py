@@ -28,7 +28,9 @@ def find(tx: Reader, lease_id: LeaseId, now: Instant) -> Lease:
     if lease is None:
         raise UnknownNameError(f"no lease {lease_id}")
     if lease.expired or now.reached(lease.expires_at):
-        raise LeaseExpiredError(f"lease {lease_id} expired at {lease.expires_at.wall:%FT%TZ}")
+        raise LeaseExpiredError(
+            f"lease {lease_id} expired at {lease.expires_at.shown(now):%FT%TZ}"
+        )
     return lease
 
 

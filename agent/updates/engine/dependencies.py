@@ -11,6 +11,7 @@ from agent.capacity.supply import HostSupply
 from agent.enclaves.port import Enclaves
 from agent.host.clock import Clock
 from agent.host.network_news import NetworkNews
+from agent.host.suspension import Suspensions
 from agent.inventory.port import Gpus
 from agent.model.ids import HostId
 from agent.model.release import Release
@@ -60,6 +61,7 @@ class EngineDependencies:
     image_age_s: float | None = None  # how long images are kept that nothing needs
     outside: Outside = field(default_factory=NobodyOutside)
     network_news: NetworkNews = field(default_factory=NetworkNews)
+    suspensions: Suspensions = field(default_factory=Suspensions)
     watches: tuple[
         Callable[[], Coroutine[Any, Any, None]], ...
     ] = ()  # done for ever, from the start on

@@ -35,6 +35,7 @@ from agent.updates.engine.network_reports import NetworkReports
 from agent.updates.engine.observer import Observer
 from agent.updates.engine.reconciler import Reconciler
 from agent.updates.engine.restored_orphans import RestoredOrphans
+from agent.updates.engine.resumption import Resumption
 from agent.updates.engine.wakeups import Wakeups
 from agent.updates.planner.alarms import alarms
 from agent.updates.planner.health_alarms import health_alarms
@@ -64,7 +65,7 @@ class EngineRuntime:
         self.publisher = SnapshotPublisher(host, parts.clock, parts.secret_values)
         self.secrets = Secrets(parts.store, parts.secret_values, self.publisher.show_alarms)
         self.wakeups = Wakeups()
-        self.liveness = Liveness(parts.clock)
+        self.liveness = Liveness()
         self._rows_changed = Wake()
         self._host_shutdown = HostShutdown(parts.host_stopping, parts.clock)
         self._latest_supply: HostSupply | None = None
@@ -110,6 +111,9 @@ class EngineRuntime:
         self._listeners = ListenerWatch(self.publisher)
         self._network_reports = NetworkReports(parts.network_news, parts.store, self.publisher)
         self._observer = Observer(parts, self.executor, self.data_plane)
+        self._resumption = Resumption(
+            parts.suspensions, parts.probes, self.executor.verdicts, self.wakeups
+        )
         self.forecaster = Forecaster(
             parts.store,
             parts.releases,
@@ -153,7 +157,7 @@ class EngineRuntime:
         self._tasks.append(asyncio.create_task(self._forward_outside()))
         self._tasks.append(asyncio.create_task(self._follow_inventory()))
         self._tasks.append(asyncio.create_task(self._keep(self._network_reports.follow)))
-        for watch in parts.watches:
+        for watch in (*parts.watches, self._resumption.watch):
             self._tasks.append(asyncio.create_task(restart_on_error("watch", watch)))
         await self._know_supply()  # other GPUs for a relaunch may be the first thing to do
         for name in names:
@@ -366,6 +370,7 @@ class EngineRuntime:
             await asyncio.sleep(_RESTART_AFTER_S)
 
     async def _observe(self, name: DeploymentName, rows: Rows | None) -> Observation:
+        self._resumption.look()
         parts = self.parts
         enclaves = rows.enclaves if rows else await parts.store.read(lambda tx: tx.enclaves(name))
         draining: Mapping[EnclaveId, int | None] = {}

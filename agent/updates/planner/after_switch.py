@@ -69,13 +69,15 @@ def soak(s: Situation, update: Update, state: Soaking) -> Plan:
 def _falters(s: Situation, enclave: EnclaveId) -> bool:
     """Whether its newest answers leave open if it is well: the next ones are a verdict.
 
-    Nothing is given up for it before that. One that runs and was not asked yet (the agent began
-    anew, say) is asked soon; one that does not run is another matter.
+    Nothing is given up for it before that. One that runs and was not asked yet, or whose evidence
+    was not judged yet (the agent began anew, or the host was suspended), is asked soon; one that
+    does not run is another matter.
     """
-    health = s.health_of(enclave)
+    health, up = s.health_of(enclave), s.is_up(s.enclaves[enclave])
     if health is None or health.healthy is None:
-        return s.is_up(s.enclaves[enclave])
-    return health.falters
+        return up
+    unjudged = s.policy.by_evidence and enclave not in s.verdicts
+    return health.falters or (up and unjudged)
 
 
 def _keep_warm(s: Situation, update: Update) -> Plan:

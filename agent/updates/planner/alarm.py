@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
+
+from agent.model.clock import Instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,4 +15,4 @@ class Alarm:
     severity: str
     detail: str
     mend: str
-    since: dt.datetime | None = None  # None: since it was first shown
+    since: Instant | None = None  # None: since it was first shown

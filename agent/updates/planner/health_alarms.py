@@ -50,7 +50,7 @@ def _unhealthy(s: Situation, row: Enclave) -> Alarm | None:
         detail=f"{name}: clients are sent to enclave {row.id}, which is not healthy: "
         f"{_said(fault)}",
         mend=_what_to_do(s, row),
-        since=since.wall if since is not None else None,
+        since=since,
     )
 
 
@@ -73,7 +73,7 @@ def _unreached(s: Situation, row: Enclave) -> Alarm | None:
         severity="error",
         detail=f"{name}: {told(cut)}",
         mend=mend,
-        since=min((one.wall for one in since), default=None),
+        since=min(since, key=lambda at: at.boottime_s, default=None),
     )
 
 
@@ -95,7 +95,7 @@ def _what_to_do(s: Situation, row: Enclave) -> str:
     due = due_at(s, row)
     if due is None:
         return f"{by_hand}; as things are, it is not launched again by itself"
-    return f"if it stays so, it is launched again at {due.wall:%H:%M:%S} UTC; or {by_hand}"
+    return f"if it stays so, it is launched again at {due.shown(s.now):%H:%M:%S} UTC; or {by_hand}"
 
 
 def _flapping(s: Situation, row: Enclave) -> Alarm | None:
@@ -108,7 +108,7 @@ def _flapping(s: Situation, row: Enclave) -> Alarm | None:
         detail=f"{name} became unhealthy {len(falls)} times within {_WINDOW}, and healthy again "
         "in between",
         mend=f"`enclave-agent events` has what failed each time; see `enclave-agent logs {name}`",
-        since=falls[FLAPS_FROM - 1].wall,
+        since=falls[FLAPS_FROM - 1],
     )
 
 
@@ -124,5 +124,5 @@ def _relaunched(s: Situation, row: Enclave) -> Alarm | None:
         f"unhealthy for {s.policy.relaunch_unhealthy_after_s or 0:g} s",
         mend=f"`enclave-agent events` has why; mend the cause, or roll {name} back: each further "
         "relaunch waits twice as long",
-        since=recent[0].wall,
+        since=recent[0],
     )

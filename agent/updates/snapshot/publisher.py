@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from collections.abc import Mapping
 
 import msgspec
 
 from agent.host.clock import Clock
 from agent.host.wake import Wake
+from agent.model.clock import Instant
 from agent.model.ids import DeploymentName
 from agent.model.inventory import Inventory
 from agent.model.reasons import DecidedStrategy, Decision
@@ -116,7 +116,7 @@ class SnapshotPublisher:
         detail: str,
         mend: str,
         of_tenant: bool = False,
-        since: dt.datetime | None = None,
+        since: Instant | None = None,
     ) -> bool:
         """Show a problem until it is cleared; the same again keeps its `since`, and is no news.
 
@@ -131,7 +131,7 @@ class SnapshotPublisher:
             severity=severity,
             detail=detail,
             mend=mend,
-            since=_moment(since) if since else known.since if known else self._now(),
+            since=since or (known.since if known else self._clock.now()),
             of_tenant=of_tenant,
         )
         if problem == known:
@@ -160,9 +160,6 @@ class SnapshotPublisher:
         """It is mended."""
         if self._problems.pop(key, None) is not None:
             self._publish()
-
-    def _now(self) -> str:
-        return _moment(self._clock.now().wall)
 
     def _facts_of(self, name: DeploymentName) -> DeploymentFacts:
         rows, seen = self._rows[name]
@@ -195,7 +192,3 @@ class SnapshotPublisher:
             store_damage=self._store_damage,
             network_repairs=self._network_repairs,
         )
-
-
-def _moment(at: dt.datetime) -> str:
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

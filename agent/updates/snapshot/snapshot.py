@@ -111,7 +111,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     severity: str
     detail: str
     mend: str
-    since: str
+    since: Instant
     of_tenant: bool = False
 
 
