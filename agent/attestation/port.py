@@ -134,10 +134,10 @@ class Attestation(Protocol):
         """
         ...
 
-    def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
+    async def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
         """What is to be remembered where a person says that the processor is this machine's that
         the newest evidence of this deployment was refused for. Raises ChipNotAcceptedError,
-        NothingClaimedError.
+        NothingClaimedError, StoreError.
         """
         ...
 
