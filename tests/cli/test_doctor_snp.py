@@ -28,14 +28,17 @@ OLD_PATCH = tcb_bytes(Product.MILAN, microcode=218)
 
 
 def lines(
-    tmp_path: Path, snp: SnpConfig | None = None, cpu: str = MILAN, **sev: Any
+    tmp_path: Path,
+    snp: SnpConfig | None = None,
+    cpu: str = MILAN,
+    policy: AttestationConfig | None = None,
+    **sev: Any,
 ) -> list[Line]:
     device, cpuinfo = tmp_path / "sev", tmp_path / "cpuinfo"
     device.touch()
     cpuinfo.write_text(cpu)
-    config = msgspec.structs.replace(
-        Config(), state_dir=tmp_path, attestation=AttestationConfig(snp=snp or SnpConfig())
-    )
+    policy = policy or AttestationConfig(snp=snp or SnpConfig())
+    config = msgspec.structs.replace(Config(), state_dir=tmp_path, attestation=policy)
     return snp_lines(config, lambda: snp_platform_status(device, PlayedSev(**sev)), cpuinfo)
 
 
@@ -55,6 +58,8 @@ def test_a_host_of_today_is_good_enough(tmp_path: Path) -> None:
         ({"flags": 2}, SnpConfig(), "the chip's key is masked"),
         ({"flags": 4}, SnpConfig(), "a VLEK is loaded"),
         ({}, SnpConfig(signer=SignerRule.VLEK), "no VLEK is loaded"),
+        ({}, SnpConfig(require_ciphertext_hiding=True), "ciphertext hiding is off"),
+        ({}, SnpConfig(require_alias_check=True), "aliases were not looked for"),
     ],
 )
 def test_what_evidence_would_be_refused_for_is_told_beforehand(
@@ -72,6 +77,22 @@ def test_what_was_not_asked_for_is_no_fault(tmp_path: Path) -> None:
     assert line.state == "ok"
     (line,) = lines(tmp_path, SnpConfig(signer=SignerRule.ANY), flags=4)
     assert line.state == "ok"
+
+
+def test_what_the_platform_has_of_what_is_asked_for_is_no_fault(tmp_path: Path) -> None:
+    asked = SnpConfig(require_ciphertext_hiding=True, require_alias_check=True)
+    (line,) = lines(tmp_path, asked, flags=1 << 6, memory=0b11)
+    assert line.state == "ok"
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_masked_chip_id_is_told_where_evidence_must_name_it(
+    tmp_path: Path, required: bool
+) -> None:
+    policy = AttestationConfig(require_chip_id=required)
+    (line,) = lines(tmp_path, policy=policy, flags=1)
+    assert line.state == ("error" if required else "ok")
+    assert ("the chip's id is masked" in line.detail) is required
 
 
 def test_a_processor_that_is_not_known_is_told(tmp_path: Path) -> None:
