@@ -76,7 +76,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What a guest answered, byte for byte, and what it is worth.
 
-    `document` is None if none was read. `nonce`: the one that was sent (hex).
+    `document` is None if none was read. `nonce`: the one that was sent (hex). `edition`: of the
+    defaults that its enclave was admitted by (`model.evidence_edition`); None: not known.
     """
 
     document: bytes | None
@@ -85,6 +86,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     nonce: str
     spki_sha256: str
     observed_at: dt.datetime
+    edition: int | None = None
 
 
 class NothingClaimedError(AgentError):

@@ -243,6 +243,7 @@ class Verifier:
             nonce=nonce.hex(),
             spki_sha256=spki_sha256,
             observed_at=self._clock.now().wall,
+            edition=enclave.evidence_edition,
         )
 
     async def judge(
