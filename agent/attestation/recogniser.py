@@ -38,6 +38,7 @@ from agent.model.identity import (
     KnownLaunch,
     KnownMachine,
     RefusedChip,
+    known_processor,
 )
 from agent.model.ids import Bdf, DeploymentName
 from agent.store.port import Reader, Store, Transaction
@@ -114,10 +115,11 @@ class Recogniser:
 
         def keep(tx: Transaction) -> Recognition:
             found = judge(tx)
+            for row in found.put:
+                _tell_another_chip(tx, row)
             for old in found.drop:
                 tx.delete_identity(old)
             for row in found.put:
-                _tell_another_chip(tx, row)
                 tx.put_identity(row)
             return found
 
@@ -136,8 +138,7 @@ class Recogniser:
         was refused may be gone. Raises ChipNotAcceptedError, StoreError.
         """
         refused = await self._store.read(lambda tx: tx.identities(RefusedChip))
-        of_snp = any(one.source == ChipSource.SNP for one in refused if one.deployment == name)
-        own = await finish_in_thread(self._ask_processors) if of_snp else None
+        own = await finish_in_thread(self._ask_processors)
         row = chip_to_accept(refused, self._machine, name, own)
         chip = Chip(source=ChipSource(row.source), value=row.chip)
         return machine_row(chip, self._machine, self._clock.now())
@@ -154,7 +155,7 @@ class Recogniser:
         self, origin: Origin, enclave: Enclave
     ) -> tuple[frozenset[str] | None, Mapping[Bdf, str]]:
         """What the hardware says; never on the event loop."""
-        own = self._ask_processors() if _of_snp(origin.chip) else self._told
+        own = self._told if origin.chip is None else self._ask_processors()
         devices = (*enclave.gpus, *enclave.switches) if origin.devices else ()
         return own, {bdf: told for bdf in devices if (told := self._serial_at(bdf))}
 
@@ -181,9 +182,8 @@ class Recogniser:
 
 def another_chip(tx: Reader, row: KnownMachine) -> EventDraft | None:
     """The event of remembering it in the place of another one; None: there is no other."""
-    known = {one.key: one for one in tx.identities(KnownMachine)}
-    before = known.get(row.key)
-    if before is None or before.chip == row.chip:
+    before = known_processor(tx.identities(KnownMachine), row.machine)
+    if before is None or (before.source, before.chip) == (row.source, row.chip):
         return None
     return EventDraft(kind="chip", from_=before.chip, to=row.chip)
 
@@ -192,10 +192,6 @@ def _tell_another_chip(tx: Transaction, row: Identity) -> None:
     if isinstance(row, KnownMachine) and (event := another_chip(tx, row)) is not None:
         reason = "this host's own processor says that it is another one"
         tx.append(msgspec.structs.replace(event, reason=reason))
-
-
-def _of_snp(chip: Chip | None) -> bool:
-    return chip is not None and chip.source is ChipSource.SNP
 
 
 def _launch(tx: Reader, enclave: Enclave, serials: Mapping[Bdf, str]) -> Launch:

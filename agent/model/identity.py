@@ -6,6 +6,7 @@ it, which other machine evidence was refused for. Values of evidence are in lowe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -30,6 +31,12 @@ class KnownMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def key(self) -> str:
         """By which a row replaces another of its kind; so with the others."""
         return f"{self.machine}/{self.source}"
+
+
+def known_processor(rows: Iterable[KnownMachine], machine: str) -> KnownMachine | None:
+    """What names the processor of this machine, whatever kind of id it is; the newest counts."""
+    mine = (one for one in rows if one.machine == machine)
+    return max(mine, key=lambda one: one.learned_at.wall, default=None)
 
 
 class KnownLaunch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from agent.attestation.port import ChipNotAcceptedError, NothingClaimedError
@@ -53,7 +54,8 @@ async def test_it_is_recorded_with_who_said_so_and_everything_is_judged_anew(mak
     await host.deploy(WEB, "v1")
     store = host.runtime.parts.store
     other = refused("other", "cc")
-    rows = (known("aa"), refused("web", "bb"), refused("api", "bb"), other)
+    instance = msgspec.structs.replace(known("aa"), source="platform instance id")
+    rows = (instance, refused("web", "bb"), refused("api", "bb"), other)
     await store.transact(lambda tx: [tx.put_identity(row) for row in rows])
     change = await host.engine.accept_chip(WEB, CALLER)
     assert (change.source, change.old, change.new) == ("PPID", "aa", "bb")

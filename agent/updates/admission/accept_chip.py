@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.model.event import EventDraft
-from agent.model.identity import KnownMachine, RefusedChip
+from agent.model.identity import KnownMachine, RefusedChip, known_processor
 from agent.model.ids import DeploymentName
 from agent.store.port import Transaction
 from agent.updates.admission.audit import sign
@@ -23,8 +23,12 @@ def accept_chip(
     """Remember it in the place of what was known. `name`: whose evidence names it. It is not one
     that evidence was refused for any more.
     """
-    known = {one.key: one.chip for one in tx.identities(KnownMachine)}
-    old = known.get(row.key)
+    known = tx.identities(KnownMachine)
+    before = known_processor(known, row.machine)
+    old = before.chip if before is not None else None
+    for former in known:
+        if former.machine == row.machine and former.key != row.key:
+            tx.delete_identity(former)
     tx.put_identity(row)
     for refused in tx.identities(RefusedChip):
         if (refused.source, refused.chip) == (row.source, row.chip):
