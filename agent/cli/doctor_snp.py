@@ -6,6 +6,7 @@ evidence of a guest that the agent has seen.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +27,22 @@ def snp_lines(
     cpuinfo: Path = CPUINFO,
 ) -> list[Line]:
     """What it would be refused for, if anything; and firmware that could be rolled back."""
-    lines = [_platform(config.attestation, ask, cpuinfo)]
-    seen = _provisional(config)
-    return [*lines, seen] if seen else lines
+    found = [_platform(config.attestation, ask, cpuinfo), _list(config, cpuinfo)]
+    return [line for line in (*found, _provisional(config)) if line is not None]
+
+
+def _list(config: Config, cpuinfo: Path) -> Line | None:
+    """None for a processor that is not known, which is told already."""
+    from agent.attestation.evidence import EvidenceError
+    from agent.attestation.snp_tcb import product_of
+    from agent.cli.doctor_snp_list import revocation_line
+
+    family, model, _ = _line(cpuinfo.read_text(encoding="utf-8"))
+    try:
+        product = product_of(family, model)
+    except EvidenceError:
+        return None
+    return revocation_line(config, product, dt.datetime.now(dt.UTC))
 
 
 def _platform(
