@@ -35,7 +35,7 @@ class World:
         nvml: Nvml,
         *,
         look_s: float = 5.0,
-        open_s: float = 30.0,
+        attach_s: float = 30.0,
         library: str | None = None,
     ) -> None:
         self.nvml = nvml
@@ -47,7 +47,7 @@ class World:
             self.clock,
             on_event=self._keep,
             look_s=look_s,
-            open_s=open_s,
+            attach_s=attach_s,
         )
 
     def _keep(self, event: NvmlEvent) -> None:
@@ -303,7 +303,7 @@ async def test_a_call_that_hangs_takes_out_its_gpu_and_no_other(world: Make):
 
 
 async def test_a_gpu_that_hangs_when_it_is_attached_is_known_from_the_first_look_on(world: Make):
-    made = world(gpus=3, open_s=2.0)
+    made = world(gpus=3, attach_s=1.0)
     made.nvml.gpu(OTHER, hang="handle")
     look = await made.look(frozenset(sorted(EIGHT)[:3]))
     assert [silent.bdf for silent in look.silent] == [OTHER]
