@@ -47,6 +47,7 @@ from agent.model.clock import Instant
 from agent.model.evidence_edition import EVIDENCE_EDITION
 from agent.model.release import Release
 from agent.releases.manifest import read_release
+from agent.strict_json import StrictJsonError, decode_strict_json
 from agent.wire.answers import AttestationAnswer
 
 GOOD, BAD, USAGE = 0, 1, 2
@@ -112,8 +113,8 @@ def main(arguments: Sequence[str]) -> int:
 def read_saved(raw: bytes, given: argparse.Namespace) -> Saved:
     """Raises UnusableError, EvidenceError for a document that cannot be read."""
     try:
-        members = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError as error:
+        members = decode_strict_json(raw, dict[str, msgspec.Raw])
+    except StrictJsonError as error:
         raise UnusableError(f"{given.file} is no JSON object: {error}") from error
     release = read_manifest(given.release) if given.release else None
     if members.keys() >= {"evidence", "verdict", "expected"}:
@@ -128,10 +129,10 @@ def read_manifest(path: Path) -> Release:
 
 def _of_an_answer(raw: bytes, release: Release | None) -> Saved:
     try:
-        answer = msgspec.json.decode(raw, type=AttestationAnswer)
+        answer = decode_strict_json(raw, AttestationAnswer)
         nonce = bytes.fromhex(answer.nonce)
         expected = expected_in(answer)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (StrictJsonError, ValueError) as error:
         raise UnusableError(f"it is no answer of `attest -o json`: {error}") from error
     if bytes(answer.evidence) == b"null":
         raise UnusableError("the guest gave no document")
@@ -181,8 +182,8 @@ class _Envelope(msgspec.Struct):
 def _nonce_of(raw: bytes) -> str:
     """Its own; zeros where it has none (version 2)."""
     try:
-        nonce = msgspec.json.decode(raw, type=_Envelope).challenge.nonce
-    except msgspec.DecodeError:
+        nonce = decode_strict_json(raw, _Envelope).challenge.nonce
+    except StrictJsonError:
         nonce = ""
     return nonce if _SHA256.fullmatch(nonce) else "00" * NONCE_BYTES
 

@@ -37,6 +37,8 @@ H100: dict[str, object] = {
     "nvlinks": "18 18",
     "fabric": "3 0 0 0x1aa",  # completed; no condition of its health mask is true
     "event_types": 0xC008,
+    "gpm": 1,
+    "tensor": 0.0,
     "field_230": 0,
     "field_52": 0,
     "field_59": 0,

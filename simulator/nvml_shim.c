@@ -404,6 +404,61 @@ int nvmlDeviceGetSramEccErrorStatus(void *h, struct sram *out)
     return out->version == 0x1000068 ? u32_of(INDEX(h), "sram_exceeded", &out->exceeded) : 25;
 }
 
+/* GPM, as nvml.h has it: a sample is opaque, and both structures have version 1, not their size. */
+struct gpm_support { u32 version, supported; };
+struct gpm_sample { int gpu; u32 number; };
+struct gpm_metric { u32 id, code; double value; const char *short_name, *long_name, *unit; };
+struct gpm_get { u32 version, count; struct gpm_sample *before, *after; struct gpm_metric metrics[]; };
+_Static_assert(sizeof(struct gpm_metric) == 40 && sizeof(struct gpm_get) == 24, "nvml.h");
+static u32 samples_taken;
+
+int nvmlGpmQueryDeviceSupport(void *h, struct gpm_support *out)
+{
+    ENTER();
+    return out->version == 1 ? u32_of(INDEX(h), "gpm", &out->supported) : 25;
+}
+
+int nvmlGpmSampleAlloc(struct gpm_sample **out)
+{
+    ENTER();
+    *out = calloc(1, sizeof **out);
+    return OK;
+}
+
+int nvmlGpmSampleFree(struct gpm_sample *sample) { ENTER(); free(sample); return OK; }
+
+int nvmlGpmSampleGet(void *h, struct gpm_sample *sample)
+{
+    ENTER();
+    u32 supported = 0;
+    int code = u32_of(INDEX(h), "gpm", &supported);
+    hang_if_told(INDEX(h), "gpm_sample");
+    if (code == OK && !supported)
+        code = NOT_SUPPORTED;
+    if (code == OK)
+        *sample = (struct gpm_sample){INDEX(h), ++samples_taken};
+    return code;
+}
+
+int nvmlGpmMetricsGet(struct gpm_get *get)
+{
+    ENTER();
+    if (get->version != 1)
+        return 25;
+    if (!get->before || !get->after || get->before->gpu != get->after->gpu
+        || !get->before->number || get->before->number >= get->after->number)
+        return INVALID;
+    for (u32 i = 0; i < get->count; i++) {
+        char text[96];
+        struct gpm_metric *one = &get->metrics[i];
+        one->code = one->id == 5 ? text_of(get->after->gpu, "tensor", text, sizeof text)
+                                 : NOT_SUPPORTED;
+        if (one->code == OK)
+            one->value = strtod(text, NULL);
+    }
+    return OK;
+}
+
 struct cc_settings { u32 version, environment, feature, devtools, multi_gpu; };
 int nvmlSystemGetConfComputeSettings(struct cc_settings *out)
 {

@@ -63,7 +63,7 @@ _H200_NVL: Mapping[str, object] = {
     "nvlinks": "18 18",  # by the bridge; there is no fabric
     "fabric": "0 0 0 0",
 }
-_L40S = _CARD | {"name": "NVIDIA L40S", "architecture": 8, "memory_mib": 46068}
+_L40S = _CARD | {"name": "NVIDIA L40S", "architecture": 8, "memory_mib": 46068, "gpm": 0}
 
 PROFILES = {
     profile.name: profile

@@ -25,6 +25,7 @@ def attestation_answer(found: Evidence) -> AttestationAnswer:
         nonce=found.nonce,
         spki_sha256=found.spki_sha256,
         observed_at=found.observed_at,
+        edition=msgspec.UNSET if found.edition is None else found.edition,
     )
 
 

@@ -1,12 +1,14 @@
 """GPUs as Prometheus gauges, by the names and labels that DCGM's exporter has where it has one.
 
 So that dashboards made for that exporter tell GPUs apart and sum them right, also on a host whose
-GPUs are given away: what only the host's driver could tell is absent then, never zero. What only
-DCGM's profiling tells (`DCGM_FI_PROF_…`) is absent everywhere.
+GPUs are given away: what only the host's driver could tell is absent then, never zero. Those
+dashboards find hosts and GPUs by the temperatures. So a GPU of which something else is known has
+one that is no number (NaN), which no panel draws.
 """
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -71,27 +73,38 @@ def _xid(gpu: Gpu) -> int | None:
     return None if newest is None else int(newest.code.removeprefix("xid_"))
 
 
+_utilization = _first(lambda gpu: gpu.utilization_percent, _guest("utilization_percent"))
+
+
+def _tensor(gpu: Gpu) -> float | None:
+    return None if gpu.tensor_percent is None else gpu.tensor_percent / 100
+
+
 _VALUES: tuple[tuple[str, str, _Value], ...] = (
-    ("GPU_TEMP", "Temperature (C).", lambda gpu: gpu.temperature_c),
-    ("POWER_USAGE", "Power draw (W).", lambda gpu: gpu.power_w),
+    ("DEV_POWER_USAGE", "Power draw (W).", lambda gpu: gpu.power_w),
     (
-        "GPU_UTIL",
+        "DEV_GPU_UTIL",
         "Utilization (%); where a guest owns it the mean of all that has, as it says.",
-        _first(lambda gpu: gpu.utilization_percent, _guest("utilization_percent")),
+        _utilization,
     ),
-    ("FB_TOTAL", "Memory (MiB).", lambda gpu: gpu.memory_mib),
-    ("SM_CLOCK", "Clock of the multiprocessors (MHz).", lambda gpu: gpu.sm_clock_mhz),
-    ("ECC_SBE_VOL_TOTAL", "Corrected errors.", _of("ecc", "volatile", "corrected")),
-    ("ECC_DBE_VOL_TOTAL", "Uncorrected errors.", _of("ecc", "volatile", "uncorrected")),
-    ("ECC_SBE_AGG_TOTAL", "Corrected, over its life.", _of("ecc", "aggregate", "corrected")),
-    ("ECC_DBE_AGG_TOTAL", "Uncorrected, over its life.", _of("ecc", "aggregate", "uncorrected")),
-    ("CORRECTABLE_REMAPPED_ROWS", "Rows.", _of("remapped_rows", "correctable")),
-    ("UNCORRECTABLE_REMAPPED_ROWS", "Rows.", _of("remapped_rows", "uncorrectable")),
-    ("ROW_REMAP_PENDING", "1: remapped at the next reset.", _of("remapped_rows", "pending")),
-    ("ROW_REMAP_FAILURE", "1: could not be remapped.", _of("remapped_rows", "failure")),
-    ("XID_ERRORS", "The newest XID that is remembered.", _xid),
-    ("PCIE_LINK_WIDTH", "Lanes.", lambda gpu: gpu.link.width),
-    ("PCIE_MAX_LINK_WIDTH", "Lanes at best.", lambda gpu: gpu.link.max_width),
+    ("PROF_PIPE_TENSOR_ACTIVE", "Share of the time in which the tensor cores worked.", _tensor),
+    ("DEV_FB_TOTAL", "Memory (MiB).", lambda gpu: gpu.memory_mib),
+    ("DEV_SM_CLOCK", "Clock of the multiprocessors (MHz).", lambda gpu: gpu.sm_clock_mhz),
+    ("DEV_ECC_SBE_VOL_TOTAL", "Corrected errors.", _of("ecc", "volatile", "corrected")),
+    ("DEV_ECC_DBE_VOL_TOTAL", "Uncorrected errors.", _of("ecc", "volatile", "uncorrected")),
+    ("DEV_ECC_SBE_AGG_TOTAL", "Corrected, over its life.", _of("ecc", "aggregate", "corrected")),
+    (
+        "DEV_ECC_DBE_AGG_TOTAL",
+        "Uncorrected, over its life.",
+        _of("ecc", "aggregate", "uncorrected"),
+    ),
+    ("DEV_CORRECTABLE_REMAPPED_ROWS", "Rows.", _of("remapped_rows", "correctable")),
+    ("DEV_UNCORRECTABLE_REMAPPED_ROWS", "Rows.", _of("remapped_rows", "uncorrectable")),
+    ("DEV_ROW_REMAP_PENDING", "1: remapped at the next reset.", _of("remapped_rows", "pending")),
+    ("DEV_ROW_REMAP_FAILURE", "1: could not be remapped.", _of("remapped_rows", "failure")),
+    ("DEV_XID_ERRORS", "The newest XID that is remembered.", _xid),
+    ("DEV_PCIE_LINK_WIDTH", "Lanes.", lambda gpu: gpu.link.width),
+    ("DEV_PCIE_MAX_LINK_WIDTH", "Lanes at best.", lambda gpu: gpu.link.max_width),
 )
 
 
@@ -100,10 +113,12 @@ def gpu_metrics(inventory: Inventory | None) -> Iterator[Metric]:
     if inventory is None:
         return
     seen = _at_their_places(inventory.gpus)
+    text = "Temperature (C); not a number where it cannot be had."
+    yield from _dcgm("DEV_GPU_TEMP", text, ((one, _temperature(one)) for one in seen))
     for name, text, value in _VALUES:
         yield from _dcgm(name, text, ((one, value(one.gpu)) for one in seen))
     text = "Memory used (MiB); where a guest owns it its share of what that says it uses."
-    yield from _dcgm("FB_USED", text, ((one, _memory_used(one)) for one in seen))
+    yield from _dcgm("DEV_FB_USED", text, ((one, _memory_used(one)) for one in seen))
     every = (*inventory.gpus, *inventory.switches)
     yield from _own(every)
     yield from _errors(every)
@@ -113,6 +128,13 @@ def _at_their_places(gpus: tuple[Gpu, ...]) -> list[_Seen]:
     owners, host = Counter(gpu.owner for gpu in gpus), socket.gethostname()
     by_bus = enumerate(sorted(gpus, key=lambda gpu: gpu.bdf))
     return [_Seen(gpu, index, owners[gpu.owner], host) for index, gpu in by_bus]
+
+
+def _temperature(one: _Seen) -> float | None:
+    if one.gpu.temperature_c is not None:
+        return one.gpu.temperature_c
+    told = _utilization(one.gpu) is not None or _memory_used(one) is not None
+    return math.nan if told else None
 
 
 def _memory_used(one: _Seen) -> float | None:
@@ -125,7 +147,7 @@ def _memory_used(one: _Seen) -> float | None:
 
 def _dcgm(name: str, text: str, values: Iterable[tuple[_Seen, Any]]) -> Iterator[Metric]:
     """Nothing if no GPU has a value."""
-    gauge = GaugeMetricFamily(f"DCGM_FI_DEV_{name}", text, labels=_DCGM)
+    gauge = GaugeMetricFamily(f"DCGM_FI_{name}", text, labels=_DCGM)
     for one, value in values:
         _add(gauge, one.labels, value)
     if gauge.samples:

@@ -45,9 +45,9 @@ class NoDebugEvidence:
             raise NothingClaimedError(NO_EVIDENCE)
         return await self._others.evidence(enclave, release, endpoint, spki_sha256, nonce)
 
-    def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
+    async def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
         """As the others say."""
-        return self._others.chip_to_accept(name)
+        return await self._others.chip_to_accept(name)
 
     def compare_anew(self) -> None:
         """As the others do."""

@@ -76,7 +76,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What a guest answered, byte for byte, and what it is worth.
 
-    `document` is None if none was read. `nonce`: the one that was sent (hex).
+    `document` is None if none was read. `nonce`: the one that was sent (hex). `edition`: of the
+    defaults that its enclave was admitted by (`model.evidence_edition`); None: not known.
     """
 
     document: bytes | None
@@ -85,6 +86,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     nonce: str
     spki_sha256: str
     observed_at: dt.datetime
+    edition: int | None = None
 
 
 class NothingClaimedError(AgentError):
@@ -134,10 +136,10 @@ class Attestation(Protocol):
         """
         ...
 
-    def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
+    async def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
         """What is to be remembered where a person says that the processor is this machine's that
         the newest evidence of this deployment was refused for. Raises ChipNotAcceptedError,
-        NothingClaimedError.
+        NothingClaimedError, StoreError.
         """
         ...
 

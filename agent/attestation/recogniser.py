@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
 from agent.attestation.origin import Chip, ChipSource, Origin
-from agent.attestation.port import Check, ChipNotAcceptedError, Verdict
+from agent.attestation.port import Check, Verdict
 from agent.attestation.recognition import (
     CHIP_ID,
     Known,
@@ -24,13 +25,21 @@ from agent.attestation.recognition import (
     own_chips_told,
     recognise,
 )
+from agent.attestation.refused_chips import chip_to_accept, refused_chip, rows_to_change
 from agent.errors import AgentError, describe
 from agent.host.clock import Clock
 from agent.host.threads import finish_in_thread
 from agent.model.enclave import Enclave
 from agent.model.event import EventDraft
 from agent.model.evidence_edition import knows_machines
-from agent.model.identity import Identity, KnownDevices, KnownLaunch, KnownMachine
+from agent.model.identity import (
+    Identity,
+    KnownDevices,
+    KnownLaunch,
+    KnownMachine,
+    RefusedChip,
+    known_processor,
+)
 from agent.model.ids import Bdf, DeploymentName
 from agent.store.port import Reader, Store, Transaction
 
@@ -73,7 +82,6 @@ class Recogniser:
         self._require_chip_id = require_chip_id
         self._told: frozenset[str] | None = None
         self._as_before: dict[str, tuple[Origin, tuple[Check, ...]]] = {}  # by launch
-        self._of_another_chip: dict[DeploymentName, Verdict] = {}
 
     async def recognise(self, enclave: Enclave, verdict: Verdict, *, learn: bool) -> Verdict:
         """The verdict with what is known of its origin. `learn`: else nothing is remembered.
@@ -91,7 +99,7 @@ class Recogniser:
         own, serials = await finish_in_thread(self._look, origin, enclave)
 
         def judge(tx: Reader) -> Recognition:
-            return recognise(
+            found = recognise(
                 origin,
                 _launch(tx, enclave, serials),
                 self._known(tx, own),
@@ -100,13 +108,18 @@ class Recogniser:
                 admitted=admitted,
                 require_chip_id=self._require_chip_id,
             )
+            checks = (*verdict.checks, *found.checks)
+            newest = refused_chip(origin, checks, self._machine, enclave.deployment)
+            put, drop = rows_to_change(tx.identities(RefusedChip), newest, enclave.deployment)
+            return replace(found, put=(*found.put, *put), drop=(*found.drop, *drop))
 
         def keep(tx: Transaction) -> Recognition:
             found = judge(tx)
+            for row in found.put:
+                _tell_another_chip(tx, row)
             for old in found.drop:
                 tx.delete_identity(old)
             for row in found.put:
-                _tell_another_chip(tx, row)
                 tx.put_identity(row)
             return found
 
@@ -117,30 +130,17 @@ class Recogniser:
         elif good and not (found.put or found.drop) and _all_passed(found.checks):
             self._as_before[enclave.launch_uuid] = (origin, found.checks)
         lenient = found.foreign and not knows_machines(enclave.evidence_edition)
-        told = _recognised(verdict, found, lenient=lenient)
-        if any(check.code == CHIP_ID and not check.passed for check in told.checks):
-            self._of_another_chip[enclave.deployment] = told
-        else:
-            self._of_another_chip.pop(enclave.deployment, None)
-        return told
+        return _recognised(verdict, found, lenient=lenient)
 
-    def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
+    async def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
         """What is to be remembered if a person says that the processor is this machine's that the
         newest evidence of this deployment was refused for; it is not asked for again, since what
-        was refused may be gone. Raises ChipNotAcceptedError.
+        was refused may be gone. Raises ChipNotAcceptedError, StoreError.
         """
-        verdict = self._of_another_chip.get(name)
-        if verdict is None or verdict.origin is None or verdict.origin.chip is None:
-            raise ChipNotAcceptedError(f"no evidence of {name} was refused for its processor")
-        chip = verdict.origin.chip
-        failed = [check for check in verdict.checks if not check.passed]
-        if others := [one for one in failed if one.code != CHIP_ID]:
-            told = "; ".join(f"{one.code}: {one.detail}" for one in others)
-            raise ChipNotAcceptedError(f"its evidence is not good for other reasons: {told}")
-        if _of_snp(chip) and self._told is not None:
-            raise ChipNotAcceptedError(
-                f"no word outweighs the processor's own: {failed[0].detail}"
-            )
+        refused = await self._store.read(lambda tx: tx.identities(RefusedChip))
+        own = await finish_in_thread(self._ask_processors)
+        row = chip_to_accept(refused, self._machine, name, own)
+        chip = Chip(source=ChipSource(row.source), value=row.chip)
         return machine_row(chip, self._machine, self._clock.now())
 
     def forget_launch(self, launch_uuid: str) -> None:
@@ -155,14 +155,19 @@ class Recogniser:
         self, origin: Origin, enclave: Enclave
     ) -> tuple[frozenset[str] | None, Mapping[Bdf, str]]:
         """What the hardware says; never on the event loop."""
-        if self._told is None and _of_snp(origin.chip):
+        own = self._told if origin.chip is None else self._ask_processors()
+        devices = (*enclave.gpus, *enclave.switches) if origin.devices else ()
+        return own, {bdf: told for bdf in devices if (told := self._serial_at(bdf))}
+
+    def _ask_processors(self) -> frozenset[str] | None:
+        """Until they answer; never on the event loop. None: they do not say who they are."""
+        if self._told is None:
             try:
                 self._told = own_chips_told(self._own_chips())
             except AgentError as error:
                 fields = {"error": describe(error)}
                 log.warning("this host's processor does not say who it is", extra=fields)
-        devices = (*enclave.gpus, *enclave.switches) if origin.devices else ()
-        return self._told, {bdf: told for bdf in devices if (told := self._serial_at(bdf))}
+        return self._told
 
     def _known(self, tx: Reader, own_chips: frozenset[str] | None) -> Known:
         return Known(
@@ -177,9 +182,8 @@ class Recogniser:
 
 def another_chip(tx: Reader, row: KnownMachine) -> EventDraft | None:
     """The event of remembering it in the place of another one; None: there is no other."""
-    known = {one.key: one for one in tx.identities(KnownMachine)}
-    before = known.get(row.key)
-    if before is None or before.chip == row.chip:
+    before = known_processor(tx.identities(KnownMachine), row.machine)
+    if before is None or (before.source, before.chip) == (row.source, row.chip):
         return None
     return EventDraft(kind="chip", from_=before.chip, to=row.chip)
 
@@ -188,10 +192,6 @@ def _tell_another_chip(tx: Transaction, row: Identity) -> None:
     if isinstance(row, KnownMachine) and (event := another_chip(tx, row)) is not None:
         reason = "this host's own processor says that it is another one"
         tx.append(msgspec.structs.replace(event, reason=reason))
-
-
-def _of_snp(chip: Chip | None) -> bool:
-    return chip is not None and chip.source is ChipSource.SNP
 
 
 def _launch(tx: Reader, enclave: Enclave, serials: Mapping[Bdf, str]) -> Launch:

@@ -10,14 +10,20 @@ answers is refused, and takes nothing from that other one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.attestation.origin import Chip, ChipSource, Origin
 from agent.attestation.port import Check, not_checked
 from agent.attestation.recognition_devices import check_devices, learn_devices
 from agent.model.clock import Instant
-from agent.model.identity import Identity, KnownDevices, KnownLaunch, KnownMachine
+from agent.model.identity import (
+    Identity,
+    KnownDevices,
+    KnownLaunch,
+    KnownMachine,
+    known_processor,
+)
 from agent.model.ids import Bdf, EnclaveId
 
 CHIP_ID, REPORT_ID, KEY_ALONE = "chip_id", "report_id", "tls_key_alone"
@@ -50,10 +56,16 @@ class Known:
     devices: Sequence[KnownDevices]
     live: frozenset[str]
 
-    def chip(self, source: ChipSource) -> KnownMachine | None:
+    @property
+    def machine_learned(self) -> KnownMachine | None:
         """What was learned on this machine, never what its store brought from another."""
-        mine = (one for one in self.machines if one.machine == self.machine)
-        return next((one for one in mine if one.source == source), None)
+        return known_processor(self.machines, self.machine)
+
+    def owns(self, chip: Chip | KnownMachine) -> bool:
+        """Whether the host's own processors say that it is one of them."""
+        told, value = self.own_chips or (), chip.value if isinstance(chip, Chip) else chip.chip
+        snp = chip.source == ChipSource.SNP
+        return snp and bytes.fromhex(value).rstrip(b"\0").hex() in told
 
     def others(self, launch: Launch) -> list[KnownLaunch]:
         """Launches of other enclaves that are there now."""
@@ -105,7 +117,9 @@ def recognise(
         put += _claim(origin, launch, known, now)
         drop += _past(known, launch)
     if good and all(check.passed for check in checks):
-        put += _learn_chip(origin.chip, known, now)
+        chips = list(_learn_chip(origin.chip, known, now))
+        put += chips
+        drop += replaced(chips, known.machines)
         learned = learn_devices(origin.devices, launch.places, launch.cards, known.devices, now)
         put += learned.put
         drop += learned.drop
@@ -114,7 +128,7 @@ def recognise(
         put=tuple(put),
         drop=tuple(drop),
         disputed=tuple(sorted({one.enclave for one in rivals})) if admitted else (),
-        foreign=not chip.passed and _own(origin.chip, known) is not None,
+        foreign=not chip.passed and origin.chip is not None and known.own_chips is not None,
     )
 
 
@@ -133,25 +147,24 @@ def masked(*, require: bool) -> Check:
     return Check(code=CHIP_ID, passed=False, detail=detail)
 
 
-def _own(chip: Chip | None, known: Known) -> frozenset[str] | None:
-    return known.own_chips if chip is not None and chip.source is ChipSource.SNP else None
-
-
 def _chip(chip: Chip | None, known: Known, *, require: bool) -> Check:
+    """What the processors of the host say outweighs what was learned. Evidence of another kind of
+    processor than before is of another one.
+    """
     if chip is None:
         return masked(require=require)
-    own, learned = _own(chip, known), known.chip(chip.source)
-    if own is not None:
-        same = bytes.fromhex(chip.value).rstrip(b"\0").hex() in own
-        said = "this host's own processor says the same" if same else _foreign(own)
+    learned = known.machine_learned
+    if known.own_chips is not None:
+        same = known.owns(chip)
+        said = "this host's own processor says the same" if same else _foreign(known.own_chips)
         return Check(code=CHIP_ID, passed=same, detail=f"{chip}: {said}")
     if learned is None:
         why = "nothing was known to compare it with; it is learned once it is believed"
         return not_checked(f"{CHIP_ID}_not_checked", f"{chip}: {why}")
-    if learned.chip == chip.value:
-        since = f"as learned on {learned.learned_at.wall:%Y-%m-%d}"
-        return Check(code=CHIP_ID, passed=True, detail=f"{chip}: {since}")
-    detail = f"{chip}: on {learned.learned_at.wall:%Y-%m-%d} it was {learned.chip}"
+    on = f"{learned.learned_at.wall:%Y-%m-%d}"
+    if (learned.source, learned.chip) == (chip.source, chip.value):
+        return Check(code=CHIP_ID, passed=True, detail=f"{chip}: as learned on {on}")
+    detail = f"{chip}: on {on} it was {learned.source} {learned.chip}"
     return Check(code=CHIP_ID, passed=False, detail=detail)
 
 
@@ -216,12 +229,22 @@ def _past(known: Known, launch: Launch) -> list[KnownLaunch]:
 
 
 def _learn_chip(chip: Chip | None, known: Known, now: Instant) -> Iterator[KnownMachine]:
-    """Also where the processor itself is asked: once it does not answer, this is what is known."""
-    if chip is None:
+    """Also where the processor itself is asked: once it does not answer, this is what is known. Of
+    several sockets the first that was seen stands for all.
+    """
+    learned = known.machine_learned
+    if chip is None or (learned is not None and known.owns(learned)):
         return
-    learned = known.chip(chip.source)
-    if learned is None or learned.chip != chip.value:
-        yield machine_row(chip, known.machine, now)
+    row = machine_row(chip, known.machine, now)
+    if learned is None or (learned.source, learned.chip) != (row.source, row.chip):
+        yield row
+
+
+def replaced(rows: Sequence[KnownMachine], known: Iterable[KnownMachine]) -> list[KnownMachine]:
+    """What is known of the machines of these rows, as other kinds of id: a machine has one."""
+    return [
+        one for one in known for row in rows if one.machine == row.machine and one.key != row.key
+    ]
 
 
 def machine_row(chip: Chip, machine: str, now: Instant) -> KnownMachine:

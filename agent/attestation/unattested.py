@@ -31,7 +31,7 @@ class Unattested:
         del enclave, release, endpoint, spki_sha256, nonce
         raise NothingClaimedError("There is no evidence to attest with on this host (tee: none).")
 
-    def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
+    async def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
         """There is none."""
         del name
         raise NothingClaimedError("There is no evidence to attest with on this host (tee: none).")

@@ -182,11 +182,11 @@ class Verifier:
         if self._recogniser is not None and launch is not None:
             self._recogniser.forget_launch(launch)
 
-    def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
+    async def chip_to_accept(self, name: DeploymentName) -> KnownMachine:
         """See the port."""
         if self._recogniser is None:
             raise ChipNotAcceptedError("nothing is remembered of machines here")
-        return self._recogniser.chip_to_accept(name)
+        return await self._recogniser.chip_to_accept(name)
 
     def compare_anew(self) -> None:
         """See the port."""
@@ -243,6 +243,7 @@ class Verifier:
             nonce=nonce.hex(),
             spki_sha256=spki_sha256,
             observed_at=self._clock.now().wall,
+            edition=enclave.evidence_edition,
         )
 
     async def judge(

@@ -65,8 +65,10 @@ async def _told(config: Config, answer: AttestationAnswer) -> tuple[str, bool]:
     if today.attested:
         return "would be admitted", True
     failed = "; ".join(f"{one.code}: {one.detail}" for one in today.checks if not one.passed)
-    first = await _judged(gate, answer, FIRST_EVIDENCE_EDITION, require_chip_id=named)
-    if first.attested:
+    # An agent that does not tell it is older than editions are.
+    edition = FIRST_EVIDENCE_EDITION if answer.edition is msgspec.UNSET else answer.edition
+    own = await _judged(gate, answer, edition, require_chip_id=named)
+    if own.attested:
         return (
             f"policy_stricter: keeps its traffic, and nothing new would be admitted so: {failed}",
             False,

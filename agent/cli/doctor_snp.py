@@ -6,6 +6,7 @@ evidence of a guest that the agent has seen.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from agent.cli.doctor_line import Line
 from agent.host.sev import SevError, SnpPlatformStatus, snp_platform_status
 
 if TYPE_CHECKING:
-    from agent.config import Config, SnpConfig
+    from agent.config import AttestationConfig, Config, SnpConfig
 
 CPUINFO = Path("/proc/cpuinfo")
 _UPDATE = "update the host's BIOS and SEV firmware, or say what is good enough: "
@@ -26,12 +27,27 @@ def snp_lines(
     cpuinfo: Path = CPUINFO,
 ) -> list[Line]:
     """What it would be refused for, if anything; and firmware that could be rolled back."""
-    lines = [_platform(config.attestation.snp, ask, cpuinfo)]
-    seen = _provisional(config)
-    return [*lines, seen] if seen else lines
+    found = [_platform(config.attestation, ask, cpuinfo), _list(config, cpuinfo)]
+    return [line for line in (*found, _provisional(config)) if line is not None]
 
 
-def _platform(snp: SnpConfig, ask: Callable[[], SnpPlatformStatus], cpuinfo: Path) -> Line:
+def _list(config: Config, cpuinfo: Path) -> Line | None:
+    """None for a processor that is not known, which is told already."""
+    from agent.attestation.evidence import EvidenceError
+    from agent.attestation.snp_tcb import product_of
+    from agent.cli.doctor_snp_list import revocation_line
+
+    family, model, _ = _line(cpuinfo.read_text(encoding="utf-8"))
+    try:
+        product = product_of(family, model)
+    except EvidenceError:
+        return None
+    return revocation_line(config, product, dt.datetime.now(dt.UTC))
+
+
+def _platform(
+    policy: AttestationConfig, ask: Callable[[], SnpPlatformStatus], cpuinfo: Path
+) -> Line:
     from agent.attestation.evidence import EvidenceError
 
     what = "snp firmware"
@@ -42,7 +58,7 @@ def _platform(snp: SnpConfig, ask: Callable[[], SnpPlatformStatus], cpuinfo: Pat
         return Line(what, "warn", f"not asked whether it is new enough: {error}", mend)
     line = _line(cpuinfo.read_text(encoding="utf-8"))
     try:
-        faults = list(_faults(snp, status, line))
+        faults = [*_faults(policy.snp, status, line), *_not_told(policy, status)]
     except EvidenceError as error:
         return Line(what, "error", str(error), "use a processor that this version knows")
     told = f"API {status.api}, build {status.build}"
@@ -79,6 +95,19 @@ def _faults(
         yield "a VLEK is loaded, and attestation.snp.signer wants a VCEK"
     if not status.vlek_loaded and snp.signer is SignerRule.VLEK:
         yield "no VLEK is loaded, and attestation.snp.signer wants one"
+
+
+def _not_told(policy: AttestationConfig, status: SnpPlatformStatus) -> Iterator[str]:
+    """What a report of this platform does not say, and the policy asks for."""
+    if status.chip_id_masked and policy.require_chip_id:
+        yield "the chip's id is masked, and attestation.require_chip_id asks for it"
+    if policy.snp.require_ciphertext_hiding and not status.ciphertext_hiding:
+        yield "ciphertext hiding is off, and attestation.snp.require_ciphertext_hiding asks for it"
+    if policy.snp.require_alias_check and not status.alias_check_complete:
+        yield (
+            "the memory's aliases were not looked for at the boot, and "
+            "attestation.snp.require_alias_check asks for it"
+        )
 
 
 def _line(cpuinfo: str) -> tuple[int, int, int]:

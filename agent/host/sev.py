@@ -1,8 +1,9 @@
 """What the host's secure processor says of itself, through /dev/sev.
 
 Source: Linux, include/uapi/linux/psp-sev.h (`sev_issue_cmd`, `sev_user_data_snp_status`,
-`sev_user_data_get_id2`) and drivers/crypto/ccp/sev-dev.c. Neither question changes anything, and
-both are answered while guests run.
+`sev_user_data_get_id2`) and drivers/crypto/ccp/sev-dev.c; for what newer firmware tells, SEV-SNP
+Firmware ABI (56860), SNP_PLATFORM_STATUS, as virtee/sev reads it. Neither question changes
+anything, and both are answered while guests run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _ISSUE_CMD = 0xC0105300  # _IOWR('S', 0, struct sev_issue_cmd)
 _GET_ID2, _SNP_PLATFORM_STATUS = 8, 9
 _COMMAND = struct.Struct("<IQI")  # command, address, the firmware's error
 _STATUS = struct.Struct("<BBBBIII8s8s")
-_MASK_CHIP_ID, _MASK_CHIP_KEY, _VLEK = 1, 2, 4
+_MASK_CHIP_ID, _MASK_CHIP_KEY, _VLEK, _CIPHERTEXT_HIDING = 1, 2, 4, 1 << 6
+_ALIAS_CHECK = 1 << 1
 _GET_ID = struct.Struct("<QI")  # address, length: in what is there, out what it takes
 _INVALID_LENGTH = 4  # an error of the firmware
 _ID_BYTES, _SHORT_ID_BYTES = 64, 8  # of one socket
@@ -49,6 +51,8 @@ class SnpPlatformStatus:
     chip_id_masked: bool
     chip_key_masked: bool
     vlek_loaded: bool
+    ciphertext_hiding: bool
+    alias_check_complete: bool
     current_tcb: bytes
     reported_tcb: bytes
 
@@ -59,7 +63,7 @@ def snp_platform_status(device: Path = DEVICE, ioctl: Ioctl = fcntl.ioctl) -> Sn
     with _opened(device) as descriptor:
         if failed := _issue(descriptor, ioctl, _SNP_PLATFORM_STATUS, ctypes.addressof(answer)):
             raise SevError(f"{device}: SNP_PLATFORM_STATUS: {failed}")
-    major, minor, state, _, build, flags, _, current, reported = _STATUS.unpack(answer.raw)
+    major, minor, state, memory, build, flags, _, current, reported = _STATUS.unpack(answer.raw)
     return SnpPlatformStatus(
         api=f"{major}.{minor}",
         build=build,
@@ -67,6 +71,8 @@ def snp_platform_status(device: Path = DEVICE, ioctl: Ioctl = fcntl.ioctl) -> Sn
         chip_id_masked=bool(flags & _MASK_CHIP_ID),
         chip_key_masked=bool(flags & _MASK_CHIP_KEY),
         vlek_loaded=bool(flags & _VLEK),
+        ciphertext_hiding=bool(flags & _CIPHERTEXT_HIDING),
+        alias_check_complete=bool(memory & _ALIAS_CHECK),
         current_tcb=current,
         reported_tcb=reported,
     )

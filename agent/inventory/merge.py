@@ -106,6 +106,7 @@ def _present(
         temperature_c=live.temperature_c,
         power_w=live.power_w,
         utilization_percent=live.utilization_percent,
+        tensor_percent=live.tensor_percent,
         memory_used_mib=live.memory_used_mib,
         sm_clock_mhz=live.sm_clock_mhz,
         nvlink=live.nvlink,

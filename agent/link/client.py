@@ -74,7 +74,7 @@ class CoordinatorClient:
             raise RejectedError(response.status, _said(data))
         try:
             return msgspec.json.decode(data, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise AwayError(f"its answer is not one of protocol 1: {error}") from error
 
     async def close(self) -> None:
@@ -98,6 +98,6 @@ def _said(data: bytes) -> str:
     """What problem details say; somebody else's words, cut and made fit for one line."""
     try:
         detail = msgspec.json.decode(data, type=_Problem).detail
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         detail = ""
     return ascii(detail[:200]) if detail else "it did not say why"

@@ -187,6 +187,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     temperature_c: float | None = None
     power_w: float | None = None
     utilization_percent: float | None = None
+    tensor_percent: float | None = None
     memory_used_mib: int | None = None
     sm_clock_mhz: int | None = None
     nvlink: dict[str, Any] | None = None

@@ -1,17 +1,18 @@
 """What is remembered of who gave evidence: the machine, its launches, the sets of its GPUs.
 
-Learned from the first evidence that was believed, and held against all that comes later. Values of
-evidence are in lower-case hex.
+Learned from the first evidence that was believed, and held against all that comes later; beside
+it, which other machine evidence was refused for. Values of evidence are in lower-case hex.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import msgspec
 
 from agent.model.clock import Instant
-from agent.model.ids import Bdf, EnclaveId
+from agent.model.ids import Bdf, DeploymentName, EnclaveId
 
 
 class KnownMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +31,12 @@ class KnownMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def key(self) -> str:
         """By which a row replaces another of its kind; so with the others."""
         return f"{self.machine}/{self.source}"
+
+
+def known_processor(rows: Iterable[KnownMachine], machine: str) -> KnownMachine | None:
+    """What names the processor of this machine, whatever kind of id it is; the newest counts."""
+    mine = (one for one in rows if one.machine == machine)
+    return max(mine, key=lambda one: one.learned_at.wall, default=None)
 
 
 class KnownLaunch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,4 +72,20 @@ class KnownDevices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return ",".join(self.places)
 
 
-Identity: TypeAlias = KnownMachine | KnownLaunch | KnownDevices
+class RefusedChip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The processor that a deployment's newest evidence was refused for. `machine`, `source` and
+    `chip` are as in `KnownMachine`; `otherwise`: codes of what else is wrong with that evidence.
+    """
+
+    machine: str
+    deployment: DeploymentName
+    source: str
+    chip: str
+    otherwise: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return self.deployment
+
+
+Identity: TypeAlias = KnownMachine | KnownLaunch | KnownDevices | RefusedChip

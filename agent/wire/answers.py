@@ -211,6 +211,7 @@ class AttestationAnswer(_Answer, frozen=True, kw_only=True):
     """Untouched evidence (null if the guest gave no JSON), and what it is worth.
 
     `expected`: what it was held against, in hex. `spki_sha256`: of the TLS key that it binds.
+    `edition`: of the defaults that its enclave was admitted by.
     """
 
     evidence: Raw
@@ -219,3 +220,4 @@ class AttestationAnswer(_Answer, frozen=True, kw_only=True):
     nonce: str
     spki_sha256: str
     observed_at: dt.datetime
+    edition: int | UnsetType = UNSET

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from typing import Any
 
@@ -46,6 +47,7 @@ FULL = gpu(
     ecc={"enabled": True, "volatile": {"corrected": 3, "uncorrected": None}},
     remapped_rows={"correctable": 0, "uncorrectable": 2, "pending": True, "failure": False},
     temperature_c=41.0,
+    tensor_percent=37.5,
     power_w=70.5,
     sm_clock_mhz=1980,
     memory_used_mib=40960,
@@ -162,7 +164,6 @@ async def test_numbers_have_the_exporters_names_and_labels(api) -> None:
     named = {"UUID": "GPU-1", "modelName": "NVIDIA H100"}
     labels = {"gpu": "0", "pci_bus_id": "00000000:18:00.0", **named, **host}
     for name, value in {
-        "GPU_TEMP": 41.0,
         "POWER_USAGE": 70.5,
         "SM_CLOCK": 1980.0,
         "FB_TOTAL": 81559.0,
@@ -176,7 +177,19 @@ async def test_numbers_have_the_exporters_names_and_labels(api) -> None:
         assert found[f"DCGM_FI_DEV_{name}"] == [(labels, value)], name
     guests = {"gpu": "1", "UUID": "", "pci_bus_id": "00000000:2A:00.0", "modelName": "", **host}
     assert found["DCGM_FI_DEV_GPU_UTIL"] == [(guests, 93.0)]
+    assert found["DCGM_FI_PROF_PIPE_TENSOR_ACTIVE"] == [(labels, 0.375)]
     assert found["DCGM_FI_DEV_FB_USED"] == [(labels, 40960.0), (guests, 2048.0)]
+
+
+async def test_a_dashboard_finds_each_gpu_of_which_something_is_known(api) -> None:
+    """Its variables are the labels of the temperatures; what is no number there is not drawn."""
+    told = {"utilization_percent": 93.0, "memory_used_gib": 2.0}
+    show(api, FULL, gpu(OTHER, guest=told, owner="abcdefgh"), gpu("0000:9a:00.0"))
+    found = (await metrics(api))["DCGM_FI_DEV_GPU_TEMP"]
+    values = {labels["gpu"]: value for labels, value in found}
+    assert values["0"] == 41.0
+    assert math.isnan(values["1"])
+    assert set(values) == {"0", "1"}
 
 
 async def test_what_a_dashboard_sums_over_gpus_is_right_whoever_has_them(api) -> None:

@@ -205,9 +205,10 @@ async def test_a_change_is_accepted_by_a_person_and_chained(store: MemoryStore) 
     known = recogniser(store)
     await known.recognise(ROW, good(), learn=True)
     with pytest.raises(ChipNotAcceptedError, match="no evidence of web was refused"):
-        known.chip_to_accept(WEB)
+        await known.chip_to_accept(WEB)
     assert failed(await known.recognise(ROW, good(OTHER_ID), learn=True)) == ["chip_id"]
-    row = known.chip_to_accept(WEB)
+    known = recogniser(store)  # a restart of the agent, after which its enclave may be gone
+    row = await known.chip_to_accept(WEB)
     caller = Caller(name="local:0")
     change = await store.transact(lambda tx: accept_chip(tx, WEB, row, caller))
     known.compare_anew()
@@ -222,8 +223,11 @@ async def test_nobody_s_word_outweighs_the_processor_s_own(
 ) -> None:
     known = recogniser(store, own_chips=asking(PlayedSev(ID), tmp_path))
     await known.recognise(ROW, good(OTHER_ID), learn=True)
-    with pytest.raises(ChipNotAcceptedError, match="processor's own"):
-        known.chip_to_accept(WEB)
+    sev = PlayedSev(ID)
+    for again in (known, recogniser(store, own_chips=asking(sev, tmp_path))):
+        with pytest.raises(ChipNotAcceptedError, match="processor's own"):
+            await again.chip_to_accept(WEB)
+    assert sev.asked == 2, "a restarted agent asks before it takes a word"
 
 
 async def test_evidence_that_is_bad_otherwise_is_not_accepted_for_its_chip(
@@ -234,8 +238,28 @@ async def test_evidence_that_is_bad_otherwise_is_not_accepted_for_its_chip(
     wrong = Check(code="snp_measurement", passed=False, detail="another image")
     bad = msgspec.structs.replace(good(OTHER_ID), attested=False, checks=(wrong,))
     await known.recognise(ROW, bad, learn=True)
-    with pytest.raises(ChipNotAcceptedError, match="snp_measurement: another image"):
-        known.chip_to_accept(WEB)
+    with pytest.raises(ChipNotAcceptedError, match="other reasons, too: snp_measurement"):
+        await recogniser(store).chip_to_accept(WEB)
+
+
+async def test_the_newest_evidence_says_whether_there_is_a_chip_to_accept(
+    store: MemoryStore,
+) -> None:
+    counting = Counting(store)
+    known = recogniser(counting)  # type: ignore[arg-type]
+    await known.recognise(ROW, good(), learn=True)
+    await known.recognise(ROW, good(OTHER_ID), learn=False)
+    with pytest.raises(ChipNotAcceptedError, match="no evidence of web was refused"):
+        await known.chip_to_accept(WEB)
+    await known.recognise(ROW, good(OTHER_ID), learn=True)
+    before = counting.writes
+    await known.recognise(ROW, good(OTHER_ID), learn=True)
+    assert counting.writes == before, "the same refusal is written once"
+    with pytest.raises(ChipNotAcceptedError, match="no evidence of web was refused"):
+        await recogniser(store, "machine-2").chip_to_accept(WEB)
+    await recogniser(store).recognise(ROW, good(), learn=True)
+    with pytest.raises(ChipNotAcceptedError, match="no evidence of web was refused"):
+        await recogniser(store).chip_to_accept(WEB)
 
 
 def gpu_row(uuid: str | None = None) -> KnownGpu:

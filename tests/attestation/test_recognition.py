@@ -157,9 +157,9 @@ def test_a_host_whose_own_ids_are_masked_learns_instead() -> None:
     assert failed(host.sees(but(chip=THEIRS))) == ["chip_id"]
 
 
-def test_platforms_of_tdx_are_learned_each_by_its_kind_of_id() -> None:
-    host = Host()
+def test_platforms_of_tdx_are_learned_by_their_kind_of_id() -> None:
     for source in (ChipSource.INSTANCE, ChipSource.PPID):
+        host = Host()
         first, second = (
             but(chip=Chip(source=source, value=value * 16), report_id=None)
             for value in ("01", "02")
@@ -167,6 +167,44 @@ def test_platforms_of_tdx_are_learned_each_by_its_kind_of_id() -> None:
         assert "chip_id_not_checked" in unchecked(host.sees(first))
         assert unchecked(host.sees(first)) == ["report_id_not_checked"]
         assert failed(host.sees(second)) == ["chip_id"]
+
+
+def test_another_kind_of_id_is_another_processor_s() -> None:
+    """Whoever passes on what another machine answers could choose one that names itself so."""
+    kinds = [Chip(source=source, value="01" * 16) for source in ChipSource]
+    for ours in kinds:
+        host = Host()
+        host.sees(but(chip=ours))
+        for theirs in kinds:
+            found = host.sees(but(chip=theirs))
+            assert failed(found) == ([] if theirs is ours else ["chip_id"])
+            told = check(found, "chip_id").detail
+            assert theirs is ours or (str(theirs) in told and f"it was {ours}" in told)
+
+
+def test_a_trust_domain_is_of_no_processor_that_answers_for_itself_by_sev() -> None:
+    host = Host((b"\xaa" * 64,))
+    found = host.sees(but(chip=Chip(source=ChipSource.PPID, value="aa" * 64)))
+    assert (failed(found), found.foreign) == (["chip_id"], True)
+
+
+def test_guests_of_two_sockets_teach_nothing_in_turn() -> None:
+    host = Host((b"\xaa" * 64, b"\xbb" * 64))
+    there = but(chip=THEIRS, report_id="22" * 32, spki_sha256="6b" * 32)
+    for _ in range(2):
+        assert failed(host.sees(ORIGIN)) == failed(host.sees(there, OTHER)) == []
+    before = dict(host.rows)
+    assert [host.sees(ORIGIN).put, host.sees(there, OTHER).put] == [(), ()]
+    assert host.rows == before
+
+
+def test_a_processor_is_remembered_in_the_place_of_one_of_another_kind() -> None:
+    host = Host()
+    host.sees(but(chip=Chip(source=ChipSource.PPID, value="01" * 16)))
+    host.own = own_chips_told((b"\xaa" * 64,))
+    assert failed(host.sees(ORIGIN)) == []
+    (row,) = host.of(KnownMachine)
+    assert (row.source, row.chip) == (ChipSource.SNP, OURS.value)
 
 
 # Which launch.

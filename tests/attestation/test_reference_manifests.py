@@ -321,6 +321,11 @@ FORGERIES: dict[str, tuple[str, Callable[[], bytes]]] = {
         "gpu_rim_malformed",
         lambda: b'<?xml version="1.0" encoding="UTF-16"?>' + signer().signed(GOOD),
     ),
+    "UTF-16": ("gpu_rim_malformed", lambda: signer().signed(GOOD).decode().encode("utf-16")),
+    "UTF-16 that tells nothing": (
+        "gpu_rim_malformed",
+        lambda: signer().signed(GOOD).decode().encode("utf-16-le"),
+    ),
     "deep nesting": ("gpu_rim_malformed", lambda: b"<a>" * 50 + b"</a>" * 50),
     "too much": ("gpu_rim_malformed", lambda: b"<a>" + b"x" * (128 << 10) + b"</a>"),
     "nothing": ("gpu_rim_malformed", lambda: b""),

@@ -16,6 +16,7 @@ from agent.attestation.verifier import Verifier
 from agent.cli import against_running
 from agent.cli.exits import Exit
 from agent.config import AttestationConfig, Config, SignerRule, SnpConfig
+from agent.model.evidence_edition import FIRST_EVIDENCE_EDITION, FLOORS_EDITION
 from agent.model.ids import EnclaveId
 from tests.attestation.refusals import GOOD, says
 from tests.fakes.attested_guest import Guest
@@ -26,8 +27,8 @@ AT = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 OLD = says(launch_tcb=tcb_bytes(Product.MILAN, snp=20))
 
 
-def show(agent: Any, guest: Guest) -> None:
-    """The running agent, of whatever version, has this evidence of its one enclave."""
+def show(agent: Any, guest: Guest, edition: int | None = None) -> None:
+    """The running agent has this evidence of its one enclave; an older one tells no edition."""
     agent.running()
     found = Evidence(
         document=guest.v3(),
@@ -36,6 +37,7 @@ def show(agent: Any, guest: Guest) -> None:
         nonce=guest.asked.hex(),
         spki_sha256=guest.shown_spki,
         observed_at=AT,
+        edition=edition,
     )
 
     def put(engine: Any) -> None:
@@ -80,6 +82,28 @@ def test_what_became_too_old_is_told_before_the_upgrade(agent: Any, tmp_path: Pa
     assert "snp_launch_tcb: launch TCB: snp 20, at least 24 (AMD-SB-3019" in line
     floors = "attestation: {snp: {minimum: {snp: 20}}}\n"
     assert check(agent, tmp_path, floors) == (Exit.DONE, ["web: would be admitted"])
+
+
+@pytest.mark.parametrize(
+    ("edition", "told"),
+    [
+        (FIRST_EVIDENCE_EDITION, "web: policy_stricter: keeps its traffic"),
+        (FLOORS_EDITION, "web: would lose its attestation: snp_author_key_digest: "),
+    ],
+)
+def test_a_pin_that_a_file_gives_up_costs_whom_the_defaults_never_let_pass_without(
+    agent: Any, tmp_path: Path, edition: int, told: str
+) -> None:
+    """Each enclave is judged by the defaults that it was admitted by, not by the oldest ones."""
+    pinned = SnpConfig(author_key_digest="ab" * 48)
+    signed = GOOD.but(
+        fields={"author_key_digest": b"\xab" * 48},
+        config=AttestationConfig(snp=pinned),
+    )
+    show(agent, signed, edition)
+    code, (line,) = check(agent, tmp_path)
+    assert code == Exit.FAILED
+    assert line.startswith(told)
 
 
 def test_what_a_file_itself_asks_for_is_no_default(agent: Any, tmp_path: Path) -> None:

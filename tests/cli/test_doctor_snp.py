@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import os
 from pathlib import Path
@@ -9,16 +10,28 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_der_x509_certificate
 
 from agent.attestation.collateral_cache.answer import VendorAnswer
 from agent.attestation.collateral_cache.disk_cache import DiskCache
+from agent.attestation.roots import Trust
 from agent.attestation.snp_tcb import Product
 from agent.cli.doctor_line import Line
 from agent.cli.doctor_snp import snp_lines
-from agent.config import AttestationConfig, Config, SignerRule, SnpConfig, SnpFloors, SnpMinimum
+from agent.cli.doctor_snp_list import revocation_line
+from agent.config import (
+    AttestationConfig,
+    CollateralConfig,
+    Config,
+    SignerRule,
+    SnpConfig,
+    SnpFloors,
+    SnpMinimum,
+)
 from agent.host.sev import SevError, SnpPlatformStatus, snp_platform_status
 from tests.fakes.played_sev import PlayedSev
-from tests.fakes.snp_chain import FakeAmd, tcb_bytes
+from tests.fakes.snp_chain import NOW, FakeAmd, tcb_bytes
 
 MILAN = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\nstepping\t: 1\n\n"
 
@@ -28,14 +41,17 @@ OLD_PATCH = tcb_bytes(Product.MILAN, microcode=218)
 
 
 def lines(
-    tmp_path: Path, snp: SnpConfig | None = None, cpu: str = MILAN, **sev: Any
+    tmp_path: Path,
+    snp: SnpConfig | None = None,
+    cpu: str = MILAN,
+    policy: AttestationConfig | None = None,
+    **sev: Any,
 ) -> list[Line]:
     device, cpuinfo = tmp_path / "sev", tmp_path / "cpuinfo"
     device.touch()
     cpuinfo.write_text(cpu)
-    config = msgspec.structs.replace(
-        Config(), state_dir=tmp_path, attestation=AttestationConfig(snp=snp or SnpConfig())
-    )
+    policy = policy or AttestationConfig(snp=snp or SnpConfig())
+    config = msgspec.structs.replace(Config(), state_dir=tmp_path, attestation=policy)
     return snp_lines(config, lambda: snp_platform_status(device, PlayedSev(**sev)), cpuinfo)
 
 
@@ -55,6 +71,8 @@ def test_a_host_of_today_is_good_enough(tmp_path: Path) -> None:
         ({"flags": 2}, SnpConfig(), "the chip's key is masked"),
         ({"flags": 4}, SnpConfig(), "a VLEK is loaded"),
         ({}, SnpConfig(signer=SignerRule.VLEK), "no VLEK is loaded"),
+        ({}, SnpConfig(require_ciphertext_hiding=True), "ciphertext hiding is off"),
+        ({}, SnpConfig(require_alias_check=True), "aliases were not looked for"),
     ],
 )
 def test_what_evidence_would_be_refused_for_is_told_beforehand(
@@ -72,6 +90,22 @@ def test_what_was_not_asked_for_is_no_fault(tmp_path: Path) -> None:
     assert line.state == "ok"
     (line,) = lines(tmp_path, SnpConfig(signer=SignerRule.ANY), flags=4)
     assert line.state == "ok"
+
+
+def test_what_the_platform_has_of_what_is_asked_for_is_no_fault(tmp_path: Path) -> None:
+    asked = SnpConfig(require_ciphertext_hiding=True, require_alias_check=True)
+    (line,) = lines(tmp_path, asked, flags=1 << 6, memory=0b11)
+    assert line.state == "ok"
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_masked_chip_id_is_told_where_evidence_must_name_it(
+    tmp_path: Path, required: bool
+) -> None:
+    policy = AttestationConfig(require_chip_id=required)
+    (line,) = lines(tmp_path, policy=policy, flags=1)
+    assert line.state == ("error" if required else "ok")
+    assert ("the chip's id is masked" in line.detail) is required
 
 
 def test_a_processor_that_is_not_known_is_told(tmp_path: Path) -> None:
@@ -117,3 +151,67 @@ def test_provisional_firmware_is_told_by_the_newest_evidence(
 def test_damaged_evidence_says_nothing(tmp_path: Path) -> None:
     DiskCache(tmp_path / "collateral").store("latest-sev-snp", VendorAnswer(body=b"x"))
     assert len(lines(tmp_path)) == 1
+
+
+AMD, DAY = FakeAmd(), dt.timedelta(days=1)
+OFFLINE = CollateralConfig(offline=True)
+
+
+def revocation(
+    tmp_path: Path,
+    *lists: bytes,
+    require: bool | None = None,
+    collateral: CollateralConfig | None = None,
+    trust: Trust | None = AMD.trust,
+) -> Line | None:
+    """`lists`: what the agent keeps, then what the operator gives."""
+    given = AMD.endorsements
+    pem = b"".join(
+        load_der_x509_certificate(one).public_bytes(Encoding.PEM) for one in (given.ask, given.ark)
+    )
+    collateral = collateral or CollateralConfig()
+    for name, crl in zip(("state/collateral", "given"), lists, strict=False):
+        cache = DiskCache(tmp_path / name)
+        cache.store("amd-vcek-chain-milan", VendorAnswer(body=pem))
+        cache.store("amd-vcek-crl-milan", VendorAnswer(body=crl))
+    policy = AttestationConfig(
+        snp=SnpConfig(require_crl=require),
+        collateral=msgspec.structs.replace(collateral, directory=tmp_path / "given"),
+    )
+    config = msgspec.structs.replace(Config(), state_dir=tmp_path / "state", attestation=policy)
+    return revocation_line(config, Product.MILAN, NOW, trust)
+
+
+def test_a_list_that_is_over_is_told_before_evidence_is_refused_for_it(tmp_path: Path) -> None:
+    over = AMD.crl(begin=NOW - 3 * DAY, end=NOW - DAY)
+    line = revocation(tmp_path, over, collateral=OFFLINE)
+    assert line is not None
+    assert (line.what, line.state) == ("snp revocation", "error")
+    assert "was to be renewed by" in line.detail
+    online = revocation(tmp_path, over)
+    assert online is not None
+    assert (online.state, "amd_url" in online.mend) == ("warn", True)
+    newer = revocation(tmp_path, over, AMD.crl(number=8), collateral=OFFLINE)
+    assert newer is not None
+    assert newer.state == "ok"
+    assert revocation(tmp_path, over, require=False, collateral=OFFLINE) is None
+
+
+def test_an_older_list_that_is_good_yet_does_not_stand_for_a_newer_one(tmp_path: Path) -> None:
+    over = AMD.crl(number=9, begin=NOW - 3 * DAY, end=NOW - DAY)
+    line = revocation(tmp_path, AMD.crl(number=8), over, collateral=OFFLINE)
+    assert line is not None
+    assert line.state == "error"
+
+
+def test_where_there_was_never_a_list_one_is_missed_only_where_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    assert revocation(tmp_path, collateral=OFFLINE) is None
+    assert revocation(tmp_path, require=True) is None, "it is fetched when it is needed"
+    line = revocation(tmp_path, require=True, collateral=OFFLINE)
+    assert line is not None
+    assert line.state == "error"
+    foreign = revocation(tmp_path, AMD.crl(), require=True, collateral=OFFLINE, trust=None)
+    assert foreign is not None
+    assert foreign.state == "error", "a list of somebody else's is none"

@@ -42,6 +42,7 @@ def issue(
     public: CertificatePublicKeyTypes | None = None,
     cert_sign: bool | None = None,
     path_length: int | None = None,
+    serial_number: int | None = None,
     extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
 ) -> Issued:
     """One certificate; without an issuer it signs itself. P-256 and SHA-256 by default.
@@ -56,7 +57,7 @@ def issue(
         .subject_name(_name(name))
         .issuer_name(issuer.certificate.subject if issuer else _name(name))
         .public_key(public)
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial_number or x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca, path_length if ca else None), critical=True)

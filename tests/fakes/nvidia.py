@@ -48,12 +48,16 @@ class FakeNvidia:
         brom: Issued | None = None,
         names: Sequence[bytes] | None = None,
         dice: Sequence[x509.UnrecognizedExtension] | None = None,
+        serial_number: int | None = None,
     ) -> FakeDevice:
         """`name` as in `NVIDIA:GH100:48B02DF44660DA06`; `brom`: a provisioned key given before.
 
-        `dice`: in the place of Hopper's extension with `fwid`.
+        `dice`: in the place of Hopper's extension with `fwid`. `serial_number`: of the provisioned
+        key's certificate.
         """
-        brom = brom or self._issue("a device's key", self._provisioner)
+        brom = brom or self._issue(
+            "a device's key", self._provisioner, serial_number=serial_number
+        )
         extra: list[tuple[x509.ExtensionType, bool]] = [
             (_device_names([_utf8(name)] if names is None else names), False)
         ]
@@ -71,9 +75,16 @@ class FakeNvidia:
         *,
         ca: bool = True,
         extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
+        serial_number: int | None = None,
     ) -> Issued:
         return issue(
-            name, issuer, ca=ca, curve=ec.SECP384R1(), digest=hashes.SHA384(), extra=extra
+            name,
+            issuer,
+            ca=ca,
+            curve=ec.SECP384R1(),
+            digest=hashes.SHA384(),
+            extra=extra,
+            serial_number=serial_number,
         )
 
 

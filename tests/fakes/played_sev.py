@@ -25,13 +25,13 @@ class PlayedSev:
 
     def __init__(self, ids: bytes = b"", refuses: int = 0, **fields: Any) -> None:
         tcb = tcb_bytes(Product.MILAN)
-        values = {"flags": 0, "current": tcb, "reported": tcb, "minor": 55} | fields
+        values = {"flags": 0, "current": tcb, "reported": tcb, "minor": 55, "memory": 1} | fields
         self.ids = ids
         self.refuses = refuses
         self.asked = 0
         self.answer = struct.pack(
             "<BBBBIII8s8s",
-            *(1, values["minor"], 1, 1, 21, values["flags"], 0),
+            *(1, values["minor"], 1, values["memory"], 21, values["flags"], 0),
             *(values["current"], values["reported"]),
         )
 

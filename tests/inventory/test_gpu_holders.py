@@ -72,6 +72,8 @@ def in_unit(host: GpuHost, pid: int, program: str, path: str, targets: Sequence[
     [
         "/dev/nvidia2",
         "/dev/nvidia2 (deleted)",
+        "/srv/trial/dev/nvidia2",
+        "/var/lib/machines/dev/trial/dev/dri/card3",
         "/dev/nvidia-caps/nvidia-cap21",
         "/dev/dri/card3",
         "/dev/dri/renderD130",
@@ -99,6 +101,7 @@ async def test_nodes_of_all_gpus_together_and_those_of_others_hold_none(host: Gp
             *("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"),
             *("/dev/nvidia5", "/dev/nvidia-caps/nvidia-cap57", "/dev/nvidia-caps/nvidia-cap1"),
             *("/dev/dri/card4", "/dev/dri/card30", "/dev/vfio/vfio", "/dev/iommu"),
+            *("/srv/dev/nvidia2/log", "/srv/trial/dev/nvidia5", "/srv/nvidia2"),
         ],
     )
     await host.claim(CARD)

@@ -35,7 +35,7 @@ class World:
         nvml: Nvml,
         *,
         look_s: float = 5.0,
-        open_s: float = 30.0,
+        attach_s: float = 30.0,
         library: str | None = None,
     ) -> None:
         self.nvml = nvml
@@ -47,7 +47,7 @@ class World:
             self.clock,
             on_event=self._keep,
             look_s=look_s,
-            open_s=open_s,
+            attach_s=attach_s,
         )
 
     def _keep(self, event: NvmlEvent) -> None:
@@ -134,6 +134,43 @@ async def test_everything_that_the_driver_tells_comes_through(world: Make):
             recovery=0,
         ),
     )
+
+
+async def test_tensor_cores_are_told_from_the_second_sample_on_where_the_part_can(world: Make):
+    made = world(gpus=3)
+    busy, idle, older = sorted(EIGHT)[:3]
+    made.nvml.gpu(busy, tensor=37.5)
+    made.nvml.gpu(idle, tensor="nan")
+    made.nvml.gpu(older, tensor=12.5, gpm=0)
+    three = frozenset({busy, idle, older})
+    look = await made.look(three)
+    assert [gpu.tensor_percent for gpu in look.gpus] == [None, None, None]
+    async with asyncio.timeout(30):
+        while (look := await made.look(three)).gpus[0].tensor_percent is None:
+            await asyncio.sleep(0.05)
+    assert [gpu.tensor_percent for gpu in look.gpus] == [37.5, None, None]
+    assert [gpu.temperature_c for gpu in look.gpus] == [33, 33, 33]
+    assert (look.trouble, look.silent) == (None, ())
+
+
+async def test_a_gpu_whose_tensor_cores_cannot_be_sampled_is_as_good_as_before(world: Make):
+    made = world()
+    refusals = (("QueryDeviceSupport", 3), ("SampleAlloc", 20), ("SampleGet", 999))
+    for function, code in refusals:  # each is asked anew, since none was answered
+        made.nvml.function(f"nvmlGpm{function}", code)
+        gpu = await made.gpu()
+        assert (gpu.temperature_c, gpu.tensor_percent, gpu.mute) == (33, None, None)
+        assert not gpu.lost
+        made.nvml.function(f"nvmlGpm{function}", None)
+    made.nvml.function("nvmlGpmSampleGet", 15)
+    assert (await made.gpu()).lost, "it fell off the bus while it was sampled"
+
+
+async def test_a_sample_that_hangs_takes_out_its_gpu_and_no_other(world: Make):
+    made = world(gpus=2, look_s=1.5)
+    made.nvml.gpu(OTHER, hang="gpm_sample")
+    look = await made.look(TWO)
+    assert ([gpu.bdf for gpu in look.gpus], look.silent) == ([BDF], (NvmlSilence(bdf=OTHER),))
 
 
 @pytest.mark.parametrize("count", [0, 8])
@@ -266,7 +303,7 @@ async def test_a_call_that_hangs_takes_out_its_gpu_and_no_other(world: Make):
 
 
 async def test_a_gpu_that_hangs_when_it_is_attached_is_known_from_the_first_look_on(world: Make):
-    made = world(gpus=3, open_s=2.0)
+    made = world(gpus=3, attach_s=1.0)
     made.nvml.gpu(OTHER, hang="handle")
     look = await made.look(frozenset(sorted(EIGHT)[:3]))
     assert [silent.bdf for silent in look.silent] == [OTHER]

@@ -114,6 +114,8 @@ def test_a_policy_is_taken_from_a_configuration(judge: Any, tmp_path: Path) -> N
     [
         (b"", "is no JSON object"),
         (b"[]", "is no JSON object"),
+        (b'{"format": ' + b"[" * 60_000 + b"]" * 60_000 + b"}", "nested deeper"),
+        (rb'{"format": "\ud800"}', "half of a surrogate pair"),
         (b"{}", "document_malformed"),
         (b'{"format": "x"}', "document_format"),
         (b'{"evidence": null, "verdict": 1, "expected": {}}', "no answer of `attest -o json`"),

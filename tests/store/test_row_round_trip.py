@@ -14,7 +14,7 @@ from agent.model.clock import Instant
 from agent.model.enclave import Enclave
 from agent.model.event import Event
 from agent.model.gpu import KnownGpu
-from agent.model.identity import KnownDevices, KnownLaunch, KnownMachine
+from agent.model.identity import KnownDevices, KnownLaunch, KnownMachine, RefusedChip
 from agent.model.lease import Lease
 from agent.model.preparation import GpuCondition
 from agent.model.revision import Deployment, Revision
@@ -61,7 +61,7 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
     "kind",
     [
         *(Deployment, Revision, Update, Enclave, Lease, GpuCondition, Event, KeptAnswer, KnownGpu),
-        *(KnownMachine, KnownLaunch, KnownDevices),
+        *(KnownMachine, KnownLaunch, KnownDevices, RefusedChip),
     ],
 )
 def test_a_row_comes_back_equal(kind: type[msgspec.Struct]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.attestation.evidence import EvidenceError
+from agent.strict_json import StrictJsonError, decode_strict_json
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -22,8 +23,8 @@ def manifest_bytes(body: bytes) -> bytes:
     if body.lstrip()[:1] != b"{":
         return body
     try:
-        return msgspec.json.decode(body, type=_Answer).rim
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decode_strict_json(body, _Answer).rim
+    except StrictJsonError as error:
         raise EvidenceError(
             "collateral_wrong", "nvidia-rim: the answer has no manifest"
         ) from error

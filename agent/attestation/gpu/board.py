@@ -1,9 +1,10 @@
 """Whether devices are in the mode, and on the one board, that they should be: every check. Pure.
 
 Source: NVIDIA/nvtrust, spdm_msrt_resp_msg.py (opaque fields 21 and 22, 34 to 36 of a GPU) and the
-attestation SDK (22 and 25 of a switch); google/go-nvattest-tools, ppcie (what a board is); the
-genuine board of the vectors. A GPU in protected-PCIe mode lists the switch at the other end of
-each of its links, a byte-reversed id each, zeros where the link is off.
+attestation SDK (22, 25 and 26 of a switch); google/go-nvattest-tools, ppcie (what a board is);
+the genuine board of the vectors. A GPU in protected-PCIe mode lists the switch at the other end of
+each of its links, a byte-reversed id each, zeros where the link is off. A switch lists the GPUs at
+its ports: eight ids as they stand in the GPUs' certificates, then which port leads to which.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from agent.attestation.gpu.claims import BoardClaims, DeviceKind, Feature, GpuCl
 from agent.attestation.port import Check, not_checked
 from agent.model.gpu import CcMode
 
-_PCIE_STATUS, _DEVICE_IDS, _LOCK, _FEATURE = 21, 22, 25, 36
-_ID_BYTES = 8
+_PCIE_STATUS, _DEVICE_IDS, _LOCK, _GPU_IDS, _FEATURE = 21, 22, 25, 26, 36
+_ID_BYTES, _GPUS_LISTED = 8, 8
 _ON, _LOCKED = 0xAA, 1
 _CODE = "gpu_mode"
 
@@ -25,7 +26,8 @@ def read_board(opaque: Mapping[int, bytes], kind: DeviceKind) -> BoardClaims:
     ids = opaque.get(_DEVICE_IDS, b"")
     if kind is DeviceKind.NVSWITCH:
         own = frozenset({ids}) if len(ids) == _ID_BYTES else frozenset[bytes]()
-        return BoardClaims(lock=_number(opaque.get(_LOCK)), ids=own)
+        gpus = _gpus_of_switch(opaque.get(_GPU_IDS, b""))
+        return BoardClaims(lock=_number(opaque.get(_LOCK)), ids=own, gpus=gpus)
     status = opaque.get(_PCIE_STATUS)
     return BoardClaims(
         feature=_number(opaque.get(_FEATURE)),
@@ -46,6 +48,7 @@ def board_checks(devices: Sequence[GpuClaims], mode: CcMode | None) -> Iterator[
     said = any(one.board.on_a_board for one in gpus)
     if mode is CcMode.PPCIE or (mode is None and said):
         yield _switches(gpus, switches)
+        yield _gpus_at_switches(gpus, switches)
         yield _locked(switches)
 
 
@@ -111,6 +114,28 @@ def _switches(gpus: Sequence[GpuClaims], switches: Sequence[GpuClaims]) -> Check
     return Check(code=code, passed=True, detail=detail)
 
 
+def _gpus_at_switches(gpus: Sequence[GpuClaims], switches: Sequence[GpuClaims]) -> Check:
+    """Those that gave evidence are exactly those that every switch is wired to."""
+    code = "gpu_switch_gpus"
+    known = [one.id for one in gpus if one.id is not None]
+    given, listed = frozenset(known), {one.board.gpus for one in switches}
+    for one in switches:
+        named = one.board.gpus
+        if len(named) != len(gpus) or len(given) != len(known) or not given <= named:
+            told = f"{one.device} is wired to the GPUs {_listed(named)}"
+            detail = f"{told}; evidence is of {len(gpus)}: {_listed(given)}"
+            return Check(code=code, passed=False, detail=detail)
+    if len(listed) != 1:
+        detail = "the switches are wired to different GPUs" if listed else "no switch tells"
+        return Check(code=code, passed=False, detail=detail)
+    if len(known) != len(gpus):
+        unnamed = ", ".join(one.device for one in gpus if one.id is None)
+        why = f"the certificates of {unnamed} do not state the id by which switches name them"
+        return not_checked(f"{code}_not_checked", why)
+    detail = f"every switch is wired to exactly the {len(gpus)} GPUs that gave evidence"
+    return Check(code=code, passed=True, detail=detail)
+
+
 def _locked(switches: Sequence[GpuClaims]) -> Check:
     open_ = [one.device for one in switches if one.board.lock != _LOCKED]
     detail = f"not locked: {', '.join(open_)}" if open_ else f"{len(switches)} switches are locked"
@@ -127,6 +152,13 @@ def _reversed(ids: bytes) -> frozenset[bytes]:
         return frozenset()
     each = (ids[at : at + _ID_BYTES] for at in range(0, len(ids), _ID_BYTES))
     return frozenset(one[::-1] for one in each if any(one))
+
+
+def _gpus_of_switch(value: bytes) -> frozenset[bytes]:
+    if len(value) < _GPUS_LISTED * _ID_BYTES:
+        return frozenset()
+    each = (value[at : at + _ID_BYTES] for at in range(0, _GPUS_LISTED * _ID_BYTES, _ID_BYTES))
+    return frozenset(one for one in each if any(one))
 
 
 def _number(value: bytes | None) -> int | None:

@@ -121,6 +121,9 @@ class _Reader:
         parser.CommentHandler = self._no_comment
         parser.StartCdataSectionHandler = self._no_cdata
         try:
+            # Expat takes UTF-16 by its first bytes, whatever it is told; no XML has a zero byte.
+            if "\0" in data.decode("utf-8"):
+                raise self._refusal("it is not in UTF-8")
             parser.Parse(data, True)
         except (expat.ExpatError, ValueError) as error:
             raise self._refusal(f"not well-formed XML: {error}") from error

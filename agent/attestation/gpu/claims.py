@@ -28,14 +28,15 @@ class Feature(IntEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardClaims:
     """What a report says of the board; None: nothing. `ids`: of a GPU the switches at its links,
-    of a switch its own. `protected_pcie`: of older reports, which state no `feature`. `lock`: of a
-    switch.
+    of a switch its own. `gpus`: of a switch, those at its ports. `protected_pcie`: of older
+    reports, which state no `feature`. `lock`: of a switch.
     """
 
     feature: int | None = None
     protected_pcie: bool | None = None
     lock: int | None = None
     ids: frozenset[bytes] = frozenset()
+    gpus: frozenset[bytes] = frozenset()
 
     @property
     def on_a_board(self) -> bool | None:
@@ -52,7 +53,8 @@ class GpuClaims:
     firmware digest that its certificate was made for; None where the report does not repeat it, so
     that nothing could be compared. `driver_version`: GPUs only. `simulated`: under another root
     than NVIDIA's. `manifests`: the reference manifests that its report names. `board`: in which
-    mode, beside which others.
+    mode, beside which others. `id`: by which a board's others name it; None where its certificate
+    does not state it in the known form.
     """
 
     kind: DeviceKind
@@ -68,3 +70,4 @@ class GpuClaims:
     simulated: bool
     manifests: tuple[ManifestName, ...] = ()
     board: BoardClaims = BoardClaims()
+    id: bytes | None = None

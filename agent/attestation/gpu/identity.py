@@ -1,7 +1,9 @@
-"""Who a device says it is in its certificates: chip, own name, firmware digest.
+"""Who a device says it is in its certificates: chip, own name, id, firmware digest.
 
-Source: DMTF SPDM's device information (other name 1.3.6.1.4.1.412.274.1), in the one form that
-NVIDIA's devices use.
+Sources: DMTF SPDM's device information (other name 1.3.6.1.4.1.412.274.1), in the one form that
+NVIDIA's devices use; for the id, genuine boards: the serial number of the certificate of the key
+that was provisioned into a device is one byte (0x41 of a GPU, 0x50 of a switch) and the eight by
+which the reports of the others name it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from agent.attestation.pinned_chain import UNREADABLE, Chain, spki_sha256
 _DEVICE_INFO = x509.ObjectIdentifier("1.3.6.1.4.1.412.274.1")
 _NAME = re.compile(r"NVIDIA:([A-Z]{2}_?[0-9]{2,3}[A-Z]?):([0-9A-F]{16})")
 
+_ID_BYTES = 8
+_KIND_BYTE = {DeviceKind.GPU: 0x41, DeviceKind.NVSWITCH: 0x50}
+
 _FAMILIES = (
     (re.compile(r"GH[0-9]{3}"), DeviceKind.GPU, "HOPPER"),
     (re.compile(r"GB[0-9]{3}[A-Z]?"), DeviceKind.GPU, "BLACKWELL"),
@@ -28,7 +33,9 @@ _FAMILIES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceIdentity:
-    """Of a verified chain: `key` is the SHA-256 of the key provisioned into the device."""
+    """Of a verified chain: `key` is the SHA-256 of the key provisioned into the device. `id`: None
+    where its certificate's serial number has another form.
+    """
 
     kind: DeviceKind
     architecture: str
@@ -36,6 +43,7 @@ class DeviceIdentity:
     device: str
     key: str
     fwid: bytes | None
+    id: bytes | None = None
 
 
 def read_identity(chain: Chain) -> DeviceIdentity:
@@ -58,8 +66,14 @@ def read_identity(chain: Chain) -> DeviceIdentity:
                 device=name,
                 key=spki_sha256(chain[1]),
                 fwid=firmware_digest(extensions),
+                id=_id(chain[1].serial_number, kind),
             )
     raise EvidenceError("gpu_chip", f"chip {chip!r} is none of Hopper, Blackwell, LS10")
+
+
+def _id(serial_number: int, kind: DeviceKind) -> bytes | None:
+    first, own = divmod(serial_number, 1 << 8 * _ID_BYTES)
+    return own.to_bytes(_ID_BYTES) if first == _KIND_BYTE[kind] else None
 
 
 def _device_name(extensions: x509.Extensions) -> str:

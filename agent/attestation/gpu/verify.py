@@ -161,6 +161,7 @@ def _claims(report: MeasurementReport, identity: DeviceIdentity, *, simulated: b
         simulated=simulated,
         manifests=manifest_names(identity, report.opaque, driver, vbios),
         board=read_board(report.opaque, identity.kind),
+        id=identity.id,
     )
 
 

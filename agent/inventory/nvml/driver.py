@@ -15,6 +15,7 @@ import pynvml
 
 from agent.inventory.nvml.calls import call, text
 from agent.inventory.nvml.one_gpu import look_at
+from agent.inventory.nvml.tensor import TensorMeter
 from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, Trouble
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf
@@ -51,6 +52,7 @@ class NvmlDriver:
     def __init__(self, library: str) -> None:
         self._library = library
         self._handles: dict[Bdf, Any] = {}
+        self._tensor: dict[Bdf, TensorMeter] = {}
         self._events: Any = None
         self.tells_events = False  # whether any GPU found so far has events to tell
 
@@ -87,6 +89,7 @@ class NvmlDriver:
             raise RefusedError(error.value) from error
         self._register(handle)
         self._handles[bdf] = handle
+        self._tensor[bdf] = TensorMeter(handle)
 
     def _register(self, handle: Any) -> None:
         if self._events is None:
@@ -115,7 +118,7 @@ class NvmlDriver:
 
     def look(self, bdf: Bdf) -> NvmlGpu:
         """Everything about one GPU that was found."""
-        return look_at(bdf, self._handles[bdf])
+        return look_at(bdf, self._handles[bdf], self._tensor[bdf])
 
     def next_event(self, timeout_ms: int) -> NvmlEvent | None:
         """Wait for one; None when none came in time. Raises DriverError when none ever will."""

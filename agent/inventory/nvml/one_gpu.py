@@ -9,6 +9,7 @@ import msgspec
 import pynvml
 
 from agent.inventory.nvml.calls import call, text
+from agent.inventory.nvml.tensor import TensorMeter
 from agent.inventory.nvml.values import NvmlGpu
 from agent.model.gpu import GpuProcess
 from agent.model.ids import Bdf
@@ -39,9 +40,9 @@ _HARD = frozenset(
 _NUMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 
 
-def look_at(bdf: Bdf, handle: Any) -> NvmlGpu:
-    """All of it, as of now."""
-    return _Gpu(handle).look(bdf)
+def look_at(bdf: Bdf, handle: Any, tensor: TensorMeter) -> NvmlGpu:
+    """All of it, as of now. `tensor`: this GPU's, which knows of the look before."""
+    return _Gpu(handle).look(bdf, tensor)
 
 
 class _Gpu:
@@ -52,13 +53,14 @@ class _Gpu:
         self._codes: set[int] = set()
         self._answered = False
 
-    def look(self, bdf: Bdf) -> NvmlGpu:
+    def look(self, bdf: Bdf, tensor: TensorMeter) -> NvmlGpu:
         """All of it."""
         memory, power = self._ask("nvmlDeviceGetMemoryInfo"), self._ask("nvmlDeviceGetPowerUsage")
         rates, mig = self._ask("nvmlDeviceGetUtilizationRates"), self._ask("nvmlDeviceGetMigMode")
         temperature_c = self._ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU)
         reads = any(one is not None for one in (memory, power, rates, temperature_c))
         fields = self._fields()
+        tensor_percent = tensor.percent(self._codes) if reads else None
         gpu = NvmlGpu(
             bdf=bdf,
             uuid=text(self._ask("nvmlDeviceGetUUID")),
@@ -70,6 +72,7 @@ class _Gpu:
             temperature_c=temperature_c,
             power_w=None if power is None else power / 1000,
             utilization_percent=None if rates is None else rates.gpu,
+            tensor_percent=tensor_percent,
             memory_used_mib=None if memory is None else memory.used >> 20,
             sm_clock_mhz=self._ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
             ecc=self._ecc(),

@@ -30,7 +30,8 @@ from agent.inventory.nvml.values import NvmlEvent, NvmlGpu, NvmlLook, Trouble
 from agent.model.clock import Instant
 from agent.model.ids import Bdf
 
-_OPEN_S = 30.0  # the first use of a GPU after boot may load firmware into it
+_OPEN_S = 30.0
+_ATTACH_S = 30.0  # the first use of a GPU after boot may load firmware into it
 _LOOK_S = 5.0
 _BACKOFF_S, _BACKOFF_AT_MOST_S = 5.0, 300.0
 
@@ -51,12 +52,14 @@ class NvmlProbe:
         on_event: Callable[[NvmlEvent], None],
         command: Sequence[str] = CHILD,
         open_s: float = _OPEN_S,
+        attach_s: float = _ATTACH_S,
         look_s: float = _LOOK_S,
     ) -> None:
         self._argv = (*command, library)
         self._clock = clock
         self._on_event = on_event
         self._open_s = open_s
+        self._attach_s = attach_s
         self._look_s = look_s
         self._lock = asyncio.Lock()
         self._holds = 0
@@ -153,7 +156,7 @@ class NvmlProbe:
     async def _ask_about(self, process: NvmlProcess, bdf: Bdf) -> NvmlGpu | None:
         """None for one that is refused, which then rests. Raises TimeoutError if a call hangs."""
         if bdf not in self._found:
-            answer: Answer = await process.ask(Find(bdf=bdf), self._open_s)
+            answer: Answer = await process.ask(Find(bdf=bdf), self._attach_s)
             if isinstance(answer, Refused):
                 self._resting.add(bdf, self._clock.now(), error=answer.error)
                 return None

@@ -21,7 +21,8 @@ class NvmlGpu(_Value, frozen=True, kw_only=True):
     error of the calls, where none of those that read the GPU itself is answered. `recovery`:
     field 230, a number that newer drivers may add to. `ecc`: {enabled, volatile: {corrected,
     uncorrected}, aggregate: {…}, sram_threshold_exceeded, retired_pages_pending}.
-    `memory_used_mib`: what the driver keeps for itself is used, too.
+    `memory_used_mib`: what the driver keeps for itself is used, too. `tensor_percent`: how busy
+    the tensor cores were since the look before.
     `remapped_rows`: {correctable, uncorrectable, pending, failure}. `mig`: on or off.
     """
 
@@ -35,6 +36,7 @@ class NvmlGpu(_Value, frozen=True, kw_only=True):
     temperature_c: float | None = None
     power_w: float | None = None
     utilization_percent: float | None = None
+    tensor_percent: float | None = None
     memory_used_mib: int | None = None
     sm_clock_mhz: int | None = None
     ecc: dict[str, Any] | None = None

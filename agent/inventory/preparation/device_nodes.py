@@ -42,12 +42,14 @@ class DeviceNodes(NamedTuple):
 
     def touches(self, target: str) -> bool:
         """Whether whoever has this file open holds one of the devices."""
-        name = target.removesuffix(" (deleted)")
+        whole = target.removesuffix(" (deleted)")
+        at = whole.rfind("/dev/")  # of a chroot or a container its own /dev is meant
+        name = whole[at:] if at > 0 else whole
         if name in self.nodes or (self.any_gpu and _NVIDIA_DEVICE.fullmatch(name)):
             return True
         if self.any_switch and _SWITCH_DEVICE.fullmatch(name):
             return True
-        return any(entry in name for entry in self.entries)
+        return any(entry in whole for entry in self.entries)
 
 
 def nodes_of(functions: tuple[Function, ...], proc_root: Path) -> DeviceNodes:

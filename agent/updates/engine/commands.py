@@ -349,7 +349,7 @@ class UpdateEngine:
     async def accept_chip(self, name: DeploymentName, caller: Caller) -> ChipChange:
         """Have the processor that its newest evidence names be this machine's."""
         await self._store.read(lambda tx: named(tx, name))
-        row = self._parts.attestation.chip_to_accept(name)
+        row = await self._parts.attestation.chip_to_accept(name)
         change = await self._store.transact(lambda tx: accept_chip(tx, name, row, caller))
         self._parts.attestation.compare_anew()
         self._runtime.executor.judge_again()

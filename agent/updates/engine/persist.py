@@ -14,6 +14,7 @@ from agent.model.lease import Claim, ClaimKind
 from agent.model.revision import Deployment
 from agent.model.update import Update
 from agent.store.port import Transaction
+from agent.updates.admission.accept_chip import forget_refused_chip
 from agent.updates.admission.restart_old import promise_restart_old
 from agent.updates.planner.types import Write
 
@@ -53,6 +54,7 @@ def persist(
         tx.append(event)
     if write.delete_deployment:
         tx.delete_deployment(name)
+        forget_refused_chip(tx, name)
 
 
 def _count(tx: Transaction, write: Write) -> None:
