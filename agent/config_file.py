@@ -196,7 +196,7 @@ def _convert(path: str, kind: Any, raw: object, base: Path | None) -> Any:
 
 def _names_a_file(path: str, value: str) -> bool:
     if path == "releases.source":
-        return ":" not in value.split("/", 1)[0]
+        return value != "github" and ":" not in value.split("/", 1)[0]
     return path in _PATH_OR_NAME and "/" in value
 
 

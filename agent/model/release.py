@@ -28,7 +28,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     longest that the boot waits for a container to be healthy. `tls_mode`: where the guest's
     certificate comes from; anything but `self-signed` is a public one. `igvm`: one measured
     file is launched in place of firmware, kernel, initrd and command line, which are absent then.
-    `dummy_attestation`: the guest is told to give no evidence.
+    `dummy_attestation`: the guest is told to give no evidence. `guest_refusals`: what of the
+    config the guest will surely refuse, in sentences; the host does not.
     """
 
     repo: str
@@ -60,6 +61,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     shim: ShimRules = ShimRules()
     boot_wait_s: float = 0.0
     tls_mode: str = SELF_SIGNED
+    guest_refusals: tuple[str, ...] = ()
 
 
 class LocalImage(msgspec.Struct, frozen=True, kw_only=True):

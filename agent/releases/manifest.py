@@ -20,6 +20,7 @@ from agent.model.resources import Demand
 from agent.model.shape import FIXED_DISKS
 from agent.releases.cmdline import check_word, cmdline_words
 from agent.releases.fields import Field, ReleaseFieldError
+from agent.releases.guest_rules.check import refusals
 from agent.releases.igvm import check_size, is_igvm, read_igvm
 from agent.releases.layout import (
     VERSION,
@@ -185,6 +186,7 @@ def _assemble(
         shim=workload.shim,
         boot_wait_s=workload.boot_wait_s,
         tls_mode=workload.tls_mode,
+        guest_refusals=refusals(manifest.config),
     )
 
 

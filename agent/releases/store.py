@@ -253,17 +253,25 @@ def open_releases(
     """The releases that a configuration describes. Nothing is read or made before it is needed.
 
     `tls` is what an https source is trusted by, if not the system's certificates. Raises
-    ReleaseSourceError for a source that is neither a directory nor an https URL.
+    ReleaseSourceError for a source that is neither a directory, nor an https URL, nor github.
     """
     executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="releases")
     return ReleaseStore(
-        open_source(config.source, executor, tls) if config.source else None,
+        _source(config, executor, tls),
         Cache(config.cache_dir or state_dir / "cache", int(config.cache_max_gib * _GIB)),
         executor,
         models_dir=config.models_dir,
         firmware_dir=firmware_dir,
         signatures=SignatureRule(config.signature) if config.require_signature else None,
     )
+
+
+def _source(
+    config: ReleasesConfig, executor: Executor, tls: ssl.SSLContext | None
+) -> Source | None:
+    if config.source is None:
+        return None
+    return open_source(config.source, executor, tls, config.github_token_file)
 
 
 def _image(item: Kept, *, needed: bool) -> KeptImage:
