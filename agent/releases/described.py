@@ -7,12 +7,10 @@ from typing import Any
 
 import msgspec
 
-from agent.model.release import Release
+from agent.model.release import PUBLIC_IMAGE, Release
 from agent.releases.oci.references import is_played
 from agent.releases.workload import MAX_CONFIG_BYTES
 from agent.strict_yaml import StrictYamlError, load_strict_yaml
-
-PUBLIC_IMAGE = "tinfoilsh/cvmimage"
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
