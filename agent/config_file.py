@@ -25,7 +25,8 @@ from agent.strict_yaml import MAX_BYTES, StrictYamlError, load_strict_yaml
 
 ENV_PREFIX = "ENCLAVE_AGENT_"
 _NOT_SETTINGS = frozenset(  # of the command line
-    f"ENCLAVE_AGENT_{name}" for name in ("SOCKET", "URL", "CERTIFICATE", "KEY", "CA")
+    f"ENCLAVE_AGENT_{name}"
+    for name in ("SOCKET", "URL", "CERTIFICATE", "KEY", "CA", "GUEST_IMAGE")
 )
 _PATH_OR_NAME = frozenset({"qemu.binary", "host.nvml_library", "host.gpu_tools"})
 _MAX_SOCKET_BYTES = 107
