@@ -19,6 +19,7 @@ from agent.daemon.egress import facts_of, policy_of
 from agent.daemon.egress_names import EgressForesight
 from agent.daemon.gpus import gpus_of, preparer_of
 from agent.daemon.host_supply import SupplyReader
+from agent.daemon.launch_foresight import LaunchForesight
 from agent.daemon.launch_formats import LaunchFormats
 from agent.daemon.listen_rules import ListenRulesReader
 from agent.daemon.networks import (
@@ -121,6 +122,12 @@ def build(
         config.state_dir, cgroup_root=config.host.cgroup_root, vcpus=config.host.vcpus
     )
     confidential = tee in (Tee.SEV_SNP, Tee.TDX)
+    preflight = (
+        HostPreflight(tee, config, enclaves.qemu, gpus, host_look(config), in_units=units)
+        if confidential
+        else None
+    )
+    measured = _measured(config, tee, measurements)
     sizes = config.host.gpu_group_sizes
     parts = EngineDependencies(
         store=store,
@@ -159,19 +166,18 @@ def build(
         ),
         policy=policy(config, choices.tee.value),
         host_id=host_id,
-        measured=_measured(config, tee, measurements),
-        preflight=HostPreflight(
-            tee,
-            config,
-            enclaves.qemu,
-            gpus,
-            host_look(config),
-            in_units=units,
-        )
-        if confidential
-        else no_preflight,
+        measured=measured,
+        preflight=preflight or no_preflight,
         launchable=LaunchFormats(tee, enclaves.qemu, gpus),
         foresee=foresee_of(config, choices),
+        foresee_launch=LaunchForesight(
+            tee,
+            config,
+            local=releases.local,
+            firmware=releases.firmware,
+            measured=measured,
+            preflight=preflight,
+        ),
         host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
         network_news=news,

@@ -133,6 +133,13 @@ class ReleaseStore:
         models = self._models(release)
         return self._image(release, models) if all(p.is_file() for p in models) else None
 
+    async def firmware(self, release: Release) -> Path | None:
+        """The firmware that a release names, if a file of this host is it; it is looked for."""
+        if release.firmware_sha256 is None:
+            return None
+        await self._look_for_firmware(release.firmware_sha256)
+        return self._firmware.known(release.firmware_sha256)
+
     def protect(self, digests: frozenset[str]) -> None:
         """Name the manifests whose artifacts stay; see the port."""
         self._fetcher.protected = digests

@@ -152,7 +152,7 @@ class Admissions:
         options = Options(
             staging=ask.staging,
             strategy=ask.strategy,
-            obstacles=ask.obstacles,
+            obstacles=(*ask.obstacles, *await self._parts.foresee_launch(ask.release)),
             warnings=(*ask.warnings, *await self._parts.foresee(ask.release)),
         )
         return await self._store.read(lambda tx: question(tx, name, revision, options))
