@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -40,9 +38,9 @@ from agent.enclaves.supervisor_systemd import SystemdSupervisor
 from agent.host.clock import RealClock
 from agent.host.commands import run_command
 from agent.host.credentials import CredentialCipher, why_none
-from agent.host.files import in_memory
 from agent.host.network_news import NetworkNews
 from agent.host.networks import own_networks
+from agent.host.secrets_place import SHARED_MEMORY, secrets_place
 from agent.host.threads import finish_in_thread
 from agent.host.units import beside_us, host_is_stopping
 from agent.inventory.host import HostProbe
@@ -261,17 +259,11 @@ def _attestation(
     return NoDebugEvidence(verifier, demanded=not config.allow_unattested)
 
 
-def secrets_dir(config: Config, shared_memory: Path = Path("/dev/shm")) -> Path:  # noqa: S108
-    """Where secrets' values lie: in memory only.
-
-    In the run directory, which is a tmpfs on a real host; where it is not, in the shared memory
-    of the host under a name of this installation. Raises CannotStartError if neither is one.
-    """
-    if in_memory(config.run_dir):
-        return config.run_dir / "secrets"
-    if in_memory(shared_memory):
-        of = hashlib.sha256(os.fsencode(config.state_dir)).hexdigest()[:16]
-        return shared_memory / f"enclave-agent-{os.geteuid()}-{of}"
+def secrets_dir(config: Config, shared_memory: Path = SHARED_MEMORY) -> Path:
+    """Where secrets' values lie. Raises CannotStartError where there is no such place."""
+    place = secrets_place(config.run_dir, config.state_dir, shared_memory)
+    if place is not None:
+        return place
     raise CannotStartError("run_dir", "must be on a tmpfs: secrets may touch no disk")
 
 

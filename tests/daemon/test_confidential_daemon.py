@@ -105,6 +105,17 @@ async def test_a_host_without_the_tee_says_all_that_it_lacks_and_boots_nothing(
         fault = await fault_of(daemon, "altered", daemon.plain)
         assert (fault["code"], fault["step"]) == ("measurement_mismatch", "prepare")
         assert "ab" * 48 in fault["detail"]
+        # the doctor asks the agent, and the agent what it could launch
+        code, out, _ = await daemon.cli("doctor", "-o", "json")
+        lines = json.loads(out)
+        assert (code, lines[0]["what"], lines[0]["state"]) == (1, "agent", "ok")
+        (where,) = [line["detail"] for line in lines if line["what"] == "state_dir"]
+        assert where.startswith(str(daemon.state))
+        assert [line["state"] for line in lines if line["what"] == "ports"] == ["ok"]
+        launches = [line["detail"] for line in lines if line["what"] == "launches"]
+        assert [one.partition(" ")[0] for one in launches] == ["d-altered", "d-v1"]
+        assert all("tee_unavailable" in one for one in launches)
+
         planned = await daemon.send("POST", "/v1/plan", {"deployment": "d-altered"})
         assert "measurement_mismatch" in {one["code"] for one in planned.body["reasons"]}
         assert (await daemon.get("/v1/enclaves")).body["enclaves"] == []
