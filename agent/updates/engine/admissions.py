@@ -26,6 +26,7 @@ from agent.updates.admission.admit import (
     question,
     secrets_gone,
 )
+from agent.updates.admission.debug_variant import required, with_variant
 from agent.updates.admission.lookup import current
 from agent.updates.admission.moved_tags import taken_before, with_moved_tag
 from agent.updates.admission.requests import ask_for_change, resolve
@@ -58,6 +59,10 @@ class Admissions:
 
         Raises RefusedError, ReleaseSourceError.
         """
+        change = with_variant(before, change)
+        return await required(change, lambda: self._resolved(before, change))
+
+    async def _resolved(self, before: Revision, change: Change) -> Release:
         parts = self._parts
         if change.tag is msgspec.UNSET:
             digest = before.release_digest
@@ -134,6 +139,7 @@ class Admissions:
             staging=wanted.staging,
             strategy=wanted.strategy,
             accept_moved_tag=wanted.accept_moved_tag,
+            debug=wanted.debug,
             probes=wanted.probes,
             listen=wanted.listen,
             publish=wanted.publish,
