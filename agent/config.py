@@ -129,6 +129,7 @@ class ReleasesConfig(_Section, frozen=True, kw_only=True):
     """`default_domain`: guests of deployments without a domain are named NAME.DEFAULT_DOMAIN."""
 
     source: str | None = None
+    github_token_file: Path | None = None  # for the source `github`: a token, for it alone
     default_domain: str | None = None
     cache_dir: Path | None = None  # default: <state_dir>/cache
     cache_max_gib: float = 200

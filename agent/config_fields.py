@@ -160,17 +160,20 @@ def _https_url(value: str) -> str | None:
 
 
 def _source(value: str) -> str | None:
-    """A directory (its path was made absolute before), a file: URL, or an https URL."""
-    if value.startswith("/"):
+    """A directory (its path was made absolute before), a file: URL, an https URL, or github."""
+    if value.startswith("/") or value == "github":
         return None
+    if value.startswith("github:"):
+        reason = _https_url(f"https://{value.removeprefix('github:')}")
+        return "must be github:HOST or github:HOST:PORT" if reason or "/" in value else None
     url = urlsplit(value)
     if url.scheme == "file":
         bare = not (url.netloc or url.query or url.fragment)
         return None if bare and url.path.startswith("/") else "must be file:///DIRECTORY"
     if url.scheme == "http":
-        return "must be a directory or an https URL; http is not protected"
+        return "must be a directory, an https URL or github; http is not protected"
     reason = _https_url(value)
-    return reason and f"{reason}, or a directory"
+    return reason and f"{reason}, a directory, or github"
 
 
 def _default_domain(value: str) -> str | None:

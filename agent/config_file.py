@@ -25,7 +25,8 @@ from agent.strict_yaml import MAX_BYTES, StrictYamlError, load_strict_yaml
 
 ENV_PREFIX = "ENCLAVE_AGENT_"
 _NOT_SETTINGS = frozenset(  # of the command line
-    f"ENCLAVE_AGENT_{name}" for name in ("SOCKET", "URL", "CERTIFICATE", "KEY", "CA")
+    f"ENCLAVE_AGENT_{name}"
+    for name in ("SOCKET", "URL", "CERTIFICATE", "KEY", "CA", "GUEST_IMAGE")
 )
 _PATH_OR_NAME = frozenset({"qemu.binary", "host.nvml_library", "host.gpu_tools"})
 _MAX_SOCKET_BYTES = 107
@@ -196,7 +197,7 @@ def _convert(path: str, kind: Any, raw: object, base: Path | None) -> Any:
 
 def _names_a_file(path: str, value: str) -> bool:
     if path == "releases.source":
-        return ":" not in value.split("/", 1)[0]
+        return value != "github" and ":" not in value.split("/", 1)[0]
     return path in _PATH_OR_NAME and "/" in value
 
 

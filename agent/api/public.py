@@ -61,7 +61,7 @@ def _deployment(one: DeploymentView) -> DeploymentView:
 
 
 def _enclave(one: EnclaveView) -> EnclaveView:
-    return replace(one, teardown=None, guest_metrics=None, played=[])
+    return replace(one, teardown=None, guest_metrics=None, guest=None, containers=[], played=[])
 
 
 def _rollback(one: RollbackView) -> RollbackView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.api import changes, gpus, images, leases, reads, validation
+from agent.api import changes, doctor, gpus, images, leases, reads, validation
 from agent.api.query import AFTER, DEPLOYMENT, FOLLOW, LIMIT, NONCE, TAIL
 from agent.api.roles import Permission
 from agent.api.route import DocumentedAnswer, Handler, HttpRoute
@@ -284,6 +284,14 @@ ROUTES: tuple[HttpRoute, ...] = (
         DocumentedAnswer(200, "What is known of the machine now, and was before.", a.ChipAccepted),
         permission=Permission.HOST,
         problems=(404, 409, 501),
+    ),
+    _get(
+        "/v1/doctor",
+        "doctor",
+        "What this host can and cannot do, as the agent sees it.",
+        doctor.look,
+        a.Checkup,
+        permission=Permission.HOST,
     ),
     _get("/v1/images", "images", "What is kept of releases.", images.kept, a.Images),
     _do(

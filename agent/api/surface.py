@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent.api.counters import Counters
@@ -11,6 +11,7 @@ from agent.api.names import names_of_this_host
 from agent.api.page import StatusPage
 from agent.api.streams import Streams
 from agent.updates.port import Engine
+from agent.wire.answers import Checkup
 from agent.wire.host_views import CoordinatorView
 
 NO_COORDINATOR = CoordinatorView(
@@ -30,6 +31,10 @@ def _no_coordinator() -> CoordinatorView:
     return NO_COORDINATOR
 
 
+async def _no_doctor() -> Checkup:
+    return Checkup(lines=[])
+
+
 @dataclass(slots=True)
 class Surface:
     """One a process.
@@ -44,6 +49,7 @@ class Surface:
     body_key: bytes
     alive: Callable[[], Sequence[str]] = _alive
     coordinator: Callable[[], CoordinatorView] = _no_coordinator  # until there is a session
+    doctor: Callable[[], Awaitable[Checkup]] = _no_doctor
     status_names: frozenset[str] = field(default_factory=names_of_this_host)
     idempotency: Idempotency = field(init=False)
     page: StatusPage = field(init=False)

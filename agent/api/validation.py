@@ -54,6 +54,7 @@ OF_AN_UPDATE = (
     "publish",
     "domain",
     "probes",
+    "debug",
 )
 
 
@@ -97,6 +98,7 @@ def change(body: wire.UpdateRequest) -> Change:
         else body.revert_after_switch,
         restart_old_on_failure=body.restart_old_on_failure,
         accept_moved_tag=body.accept_moved_tag is True,
+        debug=body.debug,
         lease=_lease(body.lease),
     )
 
@@ -121,6 +123,7 @@ def plan_question(body: wire.PlanRequest | wire.LeaseRequest) -> PlanQuestion:
         strategy=None if body.strategy is UNSET else body.strategy,
         staging=full.staging,
         accept_moved_tag=full.accept_moved_tag is True,
+        debug=full.debug,
         variables=_names("variables", full.variables or ()),
         secrets=_names("secrets", full.secrets or ()),
         unset_variables=_names("unset_variables", full.unset_variables or ()),

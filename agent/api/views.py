@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from itertools import zip_longest
 
 import msgspec
 
@@ -13,15 +14,16 @@ from agent.model.reasons import Decision, DowntimeEstimate, Reason
 from agent.model.resources import Amounts
 from agent.model.revision import Fault, Revision
 from agent.model.update import Update
-from agent.probes.answers import played_containers
 from agent.probes.choice import unasked
 from agent.probes.port import ListenerReach
+from agent.probes.told_containers import guest_itself, told_containers
 from agent.updates.secrets.standing import SecretState
 from agent.updates.snapshot.aftermath import aftermath
 from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts
 from agent.wire.answers import SecretView
 from agent.wire.host_views import AmountsView
 from agent.wire.views import (
+    ContainerView,
     DecisionView,
     DeploymentView,
     EnclaveView,
@@ -168,9 +170,36 @@ def _progress(update: Update, facts: DeploymentFacts | None, now: Instant) -> Pr
     )
 
 
+def _guest(facts: EnclaveFacts) -> str | None:
+    """By its own word where it has one; its image's version is its release's to say."""
+    revision, health = facts.revision, facts.health
+    said = guest_itself(health.boot_stages) if health else None
+    whose = said or (revision.image_source if revision else None)
+    version = revision.image_version if revision else None
+    return " ".join(filter(None, (whose, version))) or None
+
+
+def _containers(facts: EnclaveFacts) -> list[ContainerView]:
+    """In its guest's words; of one that says nothing yet, what its release has."""
+    revision, health = facts.revision, facts.health
+    told = told_containers(health.containers) if health else ()
+    if told:
+        return [
+            ContainerView(name=one.name, image=one.image, state=one.state, played=one.played)
+            for one in told
+        ]
+    names = revision.container_names if revision else ()
+    images = revision.container_images if revision else ()
+    return [
+        ContainerView(name=name, image=image, state=None)
+        for name, image in zip_longest(names, images[: len(names)], fillvalue="")
+    ]
+
+
 def enclave_view(facts: EnclaveFacts, now: Instant) -> EnclaveView:
     """`now` is the snapshot's moment, so that the same snapshot always reads the same."""
     row, health, verdict = facts.row, facts.health, facts.verdict
+    containers = _containers(facts)
     return EnclaveView(
         id=row.id,
         deployment=row.deployment,
@@ -192,7 +221,9 @@ def enclave_view(facts: EnclaveFacts, now: Instant) -> EnclaveView:
         uptime_s=_uptime_s(row.launched_at, now),
         guest_metrics=health.metrics if health else None,
         debug=facts.debug,
-        played=played_containers(health.containers) if health else [],
+        guest=_guest(facts),
+        containers=containers,
+        played=[one.name for one in containers if one.played],
     )
 
 

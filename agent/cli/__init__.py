@@ -54,7 +54,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "restore_store",
         "Put the newest backup in the place of a damaged store.",
     ),
-    "release": ("release", "release", "Make releases."),
+    "release": ("release", "release", "Make releases, look at them, bring them here."),
     "support-bundle": (
         "support_bundle",
         "support_bundle",

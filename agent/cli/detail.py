@@ -13,6 +13,7 @@ from agent.cli.expectation import history
 from agent.cli.failure import what_is_left, words
 from agent.cli.overview import health_word, update_text
 from agent.cli.progress import probe_word
+from agent.cli.runs import container_state
 from agent.cli.screen import pairs, table, word
 from agent.cli.tables import Column, Pairs, Paragraph, prose
 from agent.cli.text import ago, duration, moment, safe, safe_lines
@@ -32,7 +33,7 @@ def detail(one: DeploymentView) -> RenderableType:
     parts: list[RenderableType] = [_head(one)]
     if one.enclaves:
         parts.extend(["", _enclaves(one.enclaves)])
-        parts.extend(_played(one.enclaves))
+        parts.extend(runs_block(one.enclaves))
     if one.update is not None:
         parts.extend(["", *update_block(one.update, one.warnings)])
     if one.rollback:
@@ -131,14 +132,25 @@ def _enclaves(enclaves: list[EnclaveView]) -> RenderableType:
     return rows
 
 
-def _played(enclaves: list[EnclaveView]) -> list[RenderableType]:
-    """Containers that nobody runs are never shown as if somebody did."""
-    shown = pairs()
+def runs_block(enclaves: list[EnclaveView]) -> list[RenderableType]:
+    """Whose guest each is, and what it runs; what is only played is never shown as if it ran."""
+    if not any(one.guest or one.containers for one in enclaves):
+        return []
+    rows = table(
+        Column("ENCLAVE"),
+        Column("GUEST", 2),
+        Column("CONTAINER"),
+        Column("STATE"),
+        Column("IMAGE", 3),
+    )
     for one in enclaves:
-        if one.played:
-            names = ", ".join(safe(name) for name in one.played)
-            shown.add_row("played", f"{names} of {one.id}: no image of theirs runs")
-    return [shown] if shown.row_count else []
+        guest = safe(one.guest or "-")
+        for each in one.containers:
+            image = safe(each.image or "-")
+            rows.add_row(one.id, guest, safe(each.name), safe(container_state(each)), image)
+        if not one.containers:
+            rows.add_row(one.id, guest, "-", "-", "-")
+    return ["", rows]
 
 
 def _state(one: EnclaveView) -> Text:

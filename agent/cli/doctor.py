@@ -19,6 +19,7 @@ import click
 from agent.cli.doctor_egress import egress_line
 from agent.cli.doctor_line import Line
 from agent.cli.doctor_outside import outside_line
+from agent.cli.doctor_places import ports_line, run_dir_line, source_line, state_dir_line
 from agent.cli.doctor_rules import rules_line
 from agent.cli.doctor_taps import tap_line
 from agent.cli.exits import Exit
@@ -34,22 +35,21 @@ _MIN_MEMORY_MIB = 4096
 
 
 @click.command()
+@click.option(
+    "--here", is_flag=True, help="Look with the rights of this command, not with the agent's."
+)
 @output
-def doctor(output: Output) -> None:
-    """Say what this host can and cannot do."""
-    from agent.cli.check_config import load
-    from agent.cli.doctor_gpus import gpu_lines
-    from agent.cli.doctor_tee import tee_lines
+def doctor(output: Output, *, here: bool) -> None:
+    """Say what this host can and cannot do.
+
+    The agent that runs is asked, since what counts is what it may do, and whether what it has
+    could be launched now. Where none runs, this command looks by itself.
+
+    Exit codes: 0 nothing is in the way; 1 an error is among the lines.
+    """
     from agent.cli.screen import show_json, show_json_lines
 
-    path = session().config_path
-    config = load(path)
-    lines = [
-        Line("config", "ok", str(path) if path else "none; every setting is its default"),
-        *(check(config) for check in CHECKS),
-        *tee_lines(config),
-        *gpu_lines(config),
-    ]
+    lines = lines_here() if here else _lines()
     if output.form == "json":
         show_json(lines)
     elif output.by_line:
@@ -60,6 +60,33 @@ def doctor(output: Output) -> None:
         raise click.exceptions.Exit(Exit.FAILED)
 
 
+def _lines() -> list[Line]:
+    """Of the agent that runs, or of this command where none answers."""
+    from agent.cli.doctor_of_agent import lines_of_agent
+
+    told = lines_of_agent(session().client())
+    if not isinstance(told, str):
+        return [Line("agent", "ok", "runs; this is what it sees, with its rights"), *told]
+    mine = f"{told}: this is what user {os.geteuid()} sees"
+    return [Line("agent", "warn", mine, "start it, and ask again"), *lines_here()]
+
+
+def lines_here() -> list[Line]:
+    """What this process sees, with its own rights."""
+    from agent.cli.check_config import load
+    from agent.cli.doctor_gpus import gpu_lines
+    from agent.cli.doctor_tee import tee_lines
+
+    path = session().config_path
+    config = load(path)
+    return [
+        Line("config", "ok", str(path) if path else "none; every setting is its default"),
+        *(check(config) for check in CHECKS),
+        *tee_lines(config),
+        *gpu_lines(config),
+    ]
+
+
 def _show(lines: list[Line], output: Output) -> None:
     from agent.cli.screen import show, table, word
     from agent.cli.tables import Column, prose
@@ -67,9 +94,8 @@ def _show(lines: list[Line], output: Output) -> None:
 
     rows = table(Column("WHAT"), Column("STATE"), prose("FOUND"))
     for line in lines:
-        rows.add_row(line.what, word(line.state), safe(line.detail))
-        if line.mend:
-            rows.add_row("", "", f"remedy: {safe(line.mend)}")
+        remedy = f"; remedy: {line.mend}" if line.mend else ""
+        rows.add_row(line.what, word(line.state), safe(f"{line.detail}{remedy}"))
     show(rows, output)
 
 
@@ -198,22 +224,6 @@ def _swap(config: Config) -> Line:
     return Line("swap", "ok", "none")
 
 
-def _run_dir(config: Config) -> Line:
-    """Of the nearest directory that is there already."""
-    path = config.run_dir
-    while not path.exists():
-        path = path.parent
-    kind = _first_line(["stat", "--file-system", "--format=%T", str(path)])
-    if kind not in {"tmpfs", "ramfs"}:
-        return Line(
-            "run_dir",
-            "warn",
-            f"{config.run_dir} is on {kind}: secrets would reach a disk",
-            "set run_dir to a directory on tmpfs, such as /run/enclave-agent",
-        )
-    return Line("run_dir", "ok", f"{config.run_dir} is on {kind}")
-
-
 def _secrets(config: Config) -> Line:
     if config.secrets.at_rest == "off":
         return Line("secrets", "ok", "in memory only: after a reboot they are supplied again")
@@ -258,17 +268,6 @@ def _sysfs(config: Config) -> Line:
     )
 
 
-def _releases(config: Config) -> Line:
-    source = config.releases.source
-    if source is None:
-        return Line("releases", "warn", "no source is configured", "set releases.source")
-    if source.startswith("https://"):
-        return Line("releases", "ok", source)
-    if not Path(source.removeprefix("file://")).is_dir():
-        return Line("releases", "error", f"{source} is no directory", "set releases.source")
-    return Line("releases", "ok", source)
-
-
 CHECKS: tuple[Callable[[Config], Line], ...] = (
     _qemu,
     _kvm,
@@ -284,9 +283,11 @@ CHECKS: tuple[Callable[[Config], Line], ...] = (
     _sysfs,
     _memory,
     _swap,
-    _run_dir,
+    state_dir_line,
+    run_dir_line,
     _secrets,
-    _releases,
+    ports_line,
+    source_line,
 )
 
 

@@ -94,6 +94,7 @@ def deployments_table(deployments: list[DeploymentView]) -> Table:
         Column("HEALTH", 3),
         Column("LISTEN", 2),
         Column("UPDATE", 4),
+        Column("RUNS", 7),
         Column("DOMAIN", wide=True),
         Column("PUBLISHED", wide=True),
         Column("ENCLAVES", wide=True),
@@ -109,11 +110,21 @@ def deployments_table(deployments: list[DeploymentView]) -> Table:
             word(health_of(one)),
             safe(one.listen or _DASH),
             update_forms(one.update),
+            safe(runs_of(one)),
             safe(one.domain or _DASH),
             safe(published or _DASH),
             ", ".join(each.id for each in one.enclaves) or _DASH,
         )
     return rows
+
+
+def runs_of(one: DeploymentView) -> str:
+    """The containers of the enclave that serves; of a guest that only plays them, that it does."""
+    for each in one.enclaves:
+        if each.slot == one.active_slot:
+            names = (f"{c.name} (played)" if c.played else c.name for c in each.containers)
+            return ", ".join(names) or _DASH
+    return _DASH
 
 
 def health_of(one: DeploymentView) -> str:

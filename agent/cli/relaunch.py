@@ -54,6 +54,12 @@ if TYPE_CHECKING:
     help="If the old version had to be stopped and the new one fails, start the old one again.",
 )
 @accept_moved_tag
+@click.option(
+    "--debug/--no-debug",
+    "debug",
+    default=None,
+    help="Its debug variant (the tag with -debug), with a console and no evidence; or back.",
+)
 @lease
 @click.option("--dry-run", is_flag=True, help="Only say what it would be.")
 @waiting
@@ -102,6 +108,7 @@ def request(
     revert: bool | None,
     restart_old: bool,
     accept_moved_tag: bool,
+    debug: bool | None,
     lease: str | None,
 ) -> UpdateRequest:
     """What was typed as what is asked for. Raises Failure USAGE that names the option."""
@@ -133,6 +140,7 @@ def request(
         revert_after_switch=UNSET if revert is None else revert,
         restart_old_on_failure=restart_old,
         accept_moved_tag=accept_moved_tag or UNSET,
+        debug=UNSET if debug is None else debug,
         lease=lease,
     )
 
@@ -159,6 +167,7 @@ def question(name: str, body: UpdateRequest) -> PlanRequest:
         strategy=body.strategy,
         staging=body.staging,
         accept_moved_tag=body.accept_moved_tag,
+        debug=body.debug,
         variables=variables or UNSET,
         secrets=secrets or UNSET,
         unset_variables=no_variables or UNSET,

@@ -16,6 +16,7 @@ from agent.cli.exits import Exit, Failure
 from agent.cli.failure import headline, what_is_left, words
 from agent.cli.options import TEXT, Output
 from agent.cli.progress import Display, Lines, Picture
+from agent.cli.runs import what_runs
 from agent.cli.screen import on_terminal, say, show_json
 from agent.cli.text import duration, safe_lines
 from agent.model.reasons import Strategy
@@ -73,7 +74,7 @@ def wait_for_update(
     for_programs = output.for_programs
     display: Display = Picture() if on_terminal() and not for_programs else Lines(err=for_programs)
     try:
-        last = _watch(client, update, timeout_s, display)
+        last, deployment = _watch(client, update, timeout_s, display)
     except KeyboardInterrupt:
         click.echo(_goes_on(update), err=True)
         raise
@@ -81,7 +82,7 @@ def wait_for_update(
         display.close()
     if for_programs:
         show_json(last, one_line=output.by_line)
-    _conclude(last, quiet=for_programs)
+    _conclude(last, deployment, quiet=for_programs)
 
 
 def ended(update: UpdateView) -> bool:
@@ -91,7 +92,7 @@ def ended(update: UpdateView) -> bool:
 
 def _watch(
     client: Client, update: UpdateView, timeout_s: float | None, display: Display
-) -> UpdateView:
+) -> tuple[UpdateView, DeploymentView]:
     began = time.monotonic()
     away_since: float | None = None
     while True:
@@ -101,7 +102,7 @@ def _watch(
             away_since = None
             display.show(update, deployment, elapsed_s)
             if ended(update) or update.step is Step.ACCEPT:
-                return update
+                return update, deployment
         except Failure as failure:
             away_since = _bear(failure, away_since)
             display.say("the agent is away; its updates go on when it is back", elapsed_s)
@@ -145,7 +146,7 @@ def _look(client: Client, update: UpdateView) -> tuple[UpdateView, DeploymentVie
     raise Failure(Exit.FAILED, f"{update.deployment} was deleted meanwhile")
 
 
-def _conclude(update: UpdateView, *, quiet: bool) -> None:
+def _conclude(update: UpdateView, deployment: DeploymentView, *, quiet: bool) -> None:
     name = update.deployment
     match update.status:
         case UpdateStatus.COMPLETED:
@@ -161,6 +162,8 @@ def _conclude(update: UpdateView, *, quiet: bool) -> None:
                 f"or: enclave-agent update cancel {name}"
             )
     if not quiet:
+        for line in what_runs(update, deployment):
+            say(line)
         say(told)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +17,7 @@ from agent.daemon.egress import facts_of, policy_of
 from agent.daemon.egress_names import EgressForesight
 from agent.daemon.gpus import gpus_of, preparer_of
 from agent.daemon.host_supply import SupplyReader
+from agent.daemon.launch_foresight import LaunchForesight
 from agent.daemon.launch_formats import LaunchFormats
 from agent.daemon.listen_rules import ListenRulesReader
 from agent.daemon.networks import (
@@ -39,9 +38,9 @@ from agent.enclaves.supervisor_systemd import SystemdSupervisor
 from agent.host.clock import RealClock
 from agent.host.commands import run_command
 from agent.host.credentials import CredentialCipher, why_none
-from agent.host.files import in_memory
 from agent.host.network_news import NetworkNews
 from agent.host.networks import own_networks
+from agent.host.secrets_place import SHARED_MEMORY, secrets_place
 from agent.host.threads import finish_in_thread
 from agent.host.units import beside_us, host_is_stopping
 from agent.inventory.host import HostProbe
@@ -121,6 +120,12 @@ def build(
         config.state_dir, cgroup_root=config.host.cgroup_root, vcpus=config.host.vcpus
     )
     confidential = tee in (Tee.SEV_SNP, Tee.TDX)
+    preflight = (
+        HostPreflight(tee, config, enclaves.qemu, gpus, host_look(config), in_units=units)
+        if confidential
+        else None
+    )
+    measured = _measured(config, tee, measurements)
     sizes = config.host.gpu_group_sizes
     parts = EngineDependencies(
         store=store,
@@ -159,19 +164,18 @@ def build(
         ),
         policy=policy(config, choices.tee.value),
         host_id=host_id,
-        measured=_measured(config, tee, measurements),
-        preflight=HostPreflight(
-            tee,
-            config,
-            enclaves.qemu,
-            gpus,
-            host_look(config),
-            in_units=units,
-        )
-        if confidential
-        else no_preflight,
+        measured=measured,
+        preflight=preflight or no_preflight,
         launchable=LaunchFormats(tee, enclaves.qemu, gpus),
         foresee=foresee_of(config, choices),
+        foresee_launch=LaunchForesight(
+            tee,
+            config,
+            local=releases.local,
+            firmware=releases.firmware,
+            measured=measured,
+            preflight=preflight,
+        ),
         host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
         network_news=news,
@@ -255,17 +259,11 @@ def _attestation(
     return NoDebugEvidence(verifier, demanded=not config.allow_unattested)
 
 
-def secrets_dir(config: Config, shared_memory: Path = Path("/dev/shm")) -> Path:  # noqa: S108
-    """Where secrets' values lie: in memory only.
-
-    In the run directory, which is a tmpfs on a real host; where it is not, in the shared memory
-    of the host under a name of this installation. Raises CannotStartError if neither is one.
-    """
-    if in_memory(config.run_dir):
-        return config.run_dir / "secrets"
-    if in_memory(shared_memory):
-        of = hashlib.sha256(os.fsencode(config.state_dir)).hexdigest()[:16]
-        return shared_memory / f"enclave-agent-{os.geteuid()}-{of}"
+def secrets_dir(config: Config, shared_memory: Path = SHARED_MEMORY) -> Path:
+    """Where secrets' values lie. Raises CannotStartError where there is no such place."""
+    place = secrets_place(config.run_dir, config.state_dir, shared_memory)
+    if place is not None:
+        return place
     raise CannotStartError("run_dir", "must be on a tmpfs: secrets may touch no disk")
 
 

@@ -6,10 +6,11 @@ import asyncio
 import os
 import resource
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from agent.config import Config, Tee
 from agent.enclaves.capabilities import lacks
-from agent.enclaves.preflight import Ground, Need, PreflightError, lacks_of
+from agent.enclaves.preflight import Ground, Lack, Need, PreflightError, lacks_of
 from agent.enclaves.qemu_probe import QemuProbe, QemuProbeError
 from agent.enclaves.quotes import quotes_fault, read_quote_service
 from agent.errors import describe
@@ -18,7 +19,7 @@ from agent.inventory.platform import PlatformProbe
 from agent.inventory.port import Gpus
 from agent.model.enclave import Enclave
 from agent.model.inventory import HostInventory
-from agent.model.release import LocalImage
+from agent.model.release import LocalImage, Release
 
 
 class HostPreflight:
@@ -60,11 +61,21 @@ class HostPreflight:
             data_disks=len(image.models),
             ports_by_board=enclave.ports_by_board,
         )
-        wrong = lacks_of(need, await self._ground(need, image))
+        wrong = lacks_of(need, await self._ground(need, image.firmware))
         if wrong:
             raise PreflightError(wrong)
 
-    async def _ground(self, need: Need, image: LocalImage) -> Ground:
+    async def foresee(self, release: Release, firmware: Path | None) -> list[Lack]:
+        """What a launch would lack, but for devices, memory and ids, which the ledger gives."""
+        need = Need(
+            tee=self._tee,
+            memory_mib=release.demand.memory_mib,
+            inherits=True,
+            data_disks=len(release.models),
+        )
+        return lacks_of(need, await self._ground(need, firmware))
+
+    async def _ground(self, need: Need, firmware: Path | None) -> Ground:
         inventory = self._gpus.inventory
         known = {bdf: inventory.gpu(bdf) for bdf in need.devices} if inventory else {}
         unable, quotes = await asyncio.gather(self._unable(need), self._quotes())
@@ -75,7 +86,7 @@ class HostPreflight:
             unable=unable,
             memory_lockable=self._in_units or _may_lock(self._config.qemu.user),
             quotes_fault=quotes,
-            firmware_fault=self._firmware(image),
+            firmware_fault=self._firmware(firmware),
         )
 
     async def _unable(self, need: Need) -> tuple[str, ...]:
@@ -93,11 +104,11 @@ class HostPreflight:
         service = read_quote_service(self._config.qemu.quote_service)
         return await quotes_fault(service, borrow if self._in_units else None)
 
-    def _firmware(self, image: LocalImage) -> str | None:
+    def _firmware(self, firmware: Path | None) -> str | None:
         own, qemu = self._config.qemu.tdx_firmware, self._config.qemu
         if self._tee is not Tee.TDX:
             missing = f"no file of {qemu.firmware_dir} has the SHA-256 that the release names"
-            return missing if image.firmware is None else None
+            return missing if firmware is None else None
         if own is None:
             return "qemu.tdx_firmware names no firmware"
         return None if own.is_file() else f"qemu.tdx_firmware: {own} is not there"

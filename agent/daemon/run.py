@@ -31,6 +31,7 @@ from agent.config_file import ConfigError, load_config
 from agent.daemon import earlier_config
 from agent.daemon.answers import StoredAnswers
 from agent.daemon.choices import Choices, choose
+from agent.daemon.doctor import Doctor
 from agent.daemon.egress import EgressReporter, settle_egress
 from agent.daemon.link import keep_trust, link
 from agent.daemon.logs import set_up
@@ -87,7 +88,7 @@ def main(config_path: Path | None, join: Join = build) -> int:
         return 2
     set_up(config.log)
     try:
-        asyncio.run(_run(config, join))
+        asyncio.run(_run(config, join, Doctor(config_path)))
     except AgentError as error:
         words = {"code": error.code, "error": describe(error)}
         log.error("cannot run", extra=words)  # noqa: TRY400 - said to a person, no trace
@@ -95,13 +96,13 @@ def main(config_path: Path | None, join: Join = build) -> int:
     return 0
 
 
-async def _run(config: Config, join: Join) -> None:
+async def _run(config: Config, join: Join, doctor: Doctor) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     notifier = Notifier.from_environment(os.environ, os.getpid())
-    async with _serving(config, join) as serving:
+    async with _serving(config, join, doctor) as serving:
         told = "adopted and reconciled" if serving.keeper else "the store is damaged"
         notifier.ready(told)
         _settle_memory()
@@ -158,7 +159,7 @@ async def _show_accel(assembly: Assembly) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _serving(config: Config, join: Join) -> AsyncIterator[_Serving]:
+async def _serving(config: Config, join: Join, doctor: Doctor) -> AsyncIterator[_Serving]:
     """Everything started, in order; everything closed, in the opposite order."""
     make_private_directory(config.state_dir)
     make_private_directory(config.run_dir, mode=0o711)
@@ -194,6 +195,7 @@ async def _serving(config: Config, join: Join) -> AsyncIterator[_Serving]:
             answers=StoredAnswers(parts.store),
             body_key=_body_key(config.state_dir),
             alive=assembly.runtime.liveness.late,
+            doctor=doctor.look,
             status_names=names_of_this_host(config.listen.status_names),
         )
         rpc = Rpc(_rpc_socket(config, given), trust) if trust and config.listen.rpc else None

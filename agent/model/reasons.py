@@ -65,6 +65,7 @@ class ReasonCode(StrEnum):
     DEBUG_UNATTESTED = "debug_unattested"
     GPUS_NOT_CONFIDENTIAL = "gpus_not_confidential"
     TAG_MOVED = "tag_moved"
+    LAUNCH_IMPOSSIBLE = "launch_impossible"
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -13,6 +13,9 @@ from agent.model.shim import ShimRules
 SELF_SIGNED = "self-signed"  # a guest's tls-mode: it asks nobody for a certificate
 
 
+PUBLIC_IMAGE = "tinfoilsh/cvmimage"  # whose guests they are where a config names no other
+
+
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """One file of an image. `sha256` is None for the root disk: its verity root speaks for it."""
 
@@ -28,7 +31,9 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     longest that the boot waits for a container to be healthy. `tls_mode`: where the guest's
     certificate comes from; anything but `self-signed` is a public one. `igvm`: one measured
     file is launched in place of firmware, kernel, initrd and command line, which are absent then.
-    `dummy_attestation`: the guest is told to give no evidence.
+    `dummy_attestation`: the guest is told to give no evidence. `cvm_source`: whose image it is, if
+    not the public one's. `container_images` are those of `container_names`, in order.
+    `guest_refusals`: what of the config the guest will surely refuse; the host does not.
     """
 
     repo: str
@@ -43,6 +48,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     kernel: Artifact | None
     initrd: Artifact | None
     root_disk: Artifact
+    cvm_source: str | None = None
     igvm: Igvm | None = None
     firmware_sha256: str | None = None
     snp_measurement: str | None = None
@@ -52,6 +58,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     volumes: tuple[str, ...] = ()
     inbound_ports: tuple[int, ...] = ()
     container_names: tuple[str, ...] = ()
+    container_images: tuple[str, ...] = ()
     env_names: tuple[str, ...] = ()
     secret_names: tuple[str, ...] = ()
     fetches_secrets: bool = False
@@ -60,6 +67,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     shim: ShimRules = ShimRules()
     boot_wait_s: float = 0.0
     tls_mode: str = SELF_SIGNED
+    guest_refusals: tuple[str, ...] = ()
 
 
 class LocalImage(msgspec.Struct, frozen=True, kw_only=True):

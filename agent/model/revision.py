@@ -51,7 +51,9 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     release's shim: None if no path of the workload can be asked without a key. `health_guarded`:
     the shim wants a key even for that one. `boot_wait_s` and `tls_mode` are its release's.
     `image_version`: of the guest's image, without the pin of its digest; None in rows of before.
-    `evidence_edition`: by which defaults of the evidence policy it was admitted last.
+    `image_source`: whose image it is; `container_images`: of its containers, in order, empty in
+    rows of before. `evidence_edition`: by which defaults of the evidence policy it was admitted
+    last.
     """
 
     deployment: DeploymentName
@@ -74,11 +76,13 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     boot_wait_s: float = 0.0
     tls_mode: str = SELF_SIGNED
     container_names: tuple[str, ...] = ()
+    container_images: tuple[str, ...] = ()
     probes: ProbeOptions = ProbeOptions()
     health_path: str | None = "/"
     health_guarded: bool = False
     debug: bool = False
     image_version: str | None = None
+    image_source: str | None = None
     evidence_edition: int = FIRST_EVIDENCE_EDITION
     created_at: Instant
 

@@ -21,8 +21,6 @@ _MAX_MEMBERS = 4096
 _STATUSES = DONE | {"pending", "failed"}
 _NO_SUCH_DOCUMENT = 404
 _UNSET_MOMENT = "0001-01-01T00:00:00"
-_MAX_PLAYED = 64
-_MAX_NAME = 128
 _NO_HEALTHCHECK = frozenset({"", "none"})
 
 
@@ -132,17 +130,6 @@ def judge_containers(reading: Reading, wanted: Sequence[str]) -> Reading:
             if problem:
                 return Reading(reading.document, f"container {name} {problem}")
     return reading
-
-
-def played_containers(document: dict[str, Any] | None) -> list[str]:
-    """The names of those that a guest of ours says it acts out, out of a judged document."""
-    listed = document.get("containers") if document else None
-    rows = listed if isinstance(listed, list) else []
-    return [
-        printable(row["name"], _MAX_NAME)
-        for row in rows[:_MAX_PLAYED]
-        if isinstance(row, dict) and row.get("played") is True and isinstance(row.get("name"), str)
-    ]
 
 
 def _container_problem(container: dict[str, Any]) -> str | None:

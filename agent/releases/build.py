@@ -54,12 +54,16 @@ class TagTakenError(ReleaseError):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A built image: its `image.json`, with the files beside it."""
+    """A built image: its `image.json`, with the files beside it.
+
+    `pulls`: whether its guest gets what containers run by itself; the reference guest does not.
+    """
 
     version: str
     root_hash: str
     sha256: dict[Kind, str | None]
     files: dict[Kind, Path]
+    pulls: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ def read_image(path: Path) -> Image:
             kind: path.parent / files.member(name).text(_FILE_NAME, "must be a plain file name")
             for kind, name in names.items()
         },
+        pulls=root.optional("hello") is None,  # which scripts/build-guest names in its own
     )
 
 

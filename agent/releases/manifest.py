@@ -20,6 +20,7 @@ from agent.model.resources import Demand
 from agent.model.shape import FIXED_DISKS
 from agent.releases.cmdline import check_word, cmdline_words
 from agent.releases.fields import Field, ReleaseFieldError
+from agent.releases.guest_rules.check import refusals
 from agent.releases.igvm import check_size, is_igvm, read_igvm
 from agent.releases.layout import (
     VERSION,
@@ -161,6 +162,7 @@ def _assemble(
         kernel=_boot_file(image_version, Kind.KERNEL, manifest, manifest.kernel_sha256),
         initrd=_boot_file(image_version, Kind.INITRD, manifest, manifest.initrd_sha256),
         root_disk=_artifact(image_version, Kind.ROOT_DISK, None),
+        cvm_source=workload.cvm_source,
         igvm=manifest.igvm,
         firmware_sha256=manifest.firmware_sha256,
         snp_measurement=manifest.snp_measurement,
@@ -177,6 +179,7 @@ def _assemble(
         volumes=workload.volumes,
         inbound_ports=workload.inbound_ports,
         container_names=workload.container_names,
+        container_images=workload.container_images,
         env_names=workload.env_names,
         secret_names=workload.secret_names,
         fetches_secrets=workload.fetches_secrets,
@@ -185,6 +188,7 @@ def _assemble(
         shim=workload.shim,
         boot_wait_s=workload.boot_wait_s,
         tls_mode=workload.tls_mode,
+        guest_refusals=refusals(manifest.config),
     )
 
 

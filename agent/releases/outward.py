@@ -68,11 +68,18 @@ def _url(field: str, value: object) -> Iterator[OutwardName]:
     )
 
 
+def _is_own(host: str) -> bool:
+    """What the guest finds in itself: images that were built and pushed nowhere are called
+    `localhost/NAME`, and are with it already.
+    """
+    return host == "localhost" or host.endswith(".localhost") or host.startswith("127.")
+
+
 def _authority(field: str, text: str, port: int) -> Iterator[OutwardName]:
     try:
         parts = urlsplit(f"//{text}")
         host, said = parts.hostname, parts.port
     except ValueError:
         return
-    if host:
+    if host and not _is_own(host):
         yield OutwardName(field, host, said or port)

@@ -1,4 +1,4 @@
-"""Where releases come from: a directory or an https URL, behind one small port.
+"""Where releases come from: a directory, an https URL or GitHub, behind one small port.
 
 A source answers three questions (the manifest's bytes, where an artifact lies, the artifact's
 bytes from an offset on) and believes nothing: who asks checks what came.
@@ -76,17 +76,32 @@ class Source(Protocol):
     async def close(self) -> None: ...
 
 
-def open_source(text: str, executor: Executor, tls: ssl.SSLContext | None = None) -> Source:
-    """A source from the configuration's text: a directory, a `file:` URL or an https URL."""
+def open_source(
+    text: str,
+    executor: Executor,
+    tls: ssl.SSLContext | None = None,
+    github_token_file: Path | None = None,
+) -> Source:
+    """A source from the configuration's text: a directory, a `file:` or an https URL, `github`.
+
+    `github:HOST[:PORT]` is another installation of GitHub than the public one; the token is for
+    these. Raises ReleaseSourceError for a text that is none of them.
+    """
     parts = urllib.parse.urlsplit(text)
     if parts.scheme == "https":
         from agent.releases.https import HttpsSource
 
         return HttpsSource(text, executor, tls)
+    if text == "github" or parts.scheme == "github":
+        from agent.releases.github import GithubSource, github_host
+
+        return GithubSource(github_host(text) or "", executor, tls, github_token_file)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return DirectorySource(Path(urllib.parse.unquote(parts.path)), executor)
     if "://" in text or parts.scheme == "file":
-        raise ReleaseSourceError(f"releases.source: {text}: must be a directory or an https URL")
+        raise ReleaseSourceError(
+            f"releases.source: {text}: must be a directory, an https URL, or github"
+        )
     return DirectorySource(Path(text), executor)
 
 
@@ -100,6 +115,11 @@ class DirectorySource:
     def __init__(self, root: Path, executor: Executor) -> None:
         self._root = root
         self._executor = executor
+
+    @property
+    def root(self) -> Path:
+        """The directory."""
+        return self._root
 
     async def manifest(self, repo: str, tag: str) -> bytes:
         data = await self._small(manifest_path(repo, tag), MAX_MANIFEST_BYTES)

@@ -133,6 +133,13 @@ class ReleaseStore:
         models = self._models(release)
         return self._image(release, models) if all(p.is_file() for p in models) else None
 
+    async def firmware(self, release: Release) -> Path | None:
+        """The firmware that a release names, if a file of this host is it; it is looked for."""
+        if release.firmware_sha256 is None:
+            return None
+        await self._look_for_firmware(release.firmware_sha256)
+        return self._firmware.known(release.firmware_sha256)
+
     def protect(self, digests: frozenset[str]) -> None:
         """Name the manifests whose artifacts stay; see the port."""
         self._fetcher.protected = digests
@@ -253,17 +260,25 @@ def open_releases(
     """The releases that a configuration describes. Nothing is read or made before it is needed.
 
     `tls` is what an https source is trusted by, if not the system's certificates. Raises
-    ReleaseSourceError for a source that is neither a directory nor an https URL.
+    ReleaseSourceError for a source that is neither a directory, nor an https URL, nor github.
     """
     executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="releases")
     return ReleaseStore(
-        open_source(config.source, executor, tls) if config.source else None,
+        _source(config, executor, tls),
         Cache(config.cache_dir or state_dir / "cache", int(config.cache_max_gib * _GIB)),
         executor,
         models_dir=config.models_dir,
         firmware_dir=firmware_dir,
         signatures=SignatureRule(config.signature) if config.require_signature else None,
     )
+
+
+def _source(
+    config: ReleasesConfig, executor: Executor, tls: ssl.SSLContext | None
+) -> Source | None:
+    if config.source is None:
+        return None
+    return open_source(config.source, executor, tls, config.github_token_file)
 
 
 def _image(item: Kept, *, needed: bool) -> KeptImage:

@@ -36,6 +36,7 @@ MAX_MEMORY_MIB = 64 << 20
 _MAX_CONTAINERS = 64
 _MAX_PORTS = 64
 _MAX_LIST = 1024
+_MAX_IMAGE = 512
 _PACK_FIELDS = ("mpk", "mwp", "emwp")
 _PACK = re.compile(r"([0-9a-f]{64})_([1-9][0-9]{0,17})_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -57,6 +58,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     volumes: tuple[str, ...]
     inbound_ports: tuple[int, ...]
     container_names: tuple[str, ...]
+    container_images: tuple[str, ...]
     env_names: tuple[str, ...]
     secret_names: tuple[str, ...]
     fetches_secrets: bool
@@ -93,6 +95,7 @@ def parse_workload(data: bytes) -> Workload:
         container_names=_names(
             (c.member("name") for c in containers), _CONTAINER, "letters, digits, '_', '.', '-'"
         ),
+        container_images=tuple(_image(c) for c in containers),
         env_names=_once(name for c in containers for name in _bare_env(c)),
         shim=read_shim(root),
         start_period_s=max(map(start_period_s, containers), default=0.0),
@@ -103,6 +106,12 @@ def parse_workload(data: bytes) -> Workload:
         tls_challenge=tls_challenge(root),
         dummy_attestation=dummy_attestation(root),
     )
+
+
+def _image(container: Field) -> str:
+    """As it is written; what is no image is the guest's to judge."""
+    image = container.optional("image")
+    return image.value[:_MAX_IMAGE] if image and isinstance(image.value, str) else ""
 
 
 def _list(parent: Field, name: str, most: int) -> list[Field]:

@@ -78,6 +78,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A validated request to update a deployment. UNSET keeps; None in a mapping removes.
 
     `accept_moved_tag`: the contents of the tag may be others than when they were taken before.
+    `debug`: of the tag its debug variant, or the release that that is one of.
     """
 
     tag: str | msgspec.UnsetType = msgspec.UNSET
@@ -92,6 +93,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     revert_after_switch: bool | None = None
     restart_old_on_failure: bool = False
     accept_moved_tag: bool = False
+    debug: bool | msgspec.UnsetType = msgspec.UNSET
     lease: str | None = None
 
     def __repr__(self) -> str:
@@ -111,6 +113,7 @@ class PlanQuestion(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Strategy | None = None
     staging: bool = False
     accept_moved_tag: bool = False
+    debug: bool | msgspec.UnsetType = msgspec.UNSET
     variables: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     unset_variables: tuple[str, ...] = ()

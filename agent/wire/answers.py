@@ -152,6 +152,21 @@ class Images(_Answer, frozen=True, kw_only=True):
     images: list[Image]
 
 
+class CheckupLine(_Answer, frozen=True, kw_only=True):
+    """One finding of the doctor. `state`: ok, warn or error; `mend`: what to do, if anything."""
+
+    what: str
+    state: str
+    detail: str
+    mend: str = ""
+
+
+class Checkup(_Answer, frozen=True, kw_only=True):
+    """What the agent says of its host, by its own rights."""
+
+    lines: list[CheckupLine]
+
+
 class Lease(_Answer, frozen=True, kw_only=True):
     """A promise of capacity until a time."""
 

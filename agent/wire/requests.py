@@ -93,7 +93,8 @@ class UpdateRequest(_Request, frozen=True, kw_only=True):
     """Update a deployment. A field that is absent keeps what is; null removes it.
 
     Without `tag` the contents stay, byte for byte. With it, contents that are others than those
-    that were taken under this tag before are refused, unless `accept_moved_tag`.
+    that were taken under this tag before are refused, unless `accept_moved_tag`. `debug`: true for
+    the debug variant of the tag (the tag with `-debug` behind it), false for the tag itself.
     """
 
     tag: TagText | UnsetType = UNSET
@@ -108,6 +109,7 @@ class UpdateRequest(_Request, frozen=True, kw_only=True):
     revert_after_switch: bool | UnsetType = UNSET
     restart_old_on_failure: bool = False
     accept_moved_tag: bool | UnsetType = UNSET
+    debug: bool | UnsetType = UNSET
     lease: LeaseText | None = None
 
 
@@ -140,6 +142,7 @@ class PlanRequest(_Request, frozen=True, kw_only=True):
     strategy: Strategy | UnsetType = UNSET
     staging: bool = False
     accept_moved_tag: bool | UnsetType = UNSET
+    debug: bool | UnsetType = UNSET
     variables: NameList | UnsetType = UNSET
     secrets: NameList | UnsetType = UNSET
     unset_variables: NameList | UnsetType = UNSET

@@ -185,11 +185,23 @@ class ReachView(_View, frozen=True, kw_only=True):
     asked_from: str
 
 
+class ContainerView(_View, frozen=True, kw_only=True):
+    """One container. `state`: in its guest's words; null while the guest tells of none, so that it
+    is only known from the release. `played`: the guest says that nothing of its image runs.
+    """
+
+    name: str
+    image: str
+    state: str | None
+    played: bool = False
+
+
 class EnclaveView(_View, frozen=True, kw_only=True):
     """One VM. `debug`: of a debug release, which has a console and gives no evidence.
 
     `healthy`: by its probes, and clients that are sent to it are known to be let through.
-    `played`: its containers of which the guest says that it only acts them out.
+    `guest`: whose guest it is and of which version, by its own word or else by its release.
+    `containers`: what it runs; `played`: those of which it says that it only acts them out.
     """
 
     id: str
@@ -213,6 +225,8 @@ class EnclaveView(_View, frozen=True, kw_only=True):
     guest_metrics: dict[str, Any] | None
     debug: bool = False
     played: list[str] = []
+    guest: str | None = None
+    containers: list[ContainerView] = []
 
 
 class DeploymentView(_View, frozen=True, kw_only=True):

@@ -35,11 +35,11 @@ from agent.model.pci import PciFunction, PciKind
 from agent.probes.answers import (
     judge_boot_stages,
     judge_containers,
-    played_containers,
     read_document,
     tells_nothing,
 )
 from agent.probes.stages import read_stages
+from agent.probes.told_containers import guest_itself, told_containers
 from agent.releases.manifest import read_release
 from agent.releases.port import ReleaseError
 from agent.traffic.conntrack import OPEN, open_flows
@@ -147,12 +147,13 @@ def _boot_stages(data: bytes) -> None:
     reading = read_document(200, data)
     judge_boot_stages(reading)
     read_stages(reading.document)
+    guest_itself(reading.document)
 
 
 def _containers(data: bytes) -> None:
     reading = read_document(200, data)
     tells_nothing(200, reading)
-    played_containers(judge_containers(reading, _WANTED).document)
+    told_containers(judge_containers(reading, _WANTED).document)
 
 
 async def _events(data: bytes) -> None:

@@ -28,7 +28,7 @@ DEPLOYMENT = (
 ENCLAVE = (
     "id deployment slot revision state teardown gpus memory_mib vcpus address pid unit healthy "
     "attested simulated connections started_at uptime_s guest_metrics debug "
-    "played"
+    "played guest containers"
 )
 
 

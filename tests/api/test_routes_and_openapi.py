@@ -49,6 +49,7 @@ DESIGN = {
     "GET /v1/enclaves/{id}/console",
     "GET /v1/consoles",
     "GET /v1/enclaves/{id}/attestation",
+    "GET /v1/doctor",
     "GET /v1/images",
     "POST /v1/images/prune",
     "GET /v1/events",

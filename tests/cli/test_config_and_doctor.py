@@ -79,7 +79,7 @@ def doctor(*arguments: str, tools: Path | None = None, config: str = "") -> tupl
     path.write_text(f"tee: none\nallow_unattested: true\n{config}")
     environ = {**os.environ, **({"PATH": str(tools)} if tools else {})}
     done = subprocess.run(
-        [sys.executable, "-m", "agent", "--config", str(path), "doctor", "-o", "json"],
+        [sys.executable, "-m", "agent", "--config", str(path), "doctor", "--here", "-o", "json"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -107,24 +107,61 @@ def test_what_the_tools_say_is_told(tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
     tool(tools, "qemu-system-x86_64", "echo QEMU emulator version 99.1; echo more")
-    tool(tools, "stat", "echo tmpfs")
     source = tmp_path / "releases"
     source.mkdir()
-    code, lines = doctor(str(tmp_path), tools=tools, config=f"releases: {{source: {source}}}\n")
+    config = f"releases: {{source: {source}}}\nrun_dir: /dev/shm/run\nstate_dir: {tmp_path}/s\n"
+    code, lines = doctor(str(tmp_path), tools=tools, config=config)
     assert code == 0
     assert lines["qemu"]["detail"].startswith("QEMU emulator version 99.1 (")
     assert lines["run_dir"]["state"] == "ok"
     assert lines["releases"]["state"] == "ok"
 
 
-def test_a_run_dir_on_a_disk_is_warned_of(tmp_path: Path) -> None:
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    tool(tools, "qemu-system-x86_64", "echo QEMU")
-    tool(tools, "stat", "echo ext2/ext3")
-    _, lines = doctor(str(tmp_path), tools=tools)
-    assert lines["run_dir"]["state"] == "warn"
-    assert "tmpfs" in lines["run_dir"]["mend"]
+@pytest.mark.parametrize(("place", "state"), [("/dev/shm", "ok"), ("/usr", "warn")])
+def test_a_run_dir_on_a_disk_is_warned_of_with_where_secrets_go(
+    tmp_path: Path, place: str, state: str
+) -> None:
+    if state == "warn" and os.geteuid() != 0:
+        state = "error"  # it may not be written either
+    _, lines = doctor(str(tmp_path), config=f"run_dir: {place}/enclave-agent-doctor\n")
+    assert lines["run_dir"]["state"] == state
+    if state == "warn":
+        assert "secrets go to /dev/shm/enclave-agent-0-" in lines["run_dir"]["detail"]
+        assert "tmpfs" in lines["run_dir"]["mend"]
+
+
+def test_what_the_agent_could_not_write_or_listen_on_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    listens = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0)); "
+        "print(s.getsockname()[1], flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", listens], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        port = other.stdout.readline().strip()
+        code, lines = doctor(
+            str(tmp_path),
+            config=f"state_dir: {tmp_path}/file/state\nlisten: {{status: '127.0.0.1:{port}'}}\n",
+        )
+        other.communicate("\n")
+    assert code == Exit.FAILED
+    assert (lines["state_dir"]["state"], lines["ports"]["state"]) == ("error", "error")
+    assert f"127.0.0.1:{port} (listen.status) is taken by" in lines["ports"]["detail"]
+
+
+def test_a_source_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None:
+    code, lines = doctor(str(tmp_path), config="releases: {source: 'https://127.0.0.1:1'}\n")
+    assert (code, lines["releases"]["state"]) == (Exit.FAILED, "error")
+    assert "cannot be reached" in lines["releases"]["detail"]
+
+
+def test_every_row_of_its_table_is_whole(tmp_path: Path) -> None:
+    result = invoke("doctor", "--here")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["WHAT", "STATE", "FOUND"]
+    found = lines[0].index("FOUND")
+    assert all(line[:found].split()[1:] and line[found:].strip() for line in lines[1:])
 
 
 def test_where_secrets_are_kept_is_told(tmp_path: Path) -> None:
@@ -172,7 +209,7 @@ def test_a_simulated_tee_is_warned_of_and_wants_a_firmware(
 
 @pytest.mark.parametrize("output", ["table", "json"])
 def test_the_doctor_of_this_very_host_finishes(output: str) -> None:
-    result = invoke("doctor", "-o", output)
+    result = invoke("doctor", "--here", "-o", output)
     assert result.exit_code in {0, Exit.FAILED}
     assert "memory" in result.stdout
 

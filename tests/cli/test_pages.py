@@ -212,8 +212,16 @@ def test_containers_that_are_only_acted_out_are_shown_as_played(agent) -> None:
 
     def play(engine) -> None:
         facts = engine.snapshot.deployments["web"].enclaves[0]
-        rows = [{"name": "acted\x1b", "played": True}, {"name": "real"}, "odd"]
-        health = msgspec.structs.replace(facts.health, containers={"containers": rows})
+        running = {"status": "running", "health": {"status": "healthy"}}
+        rows = [
+            {"name": "acted\x1b", "played": True, **running},
+            {"name": "real", "image": "localhost/real@sha256:" + "a" * 64, **running},
+            "odd",
+        ]
+        stages = {"guest": "reference guest\x1b of ours", "stages": []}
+        health = msgspec.structs.replace(
+            facts.health, containers={"containers": rows}, boot_stages=stages
+        )
         engine.set_facts("web", facts.row.id, health=health)
 
     agent.api.do(play)
@@ -222,6 +230,10 @@ def test_containers_that_are_only_acted_out_are_shown_as_played(agent) -> None:
     assert "acted" in line
     assert "real" not in line
     assert "\x1b" not in text
+    (real,) = [line for line in text.splitlines() if "localhost/real@" in line]
+    assert "reference guest of ours" in real
+    assert "running, healthy" in real
+    assert "acted (played), real" in page(agent, "status")
 
 
 def test_what_guests_may_reach_and_what_they_tried_most_is_shown(agent) -> None:

@@ -439,7 +439,12 @@ def test_waiting_tells_a_story_in_lines(agent) -> None:
         "ready, switch",
         "completed, switch",
     ]
-    assert (process.returncode, out, err) == (0, "web is on v1.0.0, revision 1\n", "")
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines() == [
+        "guest: tinfoilsh/cvmimage 0.12.0",
+        f"runs: web, not told; registry.test/web@sha256:{'1' * 64}",
+        "web is on v1.0.0, revision 1",
+    ]
 
 
 def test_waiting_survives_a_restart_of_the_agent(agent) -> None:

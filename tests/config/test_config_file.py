@@ -104,6 +104,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "releases.cache_dir": [(7, "a path")],
     "releases.cache_max_gib": [(0, "must be 0.001 to"), (float("nan"), "must be")],
     "releases.cache_max_age_days": [(0, "must be 0.01 to"), (1e6, "must be")],
+    "releases.github_token_file": [("", "a path")],
     "releases.models_dir": [("", "a path")],
     "releases.require_signature": [("no way", "expected bool")],
     "releases.signature.trusted_root": [("", "a path")],

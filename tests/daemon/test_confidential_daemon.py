@@ -93,10 +93,31 @@ async def test_a_host_without_the_tee_says_all_that_it_lacks_and_boots_nothing(
         assert "QEMU" in fault["detail"]  # which cannot tell the C-bit here either
         assert "misc controller" in fault["detail"]
 
+        # a plan says so before, by the same looks; what the ledger counts is its own to say
+        planned = await daemon.send("POST", "/v1/plan", {"deployment": "d-v1"})
+        assert planned.body["strategy"] == "refuse"
+        codes = {one["code"] for one in planned.body["reasons"]}
+        assert {"tee_unavailable", "launch_impossible"} <= codes
+        told = "; ".join(one["detail"] for one in planned.body["reasons"])
+        assert "boot with kvm_amd.sev_snp=1" in told
+
         # and before that, what would be measured otherwise than promised
         fault = await fault_of(daemon, "altered", daemon.plain)
         assert (fault["code"], fault["step"]) == ("measurement_mismatch", "prepare")
         assert "ab" * 48 in fault["detail"]
+        # the doctor asks the agent, and the agent what it could launch
+        code, out, _ = await daemon.cli("doctor", "-o", "json")
+        lines = json.loads(out)
+        assert (code, lines[0]["what"], lines[0]["state"]) == (1, "agent", "ok")
+        (where,) = [line["detail"] for line in lines if line["what"] == "state_dir"]
+        assert where.startswith(str(daemon.state))
+        assert [line["state"] for line in lines if line["what"] == "ports"] == ["ok"]
+        launches = [line["detail"] for line in lines if line["what"] == "launches"]
+        assert [one.partition(" ")[0] for one in launches] == ["d-altered", "d-v1"]
+        assert all("tee_unavailable" in one for one in launches)
+
+        planned = await daemon.send("POST", "/v1/plan", {"deployment": "d-altered"})
+        assert "measurement_mismatch" in {one["code"] for one in planned.body["reasons"]}
         assert (await daemon.get("/v1/enclaves")).body["enclaves"] == []
         daemon.stop()
 

@@ -184,6 +184,10 @@ class FakeEngine:
             health_path=request.probes.path or "/",
             variables=dict(request.variables),
             secrets=dict(entry.secrets),
+            container_names=("web",),
+            container_images=(f"registry.test/web@sha256:{'1' * 64}",),
+            image_version="0.12.0",
+            image_source="tinfoilsh/cvmimage",
             created_at=now,
         )
         self._entries[request.name] = entry
@@ -662,8 +666,10 @@ class FakeEngine:
             launched_at=known.row.launched_at if known and known.row.launched_at else now,
         )
         identity = ProcessIdentity(pid=4711, start_ticks=1, boot_id=now.boot_id)
+        revision = next(one for one in entry.revisions if one.number == update.revision)
         return EnclaveFacts(
             row=row,
+            revision=revision,
             state=EnclaveState.RUNNING if booted else EnclaveState.BOOTING,
             vm=VmView(phase=VmPhase.RUNNING, process=identity if up else None),
             health=_health(row, booted) if up else None,

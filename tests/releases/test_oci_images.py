@@ -40,6 +40,7 @@ CONFIG = """\
 cvm-version: 0.11.0
 cpus: 1
 memory: 256
+shim: {upstream-port: 8080}
 containers:
 """
 
@@ -277,7 +278,7 @@ def test_an_image_without_a_digest_is_refused(tmp_path: Path, image: Path) -> No
     write_layout(tmp_path / "oci", [])
     result = build(tmp_path, image, "  - {name: web, image: 'ghcr.io/w:latest'}\n")
     assert result.exit_code == 2
-    assert "containers[0].image: must be an image reference with a digest" in result.output
+    assert "containers[0].image: must be pinned by its digest" in result.output
 
 
 def test_a_directory_without_layouts_is_refused(tmp_path: Path, image: Path) -> None:

@@ -38,6 +38,7 @@ shim: {{control-plane: "http://10.1.2.3/api"}}
         b"[]",
         b"a: {",
         b"containers: 1\nshim: 2\nvault-url: 3",
+        f"containers: [{{image: 'localhost/web{DIGEST}'}}]\nvault-url: http://127.0.0.1:1".encode(),
         b"containers: [1, {image: 2}, {}]\nvault-url: 'https://'\nkbs-url: 'https://h:port/'",
     ],
 )

@@ -385,7 +385,7 @@ async def test_what_is_no_file_at_the_source_is_refused_without_waiting(
 @pytest.mark.parametrize("text", ["http://example.invalid/x", "ftp://x/y", "file://other/x",
                                   "s3://bucket"])  # fmt: skip
 def test_only_directories_and_https_are_sources(text: str, executor: ThreadPoolExecutor) -> None:
-    with pytest.raises(ReleaseSourceError, match="a directory or an https URL"):
+    with pytest.raises(ReleaseSourceError, match="a directory, an https URL, or github"):
         open_source(text, executor)
 
 

@@ -246,6 +246,9 @@ def test_every_reason_of_an_admission_is_among_them() -> None:
     brought |= {"unclean_stop"}  # a warning beside an admission: see test_clean_stops
     others = {"lease_expired", "measurement_mismatch", "ports_exhausted", "certificate_boots"}
     others.add("launch_format_unsupported")  # what the release itself is says so
+    others.add(
+        "launch_impossible"
+    )  # what the host lacks: a plan says it, an update fails in prepare
     assert brought - set(DecidedStrategy) == set(map(str, ReasonCode)) - others
 
 

@@ -16,6 +16,7 @@ from agent.releases.port import ReleaseError
 from agent.strict_json import StrictJsonError, load_strict_json
 
 _MARK = "oci-layout"
+_REF_NAME = "org.opencontainers.image.ref.name"
 _MAX_DOCUMENT = 4 << 20
 _MAX_LAYERS = 512
 _MAX_DEPTH = 3  # an index of indexes of manifests
@@ -53,6 +54,29 @@ def layouts_in(directory: Path) -> tuple[Path, ...]:
     if not found:
         raise ReleaseError(f"{directory} holds no OCI layout: a directory with a file {_MARK}")
     return found
+
+
+def names_in(layouts: tuple[Path, ...]) -> tuple[tuple[str, str], ...]:
+    """(name, digest) of each image that the layouts list: named by its directory and its tag."""
+    found = []
+    for layout in layouts:
+        index = Field(f"{layout}/index.json", "", _decoded(_index_bytes(layout), "index.json"))
+        for manifest in index.member("manifests").items(_MAX_LAYERS):
+            notes = manifest.optional("annotations")
+            tag = notes.optional(_REF_NAME) if notes else None
+            name = layout.resolve().name.lower()
+            found.append((f"{name}:{tag.text()}" if tag else name, _digest(manifest)))
+    return tuple(found)
+
+
+def _index_bytes(layout: Path) -> bytes:
+    try:
+        data = (layout / "index.json").read_bytes()
+    except OSError as error:
+        raise ReleaseError(f"{layout}/index.json cannot be read") from error
+    if len(data) > _MAX_DOCUMENT:
+        raise ReleaseError(f"{layout}/index.json is longer than {_MAX_DOCUMENT} bytes")
+    return data
 
 
 def find_image(layouts: tuple[Path, ...], digest: str) -> OciImage | None:

@@ -28,8 +28,13 @@ class Reference:
     @property
     def played(self) -> bool:
         """Whether the reference guest only acts it out: nobody can have such a registry."""
-        host, slash, _ = self.text.partition("/")
-        return bool(slash) and host.partition(":")[0].endswith(_PLAYED)
+        return is_played(self.text)
+
+
+def is_played(image: str) -> bool:
+    """Whether nobody can have the registry of an image."""
+    host, slash, _ = image.partition("/")
+    return bool(slash) and host.partition(":")[0].endswith(_PLAYED)
 
 
 def references(config: bytes) -> tuple[Reference, ...]:

@@ -16,7 +16,7 @@ from agent.model.clock import Instant
 from agent.model.enclave import Enclave, Lifecycle
 from agent.model.ids import DeploymentName, LeaseId
 from agent.model.reasons import Reason, ReasonCode, Strategy
-from agent.model.release import Release
+from agent.model.release import PUBLIC_IMAGE, Release
 from agent.model.resources import Listen, Publish
 from agent.model.revision import Deployment, ProbeOptions, Revision, Route, Wish, guest_domain_of
 from agent.model.update import Update
@@ -92,11 +92,13 @@ def new_revision(ask: Ask, number: int, now: Instant) -> Revision:
         boot_wait_s=release.boot_wait_s,
         tls_mode=release.tls_mode,
         container_names=release.container_names,
+        container_images=release.container_images,
         probes=ask.probes,
         health_path=path,
         health_guarded=path is not None and release.shim.guards(path.partition("?")[0]),
         debug=release.debug,
         image_version=image_version_of(release.cvm_version),
+        image_source=release.cvm_source or PUBLIC_IMAGE,
         created_at=now,
     )
 

@@ -88,6 +88,7 @@ def ask_for_new(
         warnings=(
             *unread_warnings(request.secrets, release.secret_names),
             *unread_variables(request.variables, release.env_names),
+            *release.guest_refusals,
         ),
     )
     return _checked(ask, traffic)
@@ -137,6 +138,7 @@ def ask_for_change(
         warnings=(
             *unread_warnings(given(values), release.secret_names),
             *unread_variables(_given_variables(change), release.env_names),
+            *release.guest_refusals,
         ),
     )
     return _checked(ask, traffic)

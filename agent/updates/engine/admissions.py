@@ -24,6 +24,7 @@ from agent.updates.admission.admit import (
     new_revision,
     secrets_gone,
 )
+from agent.updates.admission.debug_variant import required, with_variant
 from agent.updates.admission.judging import judge, question
 from agent.updates.admission.lookup import current
 from agent.updates.admission.moved_tags import taken_before, with_moved_tag
@@ -57,6 +58,10 @@ class Admissions:
 
         Raises RefusedError, ReleaseSourceError.
         """
+        change = with_variant(before, change)
+        return await required(change, lambda: self._resolved(before, change))
+
+    async def _resolved(self, before: Revision, change: Change) -> Release:
         parts = self._parts
         if change.tag is msgspec.UNSET:
             digest = before.release_digest
@@ -133,6 +138,7 @@ class Admissions:
             staging=wanted.staging,
             strategy=wanted.strategy,
             accept_moved_tag=wanted.accept_moved_tag,
+            debug=wanted.debug,
             probes=wanted.probes,
             listen=wanted.listen,
             publish=wanted.publish,
@@ -151,7 +157,7 @@ class Admissions:
         options = Options(
             staging=ask.staging,
             strategy=ask.strategy,
-            obstacles=ask.obstacles,
+            obstacles=(*ask.obstacles, *await self._parts.foresee_launch(ask.release)),
             warnings=(*ask.warnings, *await self._parts.foresee(ask.release)),
         )
         return await self._store.read(lambda tx: question(tx, name, revision, options))

@@ -23,7 +23,7 @@ from agent.traffic.port import Traffic
 from agent.updates.admission.gpus import NoPreparation, Preparation
 from agent.updates.admission.launchable import Launchable, any_launch
 from agent.updates.engine.host_shutdown import AskHost, stays_up
-from agent.updates.engine.preflight import Preflight, no_preflight
+from agent.updates.engine.preflight import ForeseeLaunch, Preflight, any_host, no_preflight
 from agent.updates.planner.types import Policy
 from agent.updates.secrets.values import SecretValues
 
@@ -57,6 +57,7 @@ class EngineDependencies:
     preflight: Preflight = no_preflight
     launchable: Launchable = any_launch
     foresee: Foresee = foresees_nothing
+    foresee_launch: ForeseeLaunch = any_host
     host_stopping: AskHost = stays_up
     image_age_s: float | None = None  # how long images are kept that nothing needs
     outside: Outside = field(default_factory=NobodyOutside)

@@ -27,6 +27,7 @@ from agent.model.update import (
 from agent.updates.planner.downtimes import measured
 from agent.updates.planner.reach import with_warnings
 from agent.updates.planner.types import Plan, Situation, Write
+from agent.updates.planner.what_serves import what_serves
 
 REBOOTED = "host_rebooted"
 CANCELLED_AFTER_STOP = "cancelled_after_stop"
@@ -228,7 +229,6 @@ def end(s: Situation, state: TearingDown, *, stopped: EnclaveId | None = None) -
     """
     before = running_update(s)
     step = state.step
-    update, event = move(s, Finished(step=step), finished_at=s.now)
     leaving = [row for row in s.enclaves.values() if row.id in (before.enclave, stopped)]
     others = [row for row in s.enclaves.values() if row not in leaving]
     deployment: Deployment | None = None
@@ -237,6 +237,8 @@ def end(s: Situation, state: TearingDown, *, stopped: EnclaveId | None = None) -
         deployment = msgspec.structs.replace(s.deployment, active_slot=None, fault=fault)
     wants_old_back = before.strategy is Strategy.STOP_THEN_START and not others
     back = wants_old_back and before.restart_old_on_failure and before.cancel_requested is False
+    told = what_serves(s, before, comes_back=back)
+    update, event = move(s, Finished(step=step), reason=told, finished_at=s.now)
     return Plan(
         write=Write(
             update=update,

@@ -11,6 +11,7 @@ from agent.model.enclave import EnclaveState
 from agent.model.reasons import ReasonCode
 from agent.model.revision import Wish
 from agent.model.update import Decided, Update
+from agent.updates.planner.what_serves import nothing_serves, serves_on
 from agent.updates.snapshot.snapshot import DeploymentFacts, EnclaveFacts
 
 _WELL = (EnclaveState.RUNNING, EnclaveState.DRAINING)
@@ -48,22 +49,18 @@ def _serves(update: Update, facts: DeploymentFacts, serving: EnclaveFacts) -> st
     tag = update.from_tag
     if facts.revision is not None and serving.row.revision == facts.revision.number:
         tag = facts.revision.tag
-    how = "serves on, nothing changed"
-    if serving.row.id != update.from_enclave or update.switched_at is not None:
-        how = "serves again"
+    told = serves_on(tag, update, serving.row.id)
     sick = serving.health is not None and serving.health.healthy is False
     well = serving.state in _WELL and not sick
-    return f"{tag} {how}" if well else f"{tag} {how}; but it is not well"
+    return told if well else f"{told}; but it is not well"
 
 
 def _nothing(update: Update, facts: DeploymentFacts) -> str:
-    if facts.row.wish is not Wish.RUN:
-        return "nothing serves: the deployment was stopped since"
-    if facts.row.restart_old_revision is not None:
-        return f"nothing serves; {update.from_tag} is started again as soon as it fits"
-    if update.from_tag is None:
-        return "nothing serves: there was no version before it"
-    return f"nothing serves: {update.from_tag} was stopped for it"
+    return nothing_serves(
+        update,
+        wanted=facts.row.wish is Wish.RUN,
+        comes_back=facts.row.restart_old_revision is not None,
+    )
 
 
 def _steps(update: Update, *, serves: bool) -> list[NextStep]:

@@ -47,9 +47,11 @@ class EnclaveFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One enclave: its row, what is observed of it, and what is concluded.
 
     `reached`: whether clients reach it; None: they are not sent to it, or nobody knows.
+    `revision`: what it runs.
     """
 
     row: Enclave
+    revision: Revision | None = None
     debug: bool = False  # of a debug release: it has a console, and no evidence
     state: EnclaveState
     vm: VmView

@@ -148,6 +148,7 @@ def enclave_facts(s: Situation, row: Enclave) -> EnclaveFacts:
         state = EnclaveState.UNHEALTHY
     return EnclaveFacts(
         row=row,
+        revision=s.revisions.get(row.revision),
         debug=_is_debug(s, row),
         state=state,
         vm=vm,

@@ -31,12 +31,16 @@ type Stage struct {
 	Stages     []Stage `json:"stages,omitempty"`
 }
 
+// Who tells whose guest this is; the public one's says nothing of the kind.
+const Who = "reference guest of enclave-agent"
+
 // State is the published document. CompletedAt is Go's zero time until every
 // stage is settled.
 type State struct {
 	Stages      []Stage   `json:"stages"`
 	StartedAt   time.Time `json:"started_at"`
 	CompletedAt time.Time `json:"completed_at"`
+	Guest       string    `json:"guest"`
 }
 
 // Tracker holds the state; it may be read while the boot goes on.
@@ -48,7 +52,7 @@ type Tracker struct {
 
 // NewTracker has every known stage pending. It prints a line per settled stage.
 func NewTracker(now time.Time, print func(format string, args ...interface{})) *Tracker {
-	t := &Tracker{state: State{StartedAt: now.UTC()}, print: print}
+	t := &Tracker{state: State{Guest: Who, StartedAt: now.UTC()}, print: print}
 	for _, name := range Order {
 		t.state.Stages = append(t.state.Stages, Stage{Name: name, Status: Pending})
 	}
