@@ -53,7 +53,17 @@ def test_relaunch_says_what_happens_to_the_old_version(agent) -> None:
     from agent.cli.relaunch import request
 
     nothing = dict.fromkeys(
-        ("tag", "listen", "domain", "probe_path", "probe_host", "strategy", "revert", "lease")
+        [
+            "tag",
+            "listen",
+            "domain",
+            "probe_path",
+            "probe_host",
+            "strategy",
+            "revert",
+            "debug",
+            "lease",
+        ]
     )
     nothing |= dict.fromkeys(("publish", "variables", "secrets", "no_variables", "no_secrets"), ())
     nothing["accept_moved_tag"] = False
