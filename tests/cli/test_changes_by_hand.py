@@ -52,19 +52,8 @@ def test_relaunch_takes_variables_and_secrets_away(agent) -> None:
 def test_relaunch_says_what_happens_to_the_old_version(agent) -> None:
     from agent.cli.relaunch import request
 
-    nothing = dict.fromkeys(
-        [
-            "tag",
-            "listen",
-            "domain",
-            "probe_path",
-            "probe_host",
-            "strategy",
-            "revert",
-            "debug",
-            "lease",
-        ]
-    )
+    names = ("tag", "listen", "domain", "probe_path", "probe_host")
+    nothing = dict.fromkeys((*names, "strategy", "revert", "debug", "lease"))
     nothing |= dict.fromkeys(("publish", "variables", "secrets", "no_variables", "no_secrets"), ())
     nothing["accept_moved_tag"] = False
     body = request(**nothing | {"staging": False, "restart_old": False})
