@@ -11,6 +11,7 @@ from agent.host.commands import RunCommand
 from agent.host.threads import finish_in_thread
 from agent.model.enclave import Endpoint
 from agent.traffic import conntrack, resetting
+from agent.traffic.conntrack_flags import closed_by_guest
 from agent.traffic.nftables_kernel import NftablesKernel, RefusedTransactionError
 from agent.traffic.nftables_rules import endpoint_key
 from agent.traffic.port import TrafficError
@@ -47,7 +48,9 @@ class Resets:
         """See `NftablesTraffic.reset`."""
         async with self._lock:
             flows = await conntrack.flows_to(endpoint, self._run)
-            cut = self._cut.get(endpoint, frozenset()) | {flow.original for flow in flows}
+            over = await finish_in_thread(closed_by_guest, flows)
+            lost = {flow.original for flow in flows} - over
+            cut = self._cut.get(endpoint, frozenset()) | lost
             if flows:
                 self._cut[endpoint] = cut
                 await self._cut_all(endpoint, flows)
