@@ -240,7 +240,7 @@ async def _reset_in(process: HaproxyProcess, server: str) -> int:
         return 0
     borrowing = importlib.import_module("agent.traffic.haproxy_sessions")
     sessions = borrowing.sessions_of(server, await process.sessions())
-    at_rest = borrowing.reset(await process.pid(), sessions)
+    at_rest: int = borrowing.reset(await process.pid(), sessions)
     await process.order([f"shutdown sessions server {BACKEND}/{server}"])
     for _ in range(_RESET_ROUNDS):
         if not (await process.statistics()).sessions.get(server):
