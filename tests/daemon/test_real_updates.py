@@ -26,6 +26,7 @@ from scripts.story.load import Load
 from tests.daemon.conftest import running
 from tests.fakes.daemon_process import AGENT, Daemon, brief, execute, processes_in
 from tests.fakes.host_truth import discrepancies, links_of, vms_in
+from tests.fakes.kept_clients import KeptClients
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -79,7 +80,16 @@ async def moved(daemon: Daemon, tag: str, **options: Any) -> tuple[dict[str, Any
 
 
 async def test_an_update_under_steady_requests_loses_none(daemon: Daemon) -> None:
-    update, load = await moved(daemon, "v2")
+    """Neither of new connections nor of kept ones: each is busy when the drain ends."""
+    kept = KeptClients(daemon.plain)
+    kept.start()
+    try:
+        update, load = await moved(daemon, "v2")
+    finally:
+        await kept.stop()
+    assert kept.lost == {}
+    assert set(kept.versions) == {"v1", "v2"}
+    assert kept.connections > kept.count, "they were to be there until the end of the drain"
     assert (update["status"], update["strategy"]) == ("completed", "blue_green"), update["error"]
     assert load.tally.failures == {}
     assert set(load.tally.versions) == {"v1", "v2"}
