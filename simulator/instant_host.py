@@ -74,7 +74,7 @@ class InstantVms:
         self.failing: set[str] = set()  # tags with which no QEMU starts
         self.drained: set[EnclaveId] = set()  # of these the console was read
         self.stopping: Callable[[], None] = lambda: None  # called while one is stopped
-        self.graces: list[float] = []  # with which each was stopped
+        self.graces: list[float] = []  # that each was given to power off
         self.press = Press.UNCLEAR  # what comes of a power button
         self._pid = 1000
 
@@ -109,12 +109,22 @@ class InstantVms:
         self.running[enclave_id] = ended
         self.changed.tell(enclave_id)
 
+    async def finish(self, enclave: Enclave, grace_s: float, serves_booted: ServesBooted) -> Press:
+        """What powers off is ended at once."""
+        self.stopping()
+        self.graces.append(grace_s)
+        if (view := self.running.get(enclave.id)) is not None:
+            self.running[enclave.id] = msgspec.structs.replace(view, phase=VmPhase.STOPPING)
+        self.changed.tell(enclave.id)
+        return self.press
+
     async def stop(
         self, enclave: Enclave, grace_s: float, serves_booted: ServesBooted | None = None
     ) -> Press:
-        self.stopping()
-        self.graces.append(grace_s)
-        self.running.pop(enclave.id, None)
+        view = self.running.pop(enclave.id, None)
+        if view is None or view.phase is not VmPhase.STOPPING:
+            self.stopping()
+            self.graces.append(grace_s)
         self.changed.tell(enclave.id)
         return self.press if grace_s else Press.NONE
 

@@ -102,6 +102,7 @@ class Vm:
     healthy: bool | None = None
     healthy_since: Instant | None = None
     connections: int = 0
+    ending: int = 0  # of these, as many as end while the guest powers off
     verdict: Verdict = UNCLAIMED
     judged_at: Instant | None = None
     good_since: Instant | None = None
@@ -378,6 +379,13 @@ class SimulatedHost:
                 if known is None:
                     self._ready_gpus(row)
                     self.vms[row.id] = Vm(launch_uuid=row.launch_uuid)
+            case ActionKind.FINISH:
+                assert row is not None
+                assert row.lifecycle is Lifecycle.STOPPING, "asked without a recorded intent"
+                if (vm := self.vms.get(row.id)) is not None:
+                    vm.phase = VmPhase.STOPPING
+                    vm.connections -= vm.ending
+                    vm.ending = 0
             case ActionKind.STOP:
                 assert row is not None
                 failed = row.launched_at is None  # as a launch that did not come up

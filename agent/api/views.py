@@ -10,11 +10,11 @@ import msgspec
 from agent.api.credentials import masked
 from agent.api.progress import percent_of
 from agent.model.clock import Instant
-from agent.model.reasons import Decision, DowntimeEstimate, Reason
+from agent.model.reasons import AskedProbes, Decision, DowntimeEstimate, Reason
 from agent.model.resources import Amounts
 from agent.model.revision import Fault, Revision
 from agent.model.update import Update
-from agent.probes.choice import unasked
+from agent.probes.choice import asked_probes, unasked
 from agent.probes.port import ListenerReach
 from agent.probes.told_containers import guest_itself, told_containers
 from agent.updates.secrets.standing import SecretState
@@ -62,6 +62,7 @@ def decision_view(decision: Decision) -> DecisionView:
         retry_after_s=unset if decision.retry_after_s is None else decision.retry_after_s,
         downtime_estimate_s=unset if estimate is None else _estimate_view(estimate),
         certificate_boots_left=unset if boots_left is None else boots_left,
+        probes=unset if decision.probes is None else probes_view(decision.probes),
     )
 
 
@@ -279,11 +280,16 @@ def _reach(one: ListenerReach, now: Instant) -> ReachView:
 
 
 def _probes(revision: Revision) -> ProbesView:
+    return probes_view(asked_probes(revision))
+
+
+def probes_view(asked: AskedProbes) -> ProbesView:
     return ProbesView(
-        path=revision.probes.path,
-        host=revision.probes.host,
-        asked_path=revision.health_path,
-        asked_host=revision.probe_host,
+        path=asked.path,
+        host=asked.host,
+        asked_path=asked.asked_path,
+        asked_host=asked.asked_host,
+        healthy_when=asked.healthy_when,
     )
 
 

@@ -23,6 +23,7 @@ from agent.wire.views import (
     DeploymentView,
     EnclaveView,
     FaultView,
+    ProbesView,
     RollbackView,
     UpdateView,
 )
@@ -65,8 +66,7 @@ def _head(one: DeploymentView) -> RenderableType:
     if one.domain:
         shown.add_row("domain", safe(one.domain))
     if one.probes is not None and (one.probes.path or one.probes.host):
-        host = f" of {safe(one.probes.asked_host)}" if one.probes.asked_host else ""
-        shown.add_row("asks", f"{safe(one.probes.asked_path or 'nothing')}{host}")
+        shown.add_row("asks", _asked(one.probes))
     if one.guest_domain and one.guest_domain != one.domain:
         shown.add_row("guest's name", safe(one.guest_domain))
     for name_, value in sorted((one.variables or {}).items()):
@@ -224,6 +224,10 @@ def decision_block(
     for reason in decision.reasons:
         shown.add_row("because", safe(reason_text(reason)))
     _warn(shown, decision.warnings, told)
+    if decision.probes is not msgspec.UNSET:
+        shown.add_row("asks", _asked(decision.probes))
+        if decision.probes.healthy_when:
+            shown.add_row("healthy", safe(decision.probes.healthy_when))
     if decision.retry_after_s is not msgspec.UNSET:
         shown.add_row("try again", f"in {duration(decision.retry_after_s)}")
     if decision.certificate_boots_left is not msgspec.UNSET:
@@ -239,6 +243,11 @@ def decision_block(
             f"about {duration(estimate.p50)}, rarely over {duration(estimate.p90)} ({basis})",
         )
     return [shown]
+
+
+def _asked(probes: ProbesView) -> str:
+    host = f" of {safe(probes.asked_host)}" if probes.asked_host else ""
+    return f"{safe(probes.asked_path or 'nothing')}{host}"
 
 
 def rollback_table(options: list[RollbackView]) -> RenderableType:

@@ -39,7 +39,7 @@ from agent.enclaves.port import (
 )
 from agent.enclaves.publisher import ViewPublisher
 from agent.enclaves.rundir import RunDir
-from agent.enclaves.shutdown import end_vm
+from agent.enclaves.shutdown import ask_guest, end_vm
 from agent.enclaves.supervisor import Supervisor
 from agent.enclaves.vm import Vm, find_holder
 from agent.errors import AgentError, describe
@@ -108,6 +108,16 @@ class Driver:
             lambda: self._launch(enclave, order), undo=self._abandon
         )
         return identity
+
+    async def finish(self, grace_s: float, serves_booted: ServesBooted) -> Press:
+        """Have its guest power off, and leave all else as it is until `stop`.
+
+        It ends when the caller is cancelled. Returns what came of its power button.
+        """
+        press: Press = await self._actor.ask(
+            lambda: self._finish(grace_s, serves_booted), undo=_nothing
+        )
+        return press
 
     async def stop(self, grace_s: float, serves_booted: ServesBooted | None = None) -> Press:
         """Have nothing of it left. Raises EnclaveError `enclave_stuck`, or what cleaning raised.
@@ -245,6 +255,18 @@ class Driver:
 
     # --- stop --------------------------------------------------------------------------------
 
+    async def _finish(self, grace_s: float, serves_booted: ServesBooted) -> Press:
+        vm = self._vm
+        if vm is None or self._publisher.phase not in (VmPhase.RUNNING, VmPhase.STOPPING):
+            return Press.NONE
+        self._show_stopping(vm)
+        return await ask_guest(vm, grace_s, self._publisher.show_teardown, serves_booted)
+
+    def _show_stopping(self, vm: Vm) -> None:
+        """Unless it is shown already, and perhaps how far it is."""
+        if self._publisher.phase is not VmPhase.STOPPING:
+            self._publisher.show(VmPhase.STOPPING, vm, Teardown.ASKED)
+
     async def _stop(self, grace_s: float, serves_booted: ServesBooted | None) -> Press:
         press = await self._end(grace_s, serves_booted)
         await self._clear()
@@ -258,7 +280,7 @@ class Driver:
             vm = await self._find(record.launch_uuid, record.process)
         if vm is None:
             return Press.NONE
-        self._publisher.show(VmPhase.STOPPING, vm, Teardown.ASKED)
+        self._show_stopping(vm)
 
         async def kill() -> None:
             await self._resources.supervisor.kill(unit_name(self._id), vm.process)
@@ -357,6 +379,9 @@ class Driver:
 
 async def _nobody_knows() -> bool:
     return False
+
+
+async def _nothing() -> None: ...
 
 
 def up_deadline_s(enclave: Enclave) -> float:

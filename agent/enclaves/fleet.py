@@ -191,6 +191,10 @@ class Fleet:
             await self._retire(enclave.id)
             raise
 
+    async def finish(self, enclave: Enclave, grace_s: float, serves_booted: ServesBooted) -> Press:
+        driver = self._drivers.get(enclave.id)
+        return await driver.finish(grace_s, serves_booted) if driver else Press.NONE
+
     async def stop(
         self, enclave: Enclave, grace_s: float, serves_booted: ServesBooted | None = None
     ) -> Press:

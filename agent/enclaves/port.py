@@ -157,6 +157,14 @@ class Enclaves(Protocol):
         """
         ...
 
+    async def finish(self, enclave: Enclave, grace_s: float, serves_booted: ServesBooted) -> Press:
+        """ACPI power button: returns when the guest has powered off, or the grace is over.
+
+        What it had open is delivered meanwhile. Its VM and its network stay until `stop`, which is
+        to follow. Cancelled, it asks no more. `serves_booted` as in `stop`.
+        """
+        ...
+
     async def stop(
         self, enclave: Enclave, grace_s: float, serves_booted: ServesBooted | None = None
     ) -> Press:

@@ -1,4 +1,7 @@
-"""The stop ladder: power button, then `quit`, then SIGKILL; each rung has its own deadline."""
+"""The stop ladder: power button, then `quit`, then SIGKILL; each rung has its own deadline.
+
+The first rung can be had alone: a guest that powers off leaves QEMU and its network as they are.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,7 @@ async def end_vm(
     came of the power button. Without a grace the guest is not asked. `reached` is told of every
     phase.
     """
-    press = Press.NONE
-    with contextlib.suppress(MonitorError):
-        await vm.wait_up(RECONNECT_S)
-    if grace_s > 0 and not vm.ended.is_set():
-        press = await _press_power_button(vm, grace_s, serves_booted)
-    if vm.ended.is_set() and not vm.gone.is_set():
-        reached(Teardown.GUEST_DOWN)
+    press = await ask_guest(vm, grace_s, reached, serves_booted)
     if not vm.gone.is_set():
         await vm.drain_console()
         await _quit(vm)
@@ -51,6 +48,20 @@ async def end_vm(
     if vm.gone.is_set():
         reached(Teardown.QEMU_GONE)
     return vm.gone.is_set(), press
+
+
+async def ask_guest(
+    vm: Vm, grace_s: float, reached: Callable[[Teardown], None], serves_booted: ServesBooted
+) -> Press:
+    """Have the guest power off, if there is a grace; its VM stays until it is ended."""
+    press = Press.NONE
+    with contextlib.suppress(MonitorError):
+        await vm.wait_up(RECONNECT_S)
+    if grace_s > 0 and not vm.ended.is_set():
+        press = await _press_power_button(vm, grace_s, serves_booted)
+    if vm.ended.is_set() and not vm.gone.is_set():
+        reached(Teardown.GUEST_DOWN)
+    return press
 
 
 async def _press_power_button(vm: Vm, grace_s: float, serves_booted: ServesBooted) -> Press:

@@ -15,7 +15,7 @@ import errno
 import socket
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,7 +34,9 @@ _ORIGINAL, _REPLY, _STATUS, _PROTOCOL_INFO, _ID, _FILTER = 1, 2, 3, 4, 12, 25
 _ADDRESSES, _PROTOCOL = 1, 2  # of a tuple
 _SOURCE, _DESTINATION = 1, 2  # of addresses (IPv4)
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3  # of a protocol
-_TCP_INFO, _TCP_STATE = 1, 1
+_TCP_INFO, _TCP_STATE, _TCP_FLAGS_OF_REPLIES = 1, 1, 5
+_CLOSED_FIRST = 0x04  # IP_CT_TCP_FLAG_CLOSE_INIT
+_HALF_CLOSED = frozenset({"FIN_WAIT", "CLOSE_WAIT", "LAST_ACK"})
 _REPLY_FLAGS = 2  # of a filter
 _TYPE_BITS = 0x3FFF
 _BY_SOURCE, _BY_PROTOCOL, _BY_SOURCE_PORT = 1 << 0, 1 << 3, 1 << 4
@@ -68,12 +70,15 @@ class Flow:
     """A TCP flow: what its client sends, and what the answers look like before translation.
 
     `id`: the kernel's, by which one is told from a later one of the same addresses and ports.
+    `closed_by_guest`: whoever answers closed it first, and its client has not looked at it since:
+    it is over, although the kernel keeps it for minutes.
     """
 
     state: str
     original: Tuple
     reply: Tuple
     id: bytes = b""
+    closed_by_guest: bool = False
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -102,12 +107,19 @@ def told(status: int, endpoint: tuple[str, int] | None = None) -> Iterator[bytes
 
 def flow_of(entry: bytes) -> Flow | None:
     """A flow of TCP, or None for one of something else. Raises ValueError if it is cut short."""
-    state = _state(entry)
+    info = _tcp_info(entry)
+    state = _state(info)
     if state is None:
         return None
     original, reply = _paths(entry)
-    found = attributes(entry, _FAMILY.size).get(_ID, b"")
-    return Flow(state, _readable(original), _readable(reply), found)
+    flags = (info.get(_TCP_FLAGS_OF_REPLIES) or b"\0")[0]
+    return Flow(
+        state,
+        _readable(original),
+        _readable(reply),
+        attributes(entry, _FAMILY.size).get(_ID, b""),
+        state in _HALF_CLOSED and flags & _CLOSED_FIRST != 0,
+    )
 
 
 def counted(entries: Iterable[bytes], states: Collection[str]) -> Counter[tuple[str, int]]:
@@ -117,7 +129,7 @@ def counted(entries: Iterable[bytes], states: Collection[str]) -> Counter[tuple[
     """
     found: Counter[tuple[bytes, bytes]] = Counter()
     for entry in entries:
-        if _state(entry) not in states:
+        if _state(_tcp_info(entry)) not in states:
             continue
         original, reply = _paths(entry)
         endpoint = reply.source, reply.source_port
@@ -151,19 +163,24 @@ class _Path(NamedTuple):
     destination_port: bytes
 
 
-def _state(entry: bytes) -> str | None:
-    """Of the protocol; None: it is not TCP."""
+def _tcp_info(entry: bytes) -> Mapping[int, bytes]:
+    """What the entry says of TCP; nothing: it is of something else."""
     at = _FAMILY.size
     while at + _ATTRIBUTE.size <= len(entry):
         length, kind = _ATTRIBUTE.unpack_from(entry, at)
         if kind & _TYPE_BITS == _PROTOCOL_INFO:
             info = attributes(entry[at + _ATTRIBUTE.size : at + length], 0)
-            state = attributes(info.get(_TCP_INFO, b""), 0).get(_TCP_STATE)
-            if not state:
-                return None
-            return STATES[state[0]] if state[0] < len(STATES) else "NONE"
+            return attributes(info.get(_TCP_INFO, b""), 0)
         at += max(_ATTRIBUTE.size, length + 3 & ~3)
-    return None
+    return {}
+
+
+def _state(info: Mapping[int, bytes]) -> str | None:
+    """None: it is not TCP."""
+    state = info.get(_TCP_STATE)
+    if not state:
+        return None
+    return STATES[state[0]] if state[0] < len(STATES) else "NONE"
 
 
 def _paths(entry: bytes) -> tuple[_Path, _Path]:

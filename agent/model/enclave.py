@@ -30,6 +30,21 @@ class Lifecycle(StrEnum):
     STOPPING = "stopping"
 
 
+class StopStage(StrEnum):
+    """How far the stop of an enclave is. Established connections are delivered until it is cut."""
+
+    FINISH = "finish"  # its guest is asked to power off, and given the time for it
+    CUT = "cut"  # what is open to it still is being reset
+    END = "end"  # its VM is being ended, and all of it removed
+
+
+class Stopping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The stop of an enclave: its stage, and since when it is there."""
+
+    stage: StopStage
+    since: Instant
+
+
 class EnclaveState(StrEnum):
     """What a user sees of an enclave."""
 
@@ -52,7 +67,8 @@ class Enclave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     evidence is judged, in every launch of it. `ports_by_board`: a trust domain's root ports are
     where its board's layout has them; rows of before that keep the machine that they were launched
     with, and so the register that was endorsed for it. `boot_ended`: this launch ended in its
-    boot, and whose doing that may be is noted.
+    boot, and whose doing that may be is noted. `stopping`: how far its stop is, while `lifecycle`
+    says that it is stopped.
     """
 
     id: EnclaveId
@@ -75,6 +91,7 @@ class Enclave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     launched_at: Instant | None = None
     evidence_edition: int = FIRST_EVIDENCE_EDITION
     boot_ended: bool = False
+    stopping: Stopping | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, order=True):

@@ -91,12 +91,27 @@ class DowntimeEstimate(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class AskedProbes(msgspec.Struct, frozen=True, kw_only=True):
+    """How a revision's workload is asked whether it lives.
+
+    `path` and `host`: what the deployment named; `asked_path` and `asked_host`: what that comes
+    to; None where no path can be asked, and for the guest's address. `healthy_when`: what counts.
+    """
+
+    path: str | None
+    host: str | None
+    asked_path: str | None
+    asked_host: str | None
+    healthy_when: str
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What admission says. Reasons are present for a refusal and for why not a better strategy.
 
     `warnings` stand in nobody's way: sentences about what the user may not expect.
     `certificate_boots_left`: of a guest that asks for a public certificate at each boot, how many
-    it has until it is not launched again by itself; None of all others.
+    it has until it is not launched again by itself; None of all others. `probes`: in a plan for a
+    deployment, how the revision that it would get is asked.
     """
 
     strategy: DecidedStrategy
@@ -106,6 +121,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
     downtime_estimate_s: DowntimeEstimate | None = None
     certificate_boots_left: int | None = None
+    probes: AskedProbes | None = None
 
     @property
     def refused(self) -> bool:

@@ -87,7 +87,7 @@ class AwaitingStop(_State, frozen=True, kw_only=True, tag="awaiting_stop"):
 class StoppingOld(_State, frozen=True, kw_only=True, tag="stopping_old"):
     """Traffic refuses, the old enclave is being stopped.
 
-    `reset`: what was open to it has been cut and counted.
+    `reset` is of earlier versions of the agent: its row says how far it is.
     """
 
     reset: bool = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from agent.model.reasons import AskedProbes
 from agent.model.revision import Revision
 from agent.model.shim import ShimRules, covers
 from agent.wire.text import PROBE_PATH_PATTERN
@@ -33,6 +34,27 @@ def must_say_yes(path: str, *, named: bool) -> bool:
     shows that it lives: an API may well answer 404 or 405 there.
     """
     return named or path.endswith("health")
+
+
+def asked_probes(revision: Revision) -> AskedProbes:
+    """What is asked of this revision's workload, and which answers are good."""
+    return AskedProbes(
+        path=revision.probes.path,
+        host=revision.probes.host,
+        asked_path=revision.health_path,
+        asked_host=revision.probe_host,
+        healthy_when=_good_answers(revision),
+    )
+
+
+def _good_answers(revision: Revision) -> str:
+    path = revision.health_path
+    if path is None:
+        return _what_decides(revision)
+    yes = must_say_yes(path, named=revision.probes.path is not None)
+    good = "2xx or 3xx" if yes else "any answer of the workload below 500"
+    guarded = "; 401 and 403 are the shim's and tell nothing" if revision.health_guarded else ""
+    return f"{good}{guarded}"
 
 
 def unasked(revision: Revision) -> str | None:

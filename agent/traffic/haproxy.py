@@ -144,7 +144,10 @@ class HaproxyTraffic:
             return count
 
     async def reset(self, endpoint: Endpoint) -> int:
-        """Clients get a RST where the kernel lends us HAProxy's sockets, and else a FIN."""
+        """Clients get a RST where the kernel lends us HAProxy's sockets, and else a FIN.
+
+        A FIN, too, where nothing is under way.
+        """
         async with self._lock:
             await self._processes.look()
             count = 0
@@ -246,10 +249,10 @@ async def _reset_in(process: HaproxyProcess, server: str) -> int:
         _log.warning("clients are closed, not reset error=%s", describe(error))
         listing = ""
     sessions = borrowing.sessions_of(server, listing)
-    borrowing.reset(await process.pid(), sessions)
+    at_rest: int = borrowing.reset(await process.pid(), sessions)
     await process.order([f"shutdown sessions server {BACKEND}/{server}"])
     for _ in range(_RESET_ROUNDS):
         if not (await process.statistics()).sessions.get(server):
-            return len(sessions) if listing else open_now
+            return len(sessions) - at_rest if listing else open_now
         await asyncio.sleep(_RESET_ROUND_S)
     raise TrafficError(f"HAProxy does not let go of the clients of {server}")

@@ -1,9 +1,10 @@
 """Resets the clients of one server, which HAProxy itself can only close.
 
-HAProxy ends a session with a FIN, and a client that waits for an answer may take that for its end.
-So the client's own socket is borrowed from the process (pidfd_getfd) and disconnected: the kernel
-sends a RST at once, and HAProxy finds its client gone. Where the kernel does not lend sockets
-(another user's process, Yama), HAProxy's own closing is all that the client sees.
+Those over whose connections nothing is under way, as the kernel tells of the socket, are left to
+that. HAProxy ends a session with a FIN, and a client that waits for an answer may take that for
+its end. So the client's own socket is borrowed from the process (pidfd_getfd) and disconnected:
+the kernel sends a RST at once, and HAProxy finds its client gone. Where the kernel does not lend
+sockets (another user's process, Yama), HAProxy's own closing is all that the client sees.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ipaddress
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -21,6 +23,11 @@ from agent.traffic.haproxy_config import BACKEND
 
 _PIDFD_GETFD = 438  # the same on every architecture
 _AF_UNSPEC = bytes(16)
+_QUIET_MS = 1000  # without a byte either way, before nothing counts as under way
+_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2 = 1, 4, 5
+# struct tcp_info of <linux/tcp.h>: state; unacknowledged; ms since data was sent, and received;
+# bytes not sent yet; segments with data in and out.
+_TCP_INFO = struct.Struct("=B 23x I 16x I 4x I 88x I 4x I I")
 _SESSION = re.compile(
     r"src=(?P<source>\S+) fe=\S+ be=(?P<backend>\S+) srv=(?P<server>\S+) "
     r".*?(?:s0|scf)=\[[^\]]*fd=(?P<fd>-?\d+)"
@@ -44,17 +51,42 @@ def sessions_of(server: str, listing: str) -> list[ClientSession]:
     ]
 
 
-def reset(pid: int, sessions: Iterable[ClientSession]) -> None:
-    """Disconnect them, as far as the kernel lets us. A descriptor that has changed is let be."""
+def reset(pid: int, sessions: Iterable[ClientSession]) -> int:
+    """Disconnect them, as far as the kernel lets us. A descriptor that has changed is let be.
+
+    Returns over how many nothing was under way: HAProxy's own closing is their end in order.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
+    at_rest = 0
     with contextlib.suppress(ProcessLookupError), _descriptor(os.pidfd_open(pid)) as pidfd:
         for session in sessions:
             borrowed = libc.syscall(_PIDFD_GETFD, pidfd, session.fd, 0) if session.fd > 2 else -1
             if borrowed < 0:
                 continue
             with contextlib.suppress(OSError), socket.socket(fileno=borrowed) as client:
-                if _is(client, session.source):
+                if not _is(client, session.source):
+                    continue
+                if _is_at_rest(client):
+                    at_rest += 1
+                else:
                     libc.connect(borrowed, _AF_UNSPEC, len(_AF_UNSPEC))
+    return at_rest
+
+
+def _is_at_rest(client: socket.socket) -> bool:
+    """Whether the guest has hung up, or both are silent and the client waits for no answer.
+
+    Times are those of the kernel's clock ticks: who spoke last is not known within one.
+    """
+    told = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    if len(told) < _TCP_INFO.size:
+        return False
+    state, unacked, sent_ms, heard_ms, unsent, heard, said = _TCP_INFO.unpack(told)
+    if state in (_FIN_WAIT1, _FIN_WAIT2):
+        return True
+    waits = heard > 0 and (said == 0 or heard_ms < sent_ms)
+    quiet = min(sent_ms, heard_ms) >= _QUIET_MS and not unacked and not unsent
+    return state == _ESTABLISHED and quiet and not waits
 
 
 @contextlib.contextmanager

@@ -50,7 +50,8 @@ class Resets:
         """See `NftablesTraffic.reset`."""
         async with self._lock:
             flows = await self._connections.flows_to(endpoint)
-            cut = self._cut.get(endpoint, frozenset()) | {flow.original for flow in flows}
+            lost = {flow.original for flow in flows if not flow.closed_by_guest}
+            cut = self._cut.get(endpoint, frozenset()) | lost
             if flows:
                 self._cut[endpoint] = cut
                 await self._cut_all(endpoint, flows)

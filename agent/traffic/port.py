@@ -107,7 +107,12 @@ class Traffic(Protocol):
         ...
 
     async def reset(self, endpoint: Endpoint) -> int:
-        """Reset (TCP RST to the client) every such connection; returns how many there were."""
+        """End every such connection; returns how many were reset (TCP RST to the client).
+
+        Where the data plane can tell that nothing is under way (the guest has hung up, or both
+        have been silent for a moment and the client does not wait for an answer), it is closed in
+        order instead. nftables can only reset; what the guest had closed is not counted.
+        """
         ...
 
     async def hold_ports(self) -> Mapping[Listen, Unheld]:

@@ -42,7 +42,8 @@ class DecisionView(_View, frozen=True, kw_only=True):
 
     `warnings` stand in nobody's way.
     `certificate_boots_left`: of a guest that asks for a public certificate at each boot, how many
-    boots it has until it is not launched again by itself when it ends.
+    boots it has until it is not launched again by itself when it ends. `probes`: in a plan for a
+    deployment, how the workload would be asked.
     """
 
     strategy: DecidedStrategy
@@ -52,6 +53,7 @@ class DecisionView(_View, frozen=True, kw_only=True):
     retry_after_s: float | UnsetType = UNSET
     downtime_estimate_s: EstimateView | UnsetType = UNSET
     certificate_boots_left: int | UnsetType = UNSET
+    probes: ProbesView | UnsetType = UNSET
 
 
 class FaultView(_View, frozen=True, kw_only=True):
@@ -149,12 +151,14 @@ class ProbesView(_View, frozen=True, kw_only=True):
 
     `path` and `host`: what the deployment named; `asked_path` and `asked_host`: what is asked for
     with this release's shim; null where no path can be asked, and for the guest's address.
+    `healthy_when`: which answers are good, in words; where no path can be asked, what decides.
     """
 
     path: str | None
     host: str | None
     asked_path: str | None
     asked_host: str | None
+    healthy_when: str | None = None
 
 
 class RollbackView(_View, frozen=True, kw_only=True):

@@ -52,6 +52,7 @@ async def test_how_the_workload_is_asked_is_shown_as_wanted_and_as_it_came_to(ap
     assert shown["probes"] == probes | {
         "asked_path": "/ready",
         "asked_host": "web.example:8443",
+        "healthy_when": "2xx or 3xx",
     }
     assert shown["warnings"] == shown["update"]["warnings"] == shown["next_update"]["warnings"]
 

@@ -151,15 +151,24 @@ def test_a_wrong_probe_path_is_told_by_its_field(agent) -> None:
 
 
 def test_a_dry_run_asks_with_the_probes_and_shows_the_warnings(agent) -> None:
-    from agent.model.reasons import DecidedStrategy, Decision
+    from agent.model.reasons import AskedProbes, DecidedStrategy, Decision
 
     agent.running()
-    told = Decision(strategy=DecidedStrategy.BLUE_GREEN, warnings=("its containers decide",))
+    probes = AskedProbes(
+        path="/up",
+        host=None,
+        asked_path="/up",
+        asked_host="api.example",
+        healthy_when="2xx or 3xx",
+    )
+    warnings = ("its containers decide",)
+    told = Decision(strategy=DecidedStrategy.BLUE_GREEN, warnings=warnings, probes=probes)
     agent.api.do(lambda engine: setattr(engine, "answer_to_plan", told))
     result = agent.call("relaunch", "web", "--probe-path", "/up", "--dry-run")
     (asked,) = agent.api.engine.planned
     assert (asked.probes.path, asked.probes.host) == ("/up", msgspec.UNSET)
-    assert "its containers decide" in result.stdout
+    for words in ("its containers decide", "/up of api.example", "2xx or 3xx"):
+        assert words in result.stdout
 
 
 def test_what_the_update_warns_of_is_told_at_once(agent) -> None:

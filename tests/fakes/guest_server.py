@@ -7,6 +7,7 @@ it has a namespace of its own (so that the test can give it an interface), then 
     bulk N    N bytes
     count     everything up to the client's end, then how many bytes those were, then closes
     hang      says so and neither reads nor closes any more
+    bye       says so and closes
     anything else comes back
 """
 
@@ -39,6 +40,10 @@ async def serve(name: str, reader: asyncio.StreamReader, writer: asyncio.StreamW
                 writer.write(b"hanging\n")
                 writer.transport.pause_reading()
                 await asyncio.sleep(3600)
+            case ["bye"]:
+                writer.write(line)
+                await writer.drain()
+                return
             case _:
                 writer.write(line)
         await writer.drain()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.model.reasons import Strategy
 from agent.model.update import Update
@@ -24,6 +24,7 @@ class Case:
     def begin(self) -> SimulatedHost:
         """The host, with the update just admitted: `v1` serves, unless it is fresh."""
         host = SimulatedHost(gpus=self.gpus)
+        host.policy = replace(host.policy, drain_s=host.policy.soak_s + 5)
         if self.strategy is Strategy.FRESH:
             host.request("v2")
             return host

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from agent.model.resources import Listen, Publish
-from agent.probes.choice import choose_path, must_say_yes, unasked
+from agent.model.revision import ProbeOptions
+from agent.probes.choice import asked_probes, choose_path, must_say_yes, unasked
 from simulator.rows import revision
 from tests.fakes.shim_guest import shim_of
 
@@ -85,3 +87,23 @@ def test_what_decides_instead_is_told_with_the_remedy() -> None:
     assert guarded is not None
     assert guarded.startswith("the guest's shim wants a key for /x: its containers decide")
     assert "nothing but its boot decides" in (unasked(revision(health_path=None)) or "")
+
+
+@pytest.mark.parametrize(
+    ("path", "named", "guarded", "good"),
+    [
+        ("/health", False, False, "2xx or 3xx"),
+        ("/up", True, False, "2xx or 3xx"),
+        ("/", False, False, "any answer of the workload below 500"),
+        ("/up", True, True, "2xx or 3xx; 401 and 403 are the shim's and tell nothing"),
+        (None, False, False, "nothing but its boot decides"),
+    ],
+)
+def test_what_counts_as_healthy_is_told(
+    path: str | None, named: bool, guarded: bool, good: str
+) -> None:
+    probes = ProbeOptions(path=path if named else None)
+    plain = revision(probes=probes, health_path=path, health_guarded=guarded, publish=())
+    asked = asked_probes(msgspec.structs.replace(plain, container_names=(), domain="web.example"))
+    assert (asked.asked_path, asked.healthy_when) == (path, good)
+    assert asked.asked_host == "web.example", "the deployment's domain, where none is named"

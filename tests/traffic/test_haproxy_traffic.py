@@ -147,6 +147,8 @@ async def test_a_process_that_only_finishes_is_counted_and_can_be_reset(
         assert (await process_of(guests)).pid != first.pid
         async with connected(listen) as new:
             assert await who(new) == "blue"
+            for _, writer in (old, new):
+                writer.write(b"and")  # a request under way
             await traffic.close()
             again = guests.traffic()
             await again.start()
@@ -277,6 +279,7 @@ async def test_ipv6_listeners_are_served_beside_ipv4_ones(
     assert await ask(Listen(address="127.0.0.1", port=any6.port)) == "green"
     async with connected(loopback) as (reader, writer):
         assert await who((reader, writer)) == "blue"
+        writer.write(b"and")
         assert await traffic.reset(blue) == 1
         with pytest.raises(ConnectionResetError):
             await reader.read()

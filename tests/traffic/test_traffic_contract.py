@@ -13,6 +13,7 @@ import pytest
 from agent.model.enclave import Endpoint
 from agent.model.resources import Listen
 from agent.traffic.port import Binding, RouteOrder, StaleGenerationError, Traffic, TrafficError
+from agent.traffic.proxy.relay import QUIET_S
 from tests.fakes.netns import add_ipv6, ip, own_host
 from tests.traffic.clients import ask, connected, say, who
 from tests.traffic.worlds import WORLDS, World, free_listen, order
@@ -279,6 +280,7 @@ async def test_reset_reaches_idle_clients_at_once(world: World, traffic: Traffic
         idle = [await stack.enter_async_context(connected(listen)) for _ in range(5)]
         for one in idle:
             assert await who(one) == "blue"
+            one[1].write(b"and")  # from here on it waits for an answer
         await traffic.apply(order(2, (listen, world.endpoint("green"))))
         other = await stack.enter_async_context(connected(listen))
         assert await who(other) == "green"
@@ -290,6 +292,30 @@ async def test_reset_reaches_idle_clients_at_once(world: World, traffic: Traffic
         assert await traffic.connections(blue) == 0
         assert await who(other) == "green"
     assert await traffic.reset(blue) == 0
+
+
+async def test_only_what_is_under_way_is_lost(world: World, traffic: Traffic) -> None:
+    """Where the data plane can tell; and what the guest has closed nobody loses."""
+    listen, blue = free_listen(), world.endpoint("blue")
+    await traffic.apply(order(1, (listen, blue)))
+    async with connected(listen) as idle, connected(listen) as left, connected(listen) as waits:
+        for one in (idle, left, waits):
+            assert await who(one) == "blue"
+        assert await say(left, "bye") == "bye"
+        assert await left[0].read() == b""
+        await asyncio.sleep(0.05)  # within one tick the kernel does not tell who spoke last
+        waits[1].write(b"half a request")
+        await asyncio.sleep(QUIET_S + 0.2)
+        blind = traffic.kind == "nftables"
+        assert await traffic.reset(blue) == (2 if blind else 1)
+        async with asyncio.timeout(30):
+            for one in (idle, waits) if blind else (waits,):
+                with pytest.raises(ConnectionResetError):
+                    await one[0].read()
+            if not blind:
+                assert await idle[0].read() == b""
+            while await traffic.connections(blue):
+                await asyncio.sleep(0.01)
 
 
 async def test_reset_reaches_clients_in_the_middle_of_a_stream(
@@ -311,6 +337,7 @@ async def test_a_reset_endpoint_can_be_used_again(world: World, traffic: Traffic
     await traffic.apply(order(1, (listen, blue)))
     async with connected(listen) as held:
         assert await who(held) == "blue"
+        held[1].write(b"and")
         assert await traffic.reset(blue) == 1
     async with connected(listen) as held:
         assert await who(held) == "blue"

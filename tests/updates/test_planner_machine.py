@@ -29,6 +29,7 @@ BREAKABLE = (
     ActionKind.LAUNCH,
     ActionKind.APPLY_ROUTE,
     ActionKind.PREPARE,
+    ActionKind.FINISH,
     ActionKind.RESET,
     ActionKind.STOP,
     ActionKind.REQUALIFY,

@@ -110,8 +110,12 @@ async def test_a_plan_and_the_status_say_when_no_path_can_be_asked(make: Make) -
     (told,) = blind.warnings
     assert "its containers decide whether it is Ready" in told
     assert not blind.refused
+    assert blind.probes is not None
+    assert (blind.probes.asked_path, blind.probes.asked_host) == (None, "web.example.org")
+    assert blind.probes.healthy_when == "its containers decide whether it is Ready"
     named = PlanQuestion(deployment=NAME, tag="v2", probes=ProbesChange(path="/v1/up"))
-    assert (await host.engine.plan(named)).warnings == ()
+    planned = await host.engine.plan(named)
+    assert (planned.warnings, planned.probes and planned.probes.healthy_when) == ((), "2xx or 3xx")
     guarded = PlanQuestion(deployment=NAME, tag="v2", probes=ProbesChange(path="/x"))
     (told_of_key,) = (await host.engine.plan(guarded)).warnings
     assert "wants a key for /x" in told_of_key

@@ -58,12 +58,12 @@ def test_a_stop_tries_for_a_while_after_the_vm_is_gone_and_then_says_so(
     assert given_up(host) == ["given up"]
 
 
-def test_a_drain_tries_again_before_the_old_one_is_retired(host: SimulatedHost) -> None:
+def test_a_retirement_tries_again_before_it_ends_the_vm(host: SimulatedHost) -> None:
     host.request("v2")
     host.broken.add(ActionKind.RESET)
-    host.until(Step.DRAIN)
+    host.until(Step.RETIRE)
     host.settle(seconds=6)
-    assert host.current().step is Step.DRAIN
+    assert (host.current().step, len(host.vms)) == (Step.RETIRE, 2)
     host.broken.clear()
     host.settle()
     assert (host.current().status, host.current().reset_connections) == (
@@ -77,8 +77,7 @@ def test_a_reset_under_way_is_not_cut_short_by_the_zero_that_it_makes(
 ) -> None:
     host.request("v2")
     host.broken.add(ActionKind.RESET)
-    host.until(Step.DRAIN)
-    host.clock.advance(host.policy.drain_s)
+    host.until(Step.RETIRE)
     host.outcomes.clear()
     answer = host.think()
     (blue,) = (key for key, vm in host.vms.items() if vm.connections)
@@ -112,10 +111,10 @@ def test_what_is_open_to_an_old_one_that_ends_in_its_drain_is_reset_and_counted(
     )
 
 
-def test_a_drain_gives_up_after_a_while_and_says_so(host: SimulatedHost) -> None:
+def test_a_retirement_gives_up_after_a_while_and_says_so(host: SimulatedHost) -> None:
     host.request("v2")
     host.broken.add(ActionKind.RESET)
-    host.until(Step.DRAIN)
+    host.until(Step.RETIRE)
     host.settle(seconds=60)
     assert (host.current().status, given_up(host)) == (UpdateStatus.COMPLETED, ["given up"])
 

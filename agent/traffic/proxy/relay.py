@@ -16,6 +16,7 @@ from typing import cast
 
 from agent.model.enclave import Endpoint
 
+QUIET_S = 1.0  # without a byte either way, before nothing counts as under way
 _HIGH_WATER = 256 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _OPTIONS = (
@@ -39,7 +40,10 @@ class Relay:
     `heard_at`: when either side last said something, by the event loop's clock.
     """
 
-    __slots__ = ("_client", "_closed", "_on_end", "_socket", "_upstream", "endpoint", "heard_at")
+    __slots__ = (
+        *("_client", "_closed", "_on_end", "_socket", "_spoke_last", "_upstream"),
+        *("endpoint", "heard_at"),
+    )
 
     def __init__(
         self, client: socket.socket, endpoint: Endpoint, on_end: Callable[[Relay], None]
@@ -49,6 +53,7 @@ class Relay:
         self._socket: socket.socket | None = client
         self._client: _Side | None = None
         self._upstream: _Side | None = None
+        self._spoke_last: _Side | None = None
         self._on_end = on_end
         self._closed = False
 
@@ -83,9 +88,33 @@ class Relay:
                 side.reset()
         self._on_end(self)
 
-    def heard(self) -> None:
+    def end(self) -> bool:
+        """Close both sides in order if nothing is under way, else reset them; whether it did.
+
+        What the guest has said before it hung up is still written out. A client that spoke last
+        waits for an answer, however long ago that was.
+        """
+        if self._closed or not (self._client and self._upstream and self._is_at_rest()):
+            self.abort()
+            return True
+        self._client.finish()
+        self._upstream.finish()
+        return False
+
+    def _is_at_rest(self) -> bool:
+        assert self._client is not None
+        assert self._upstream is not None
+        if self._upstream.ended:
+            return True
+        if self._client.ended or self._spoke_last is self._client:
+            return False
+        quiet_s = asyncio.get_running_loop().time() - self.heard_at
+        return quiet_s >= QUIET_S and not (self._client.holds_back or self._upstream.holds_back)
+
+    def heard(self, side: _Side) -> None:
         """A side said something."""
         self.heard_at = asyncio.get_running_loop().time()
+        self._spoke_last = side
 
     def half_closed(self) -> None:
         """A side has said all; when both have, the connection is over once it is written out."""
@@ -148,8 +177,13 @@ class _Side(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing() and not self.ended:
             self._transport.pause_reading()
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether something is yet to be written to it."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
     def data_received(self, data: bytes) -> None:
-        self._relay.heard()
+        self._relay.heard(self)
         if not self._begun:
             self._early += data
         elif self.peer._transport is not None:

@@ -132,18 +132,16 @@ class Router:
         return len(self._relays.get(endpoint, ()))
 
     def reset(self, endpoint: Endpoint) -> int:
-        relays = list(self._relays.get(endpoint, ()))
-        for relay in relays:
-            relay.abort()
-        return len(relays)
+        """End every connection, in order where nothing is under way; how many were reset."""
+        return sum([relay.end() for relay in list(self._relays.get(endpoint, ()))])
 
     def close(self) -> None:
         """Free every port, reset every connection."""
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
-        for endpoint in list(self._relays):
-            self.reset(endpoint)
+        for relay in [one for relays in self._relays.values() for one in relays]:
+            relay.abort()
 
     def forget(self) -> None:
         """Nothing is to be resumed."""

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 import msgspec
 
 from agent.capacity.supply import Question
-from agent.model.reasons import Decision
+from agent.model.reasons import AskedProbes, Decision
 from agent.model.release import Release
 from agent.model.revision import Revision
 from agent.model.update import Update
+from agent.probes.choice import asked_probes
 from agent.store.port import Transaction
 from agent.updates.admission.admit import (
     Ask,
@@ -121,15 +122,21 @@ class Admissions:
         asked = await self._question(question)
         if isinstance(asked, Decision):
             return asked
+        wanted, probes = asked
         supply, now = await self._runtime.supply(), self._parts.clock.now()
-        return await self._store.read(lambda tx: judge(tx, asked, supply, now).decision)
+        decision = await self._store.read(lambda tx: judge(tx, wanted, supply, now).decision)
+        return msgspec.structs.replace(decision, probes=probes)
 
-    async def _question(self, wanted: PlanQuestion) -> Question | Decision:
+    async def _question(
+        self, wanted: PlanQuestion
+    ) -> tuple[Question, AskedProbes | None] | Decision:
+        """What is to be judged; of a deployment with how its next revision would be asked."""
         name = wanted.deployment
         if wanted.demand is not None:
             if name is not None or wanted.tag is not None:
                 raise FieldError("demand", "either a demand, or a deployment with a tag")
-            return Question(demand=wanted.demand, insisted=wanted.strategy, staging=wanted.staging)
+            bare = Question(demand=wanted.demand, insisted=wanted.strategy, staging=wanted.staging)
+            return bare, None
         if name is None:
             raise FieldError("deployment", "a deployment or a demand is needed")
         before = await self._store.read(lambda tx: current(tx, name))
@@ -160,4 +167,5 @@ class Admissions:
             obstacles=(*ask.obstacles, *await self._parts.foresee_launch(ask.release)),
             warnings=(*ask.warnings, *await self._parts.foresee(ask.release)),
         )
-        return await self._store.read(lambda tx: question(tx, name, revision, options))
+        asked = await self._store.read(lambda tx: question(tx, name, revision, options))
+        return asked, asked_probes(revision)

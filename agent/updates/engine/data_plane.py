@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from agent.errors import AgentError
-from agent.model.enclave import Lifecycle
+from agent.model.enclave import Enclave, Lifecycle, StopStage
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.model.resources import Listen
 from agent.model.update import Draining, Soaking
@@ -89,14 +89,14 @@ class DataPlaneWatch:
         return {name: order for name, order in orders.items() if order is not None}
 
     async def count(self, deployments: Iterable[Rows]) -> None:
-        """The connections of every enclave that runs, and what every deployment was refused."""
+        """The connections of every enclave that has any, and what every deployment was refused."""
         known = list(deployments)
         await self._count_refused(known)
         running = [
             (row, revision)
             for rows in known
             for row in rows.enclaves
-            if row.lifecycle is Lifecycle.RUNNING and (revision := rows.revision(row.revision))
+            if _delivers(row) and (revision := rows.revision(row.revision))
         ]
         counts = await asyncio.gather(*(self._executor.connections(*one) for one in running))
         self.connections = {row.id: count for (row, _), count in zip(running, counts, strict=True)}
@@ -132,3 +132,9 @@ class DataPlaneWatch:
                 counts[row.id] = None  # the drain waits for its deadline
                 self.connections.pop(row.id, None)
         return counts
+
+
+def _delivers(row: Enclave) -> bool:
+    """Whether what is open to it is delivered: one that is stopped finishes first."""
+    finishes = row.stopping is not None and row.stopping.stage is StopStage.FINISH
+    return finishes or row.lifecycle is Lifecycle.RUNNING

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import assert_never
 
 from agent.attestation.port import Attestation, Check, Evidence, NotYetError, Verdict
-from agent.enclaves.port import EnclaveError, Enclaves, LaunchOrder, VmPhase
+from agent.enclaves.port import EnclaveError, Enclaves, LaunchOrder, ServesBooted, VmPhase
 from agent.errors import AgentError, describe
 from agent.model.clock import Instant
 from agent.model.enclave import Enclave, Endpoint
@@ -118,6 +118,11 @@ class Executor:
                 await self._prepare(action)
             case ActionKind.LAUNCH:
                 await self._launch(action)
+            case ActionKind.FINISH:
+                row, revision = await self._rows(action)
+                asking = self._booted(row, revision)
+                press = await self._enclaves.finish(row, action.grace_s, asking)
+                await self._learn(row, press)
             case ActionKind.STOP:
                 await self._stop(action)
             case ActionKind.REQUALIFY:
@@ -208,20 +213,29 @@ class Executor:
 
     async def _stop(self, action: Action) -> None:
         row, revision = await self._rows(action)
+        try:
+            press = await self._enclaves.stop(row, action.grace_s, self._booted(row, revision))
+        finally:
+            await self._keep_from_stuck(row)
+        await self._learn(row, press)
+
+    def _booted(self, row: Enclave, revision: Revision) -> ServesBooted:
+        """Asks the guest whether it has booted."""
 
         def serves_booted() -> Awaitable[bool]:
             endpoint = self._enclaves.endpoint(row, revision, GUEST_HTTPS_PORT)
             return self._serves_booted(endpoint)
 
-        try:
-            press = await self._enclaves.stop(row, action.grace_s, serves_booted)
-        finally:
-            await self._keep_from_stuck(row)
+        return serves_booted
+
+    async def _learn(self, row: Enclave, press: Press) -> None:
+        """Remember of its image whether it hears its power button."""
         if press in (Press.HEARD, Press.IGNORED):
             try:
                 await self._store.transact(lambda tx: learn(tx, row, press, self._now()))
             except AgentError as error:  # it is learned by another stop
-                log.warning("press not remembered", extra=_fields(row.deployment, action, error))
+                told = {"enclave": row.id, "error": describe(error)}
+                log.warning("press not remembered", extra=told)
 
     async def _is_deaf(self, revision: Revision) -> bool:
         now = self._now().wall

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from agent.enclaves.port import VmPhase
 from agent.model.enclave import Lifecycle
 from agent.model.ids import EnclaveId
 from agent.model.reasons import Strategy
@@ -19,16 +18,10 @@ from agent.model.update import (
 from agent.updates.planner.attestation import keep_verified, loss
 from agent.updates.planner.before_switch import vm_fault
 from agent.updates.planner.reach import blame, wait_to_know
-from agent.updates.planner.stop_old import (
-    cut,
-    cut_events,
-    end_old,
-    mark_stopping,
-    reset_action,
-    stop_action,
-)
-from agent.updates.planner.transitions import become, complete, end, fail, move, revert
-from agent.updates.planner.types import Action, ActionKind, Plan, Situation, Write, act, rest
+from agent.updates.planner.stop_old import end_old, mark_stopping
+from agent.updates.planner.stop_stages import advance, begun
+from agent.updates.planner.transitions import become, complete, end, fail, revert
+from agent.updates.planner.types import Plan, Situation, act, rest
 
 _LOOK_S = 1  # between looks at what rings no bell: a count, an answer that changes no verdict
 
@@ -101,14 +94,8 @@ def drain(s: Situation, update: Update, state: Draining) -> Plan:
     old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
     if old is None:
         return become(s, Retiring())
-    outcome = cut(s, old.id, state.until)
-    if outcome is not None:
-        after, event = move(
-            s, Retiring(), reset_connections=update.reset_connections + outcome.count
-        )
-        return Plan(write=Write(update=after, events=(event, *cut_events(old, outcome))))
     if s.gone(old.id) or s.now.reached(state.until):
-        return act(reset_action(old.id))  # whatever is counted now: its own work makes it zero
+        return become(s, Retiring())
     if old.id not in s.draining:
         return rest(s.now)
     if s.draining[old.id] == 0:
@@ -121,11 +108,9 @@ def retire(s: Situation, update: Update) -> Plan:
     old = s.enclaves.get(update.from_enclave) if update.from_enclave else None
     if old is None:
         return complete(s)
-    if s.vm(old.id).phase is VmPhase.ABSENT:
-        return complete(s, drop=old.id)
     if old.lifecycle is not Lifecycle.STOPPING:
-        return mark_stopping(s, update, old)
-    return act(stop_action(s, old))
+        return mark_stopping(s, update, old, begun(s, old))
+    return advance(s, old, update) or complete(s, drop=old.id)
 
 
 def send_back(s: Situation, state: Reverting) -> Plan:
@@ -140,19 +125,15 @@ def tear_down(s: Situation, update: Update, state: TearingDown) -> Plan:
         return _end(s, update, state)
     if s.deployment.route.enclave is None and not s.route_applied:
         return act(s.apply_route)
-    if s.vm(row.id).phase is VmPhase.ABSENT and row.lifecycle is Lifecycle.STOPPING:
-        return _end(s, update, state)
     if row.lifecycle is not Lifecycle.STOPPING:
         served = update.switched_at is not None
-        outcome = cut(s, row.id, state.since) if served else None
-        if served and outcome is None:
-            return act(reset_action(row.id))
-        return mark_stopping(s, update, row, outcome)
-    return act(Action(ActionKind.STOP, enclave=row.id))
+        well = sickness(s, row.id) is None  # a rollback, say
+        return mark_stopping(s, update, row, begun(s, row, served=served, polite=served and well))
+    return advance(s, row, update) or _end(s, update, state)
 
 
 def _end(s: Situation, update: Update, state: TearingDown) -> Plan:
     """What was to be stopped for it is stopped: nobody is left half stopped by a cancel."""
     if state.step is not Step.STOP_OLD:
         return end(s, state)
-    return end_old(s, update, state) or end(s, state, stopped=update.from_enclave)
+    return end_old(s, update) or end(s, state, stopped=update.from_enclave)

@@ -104,8 +104,8 @@ def _step(s: Situation) -> Plan:
             return _prepare(s, update)
         case AwaitingStop():
             return _prepare_again(s, update) if update.accepted else rest()
-        case StoppingOld() as state:
-            return _stop_old(s, update, state)
+        case StoppingOld():
+            return _stop_old(s, update)
         case Releasing():
             return _release(s, update)
         case Launching():
@@ -175,8 +175,8 @@ def _begin_launch(s: Situation, update: Update) -> Plan:
     )
 
 
-def _stop_old(s: Situation, update: Update, state: StoppingOld) -> Plan:
-    doing = end_old(s, update, state)
+def _stop_old(s: Situation, update: Update) -> Plan:
+    doing = end_old(s, update)
     if doing is not None:
         return doing
     old = s.enclaves.get(update.from_enclave) if update.from_enclave else None

@@ -101,6 +101,7 @@ def another_launch(s: Situation, row: Enclave) -> Enclave:
         spki_sha256=None,
         launched_at=None,
         boot_ended=False,
+        stopping=None,
     )
 
 

@@ -28,6 +28,7 @@ class ActionKind(StrEnum):
 
     PREPARE = "prepare"  # fetch and verify the artifacts of an enclave's revision
     LAUNCH = "launch"  # have the VM of this launch running
+    FINISH = "finish"  # have its guest power off, with what is established still delivered
     STOP = "stop"  # have nothing of the enclave left on the host
     REQUALIFY = "requalify"  # what the enclave held is clean again
     VERIFY = "verify"  # judge the evidence over the key last seen

@@ -18,9 +18,9 @@ from agent.model.event import EventDraft
 from agent.model.revision import Fault, Wish
 from agent.updates.planner.certificates import certificate_domain, left
 from agent.updates.planner.health_history import record_of
-from agent.updates.planner.stop_old import cut, cut_events, reset_action, stop_action
+from agent.updates.planner.stop_stages import cut, cut_events, reset_action
 from agent.updates.planner.transitions import another_launch, enclave_event, routed
-from agent.updates.planner.types import Plan, Situation, Write, act
+from agent.updates.planner.types import Action, ActionKind, Plan, Situation, Write, act
 
 REMEMBERED_S = 6 * 3600.0  # how long one makes the next wait longer
 _LONGEST_PAUSE_S = 3600.0
@@ -89,11 +89,15 @@ def is_ending(s: Situation, row: Enclave) -> bool:
 
 
 def end(s: Situation, row: Enclave) -> Plan:
-    """Refuse, then reset what is open and stop it beside that, then launch it again."""
+    """Refuse, then reset what is open and stop it beside that, then launch it again.
+
+    What is open is not waited for: what answers no more would have its clients hang on it.
+    """
     if not s.route_applied:
         return act(s.apply_route)
     if s.vm(row.id).phase is not VmPhase.ABSENT:
-        return act(reset_action(row.id), stop_action(s, row))
+        stop = Action(ActionKind.STOP, enclave=row.id, grace_s=s.grace_s(row))
+        return act(reset_action(row.id), stop)
     outcome = cut(s, row.id, next(reversed(record_of(s, row).relaunched_at), None))
     if outcome is None:
         return act(reset_action(row.id))

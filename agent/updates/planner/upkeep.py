@@ -40,7 +40,7 @@ from agent.updates.planner.relaunch_boots import (
     stays_in_boot,
 )
 from agent.updates.planner.relaunch_secrets import with_current_secrets
-from agent.updates.planner.stop_old import reset_action, stop_action, why_unasked
+from agent.updates.planner.stop_stages import advance, begun, reset_action, why_unasked
 from agent.updates.planner.transitions import (
     another_launch,
     enclave_event,
@@ -100,12 +100,10 @@ def _stop(s: Situation, row: Enclave) -> Plan:
     if row.lifecycle is Lifecycle.PLANNED:
         return _drop(s, row)
     if row.lifecycle is not Lifecycle.STOPPING:
-        stopping = msgspec.structs.replace(row, lifecycle=Lifecycle.STOPPING)
+        stopping = begun(s, row)
         event = enclave_event(stopping, row.lifecycle, why_unasked(s, row))
         return Plan(write=Write(put_enclaves=(stopping,), events=(event,)))
-    if s.vm(row.id).phase is VmPhase.ABSENT:
-        return _drop(s, row)
-    return act(stop_action(s, row))
+    return advance(s, row) or _drop(s, row)
 
 
 def _drop(s: Situation, row: Enclave) -> Plan:
@@ -290,7 +288,7 @@ def _certificates_spent(s: Situation, row: Enclave, reason: str) -> Fault | None
 def _give_up(s: Situation, row: Enclave, fault: Fault) -> Plan:
     fault = msgspec.structs.replace(fault, step=_how_far(s, row))
     fault = with_last_answer(s, row.id, fault)
-    stopping = msgspec.structs.replace(row, lifecycle=Lifecycle.STOPPING)
+    stopping = begun(s, row)
     return Plan(
         write=Write(
             deployment=msgspec.structs.replace(s.deployment, fault=fault),
