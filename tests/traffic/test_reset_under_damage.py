@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import socket
 import subprocess
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import pytest
 
 from agent.host.commands import CommandError, CompletedCommand, run_command
 from agent.model.resources import Listen
+from agent.traffic import resetting
+from agent.traffic.conntrack import Flow
 from agent.traffic.nftables import NftablesTraffic
 from agent.traffic.port import TrafficError
 from tests.traffic.clients import ask
@@ -81,10 +84,18 @@ async def test_a_flush_before_either_end_of_a_reset_hinders_nothing(
 
 
 async def test_a_table_that_is_made_anew_as_a_reset_ends_keeps_nothing_of_it(
-    host: NftablesWorld,
+    host: NftablesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_anew = asyncio.Event()
+    made_anew = threading.Event()
     tasks: list[asyncio.Task[object]] = []
+    provoke = resetting.provoke
+
+    def provoke_then(flows: Sequence[Flow]) -> None:
+        """The reset is not over before the table is about to be made anew with its endpoint."""
+        assert made_anew.wait(30)
+        provoke(flows)
+
+    monkeypatch.setattr(resetting, "provoke", provoke_then)
 
     async def hold(argv: Sequence[str], text: str) -> None:
         if not tasks:
@@ -92,8 +103,6 @@ async def test_a_table_that_is_made_anew_as_a_reset_ends_keeps_nothing_of_it(
         if text.startswith(f"add element inet {TABLE} resetting"):
             nft("flush", "map", "inet", TABLE, "exact")
             tasks.append(asyncio.create_task(traffic.mend()))
-        elif text.startswith(f"delete element inet {TABLE} resetting"):
-            await made_anew.wait()
         elif f"add element inet {TABLE} resetting" in text:
             made_anew.set()
             await asyncio.wait(tasks[:1], timeout=0.5)  # the reset may end now, if it can
