@@ -260,13 +260,14 @@ def _sysfs(config: Config) -> Line:
 
 def _releases(config: Config) -> Line:
     source = config.releases.source
+    for one in (*([source] if source else []), *config.releases.image_sources):
+        if not one.startswith("https://") and not Path(one.removeprefix("file://")).is_dir():
+            field = "releases.source" if one == source else "releases.image_sources"
+            return Line("releases", "error", f"{one} is no directory", f"set {field}")
     if source is None:
         return Line("releases", "warn", "no source is configured", "set releases.source")
-    if source.startswith("https://"):
-        return Line("releases", "ok", source)
-    if not Path(source.removeprefix("file://")).is_dir():
-        return Line("releases", "error", f"{source} is no directory", "set releases.source")
-    return Line("releases", "ok", source)
+    elsewhere = ", ".join(config.releases.image_sources)
+    return Line("releases", "ok", f"{source}; images also from {elsewhere or 'nowhere else'}")
 
 
 CHECKS: tuple[Callable[[Config], Line], ...] = (

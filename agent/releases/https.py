@@ -38,11 +38,18 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 class HttpsSource:
     """Releases under a base URL. The session is made with the first request."""
 
-    def __init__(self, base: str, executor: Executor, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        base: str,
+        executor: Executor,
+        tls: ssl.SSLContext | None = None,
+        *,
+        field: str = "releases.source",
+    ) -> None:
         url = URL(base)
         if url.scheme != "https" or not url.host or url.user or url.query_string or url.fragment:
             raise ReleaseSourceError(
-                "releases.source: must be an https URL without user, query and fragment"
+                f"{field}: must be an https URL without user, query and fragment"
             )
         self._base = url
         self._executor = executor

@@ -76,17 +76,26 @@ class Source(Protocol):
     async def close(self) -> None: ...
 
 
-def open_source(text: str, executor: Executor, tls: ssl.SSLContext | None = None) -> Source:
-    """A source from the configuration's text: a directory, a `file:` URL or an https URL."""
+def open_source(
+    text: str,
+    executor: Executor,
+    tls: ssl.SSLContext | None = None,
+    *,
+    field: str = "releases.source",
+) -> Source:
+    """A source from the configuration's text: a directory, a `file:` URL or an https URL.
+
+    Raises ReleaseSourceError, naming `field`, for what is none of them.
+    """
     parts = urllib.parse.urlsplit(text)
     if parts.scheme == "https":
         from agent.releases.https import HttpsSource
 
-        return HttpsSource(text, executor, tls)
+        return HttpsSource(text, executor, tls, field=field)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return DirectorySource(Path(urllib.parse.unquote(parts.path)), executor)
     if "://" in text or parts.scheme == "file":
-        raise ReleaseSourceError(f"releases.source: {text}: must be a directory or an https URL")
+        raise ReleaseSourceError(f"{field}: {text}: must be a directory or an https URL")
     return DirectorySource(Path(text), executor)
 
 

@@ -22,7 +22,7 @@ from packaging.version import Version
 from scripts.sbom import joined
 from tests.fakes.wheels import CHECKOUT, EXTRAS, wheelhouse
 
-LOCKS = ("agent", "dev", "fuzz", *EXTRAS)
+LOCKS = ("agent", "dev", *EXTRAS)
 _ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;]+)(?P<rest>.*)$", re.M)
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
@@ -69,7 +69,7 @@ def test_everything_has_a_hash_and_one_version_in_all_files(kind: str) -> None:
 
 def test_every_extra_that_may_be_asked_for_is_locked() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]) == {"dev", "fuzz", *EXTRAS}
+    assert set(project["optional-dependencies"]) == {"dev", *EXTRAS}
     assert {one.stem for one in (CHECKOUT / "requirements").iterdir()} == {*LOCKS, "build", "lock"}
 
 
