@@ -1,8 +1,8 @@
 """What is kept of fuzzing, and where.
 
 Inputs that raised what they must not are files in tests/attestation/corpus/ENTRY; those that
-together reach all that was ever reached are lines of base64 in tests/attestation/reached/ENTRY.b64.
-Tests replay both. What a machine found beyond them is in .cache/fuzz/ENTRY.
+together reach all that was ever reached are lines of base64 in a file of the entry's name in
+tests/attestation/reached. Tests replay both. What a machine found beyond is in .cache/fuzz/ENTRY.
 """
 
 from __future__ import annotations

@@ -105,7 +105,9 @@ async def test_an_image_that_a_config_has_elsewhere_is_refused_by_name_with_the_
     async with published(
         tmp_path, executor, make_store, images["a"], config=CONFIG + own, at=at
     ) as store:
-        with pytest.raises(ReleaseError, match="half-published: .*images/; its config") as refused:
+        with pytest.raises(
+            ReleaseError, match=r"half-published: .*images/; its config"
+        ) as refused:
             await store.resolve("hello", "v1.0.0")
         assert refused.value.code == "release_invalid"
         assert f"{mirror.url}{slash} (cvm-source.artifacts)" in str(refused.value)
