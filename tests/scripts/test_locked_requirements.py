@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -115,6 +117,7 @@ def test_a_release_is_a_wheel_and_what_is_in_it(tmp_path: Path) -> None:
     for name, digest in sums.items():
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
     (bill,) = tmp_path.glob("enclave_agent-*.cdx.json")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill.read_text()) is None
     told = json.loads(bill.read_bytes())
     assert (told["bomFormat"], told["metadata"]["component"]["name"]) == (
         "CycloneDX",
