@@ -33,7 +33,9 @@ _TIMEOUT_S = 10.0
 _CALM_S = 3.0  # before each, in which the same is measured
 # A member that may change is trusted with more than a stranger: bodies are only it's to send.
 _NOT_OF_OBSERVERS = "slow_body"
-_LINE = re.compile(r"[0-9]+")
+_NUMBER = re.compile(r"[0-9]+")
+_SECOND = len("2026-01-01T00:00:00")  # how a line begins
+_KIND = 120
 
 
 def specs(place: Place, made: Fleet, guests: int) -> list[tuple[str, Spec]]:
@@ -71,7 +73,7 @@ async def measure(place: Place, options: Options, show: Show) -> Table:
         for path in WARM:
             await daemon.ask("GET", path)
         attacked = Attacked(daemon, rss_mib(daemon.pid))
-        for what, spec in specs(place, made, guests):
+        for what, spec in _chosen(specs(place, made, guests), options.attacks):
             table.figures += await attacked.hold(what, spec, options.seconds)
             show.line(", ".join(f"{f.what} {f.measured:.1f} {f.unit}" for f in table.figures[-4:]))
     table.notes = [
@@ -79,6 +81,10 @@ async def measure(place: Place, options: Options, show: Show) -> Table:
         f"before: RSS before the first attack, /healthz in the {_CALM_S:.0f} s before each",
     ]
     return table
+
+
+def _chosen(found: list[tuple[str, Spec]], words: tuple[str, ...]) -> list[tuple[str, Spec]]:
+    return [one for one in found if not words or any(word in one[0] for word in words)]
 
 
 @dataclass
@@ -98,7 +104,7 @@ class Attacked:
         enclaves = (await self.daemon.deployment(NAME))["enclaves"]
         disturbed = sum(enclave["healthy"] is not True for enclave in enclaves)
         disturbed += await self._health_events(seen)
-        lines = _most_in_a_second(_lines(place.log, logged), seconds)
+        lines = _most_in_a_second(_lines(place.log, logged))
         excess, bound = Bound(16, "excess"), Bound(100)
         p99, before = (percentile(one, 99) * 1000 for one in (took, calm))
         return [
@@ -153,7 +159,7 @@ def _lines(log: Path, offset: int) -> list[str]:
         return file.read().decode(errors="replace").splitlines()
 
 
-def _most_in_a_second(lines: list[str], seconds: float) -> float:
+def _most_in_a_second(lines: list[str]) -> int:
     """Of the kind that there is most of; kinds are lines without their numbers."""
-    kinds = Counter(_LINE.sub("", line)[:120] for line in lines)
-    return max(kinds.values(), default=0) / seconds
+    told = ((line[:_SECOND], _NUMBER.sub("", line)[:_KIND]) for line in lines)
+    return max(Counter(told).values(), default=0)
