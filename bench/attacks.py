@@ -72,13 +72,15 @@ async def measure(place: Place, options: Options, show: Show) -> Table:
         await daemon.finish(NAME)
         for path in WARM:
             await daemon.ask("GET", path)
-        attacked = Attacked(daemon, rss_mib(daemon.pid))
+        attacked, at_first = Attacked(daemon), rss_mib(daemon.pid)
         for what, spec in _chosen(specs(place, made, guests), options.attacks):
             table.figures += await attacked.hold(what, spec, options.seconds)
             show.line(", ".join(f"{f.what} {f.measured:.1f} {f.unit}" for f in table.figures[-4:]))
+        left = Figure("all: RSS after them", rss_mib(daemon.pid), "MiB", at_first, "before all")
+        table.figures.append(left)
     table.notes = [
         "/healthz is asked over a new connection each time, ten times a second",
-        f"before: RSS before the first attack, /healthz in the {_CALM_S:.0f} s before each",
+        f"before: in the {_CALM_S:.0f} s before each",
     ]
     return table
 
@@ -89,15 +91,14 @@ def _chosen(found: list[tuple[str, Spec]], words: tuple[str, ...]) -> list[tuple
 
 @dataclass
 class Attacked:
-    """A daemon, and what it had in memory (MiB) before anybody attacked it."""
+    """A daemon, while it is attacked in one way after another."""
 
     daemon: Daemon
-    before_mib: float
 
     async def hold(self, what: str, spec: Spec, seconds: float) -> list[Figure]:
-        """One attack, so long. What it leaves in memory is not taken off the next one."""
+        """One attack, so long."""
         place = self.daemon.place
-        calm, _ = await self._watch(_CALM_S)
+        calm, before_mib = await self._watch(_CALM_S)
         logged, seen = place.log.stat().st_size, await self._newest_event()
         async with generator("hostile", spec):
             took, most = await self._watch(seconds)
@@ -108,7 +109,7 @@ class Attacked:
         excess, bound = Bound(16, "excess"), Bound(100)
         p99, before = (percentile(one, 99) * 1000 for one in (took, calm))
         return [
-            Figure(f"{what}: RSS", most, "MiB", self.before_mib, "before", excess),
+            Figure(f"{what}: RSS", most, "MiB", before_mib, "before", excess),
             Figure(f"{what}: /healthz p99", p99, "ms", before, "before", bound),
             Figure(f"{what}: probes disturbed", disturbed, "", bound=Bound(0), loss=True),
             Figure(f"{what}: lines of a kind a second", lines, "", bound=Bound(1)),
