@@ -125,11 +125,17 @@ class SignatureConfig(_Section, frozen=True, kw_only=True):
     predicate_type: str | None = "https://tinfoil.sh/predicate/snp-tdx-multiplatform/v1"
 
 
+VENDOR_IMAGES = "https://images.tinfoil.sh/cvm"
+
+
 class ReleasesConfig(_Section, frozen=True, kw_only=True):
-    """`default_domain`: guests of deployments without a domain are named NAME.DEFAULT_DOMAIN."""
+    """`default_domain`: guests of deployments without a domain are named NAME.DEFAULT_DOMAIN.
+    `image_sources`: where images may be fetched that `source` has not; nothing else is asked.
+    """
 
     source: str | None = None
     github_token_file: Path | None = None  # for the source `github`: a token, for it alone
+    image_sources: tuple[str, ...] = (VENDOR_IMAGES,)
     default_domain: str | None = None
     cache_dir: Path | None = None  # default: <state_dir>/cache
     cache_max_gib: float = 200

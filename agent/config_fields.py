@@ -268,6 +268,7 @@ CHECKS: dict[str, Check] = {
         "vsock:CID:PORT, or the absolute path of a unix socket",
     ),
     "releases.source": _optional(_source),
+    "releases.image_sources": _each(_source),
     "releases.default_domain": _optional(_default_domain),
     "releases.cache_max_gib": _between(0.001, 1_000_000),
     "releases.cache_max_age_days": _between(0.01, 36_500),

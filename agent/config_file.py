@@ -28,6 +28,7 @@ _NOT_SETTINGS = frozenset(  # of the command line
     f"ENCLAVE_AGENT_{name}"
     for name in ("SOCKET", "URL", "CERTIFICATE", "KEY", "CA", "GUEST_IMAGE")
 )
+_SOURCES = frozenset({"releases.source", "releases.image_sources"})
 _PATH_OR_NAME = frozenset({"qemu.binary", "host.nvml_library", "host.gpu_tools"})
 _MAX_SOCKET_BYTES = 107
 _MAX_BELOW_RUN_DIR = 32  # bytes of the longest socket path in it, generously
@@ -192,11 +193,13 @@ def _convert(path: str, kind: Any, raw: object, base: Path | None) -> Any:
         raise ValueError(str(error).lower().replace("`", "")) from None
     if isinstance(value, str) and _names_a_file(path, value):
         return str(_path(value, base))
+    if path == "releases.image_sources":
+        return tuple(str(_path(one, base)) if _names_a_file(path, one) else one for one in value)
     return value
 
 
 def _names_a_file(path: str, value: str) -> bool:
-    if path == "releases.source":
+    if path in _SOURCES:
         return value != "github" and ":" not in value.split("/", 1)[0]
     return path in _PATH_OR_NAME and "/" in value
 

@@ -44,7 +44,7 @@ def load_strict_yaml(
 
     Timestamps and numbers to the base of 60 (`22:22`) stay the text that they were written as; an
     integer has at most 64 bits. An empty file is None. Raises StrictYamlError at the first thing
-    that is wrong; the text of a value is never in it.
+    that is wrong; what stands in the document is never in it.
     """
     if len(data) > max_bytes:
         raise StrictYamlError(f"longer than {max_bytes} bytes")
@@ -138,7 +138,7 @@ class _Builder:
         if isinstance(key, dict | list):
             raise _at(event, "a key must be a plain value")
         if key in items:
-            raise _at(event, f"duplicate key {str(key)[:64]!r}")
+            raise _at(event, "a key that is there twice")
         top.key = key
         top.awaits_value = True
 

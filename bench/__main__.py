@@ -121,7 +121,13 @@ def _arguments() -> tuple[tuple[str, ...], Options]:
         "--backend", action="append", choices=BACKENDS, help="only this one, under load"
     )
     parser.add_argument(
-        "--seconds", type=float, default=Options.seconds, help="length of an idle window"
+        "--seconds",
+        type=float,
+        default=Options.seconds,
+        help="length of an idle window, and of each attack",
+    )
+    parser.add_argument(
+        "--attack", action="append", metavar="TEXT", help="only attacks with this in their names"
     )
     parser.add_argument(
         "--patience", type=float, default=Options.patience_s, help="seconds to wait for quiet"
@@ -146,6 +152,7 @@ def _arguments() -> tuple[tuple[str, ...], Options]:
         prove_red=given.prove_red,
         seconds=given.seconds,
         patience_s=given.patience,
+        attacks=tuple(given.attack or ()),
     )
 
 

@@ -35,10 +35,11 @@ class BenchError(Exception):
 class Daemon:
     """Starts, stops and asks one agent."""
 
-    def __init__(self, place: Place, lag: Path | None = None) -> None:
-        """`lag`: where a probe of its event loop writes."""
+    def __init__(self, place: Place, lag: Path | None = None, module: str | None = None) -> None:
+        """`lag`: where a probe of its event loop writes; `module`: what runs in its place."""
         self.place = place
         self._lag = lag
+        self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -74,6 +75,8 @@ class Daemon:
 
     def _program(self) -> tuple[str, ...]:
         config = str(self.place.config)
+        if self._module is not None:
+            return (self._module, config)
         if self._lag is None:
             return ("agent", "--config", config, "run")
         return ("bench.watched", config, str(self._lag))
@@ -162,13 +165,13 @@ class Daemon:
 
 @contextlib.asynccontextmanager
 async def running(
-    place: Place, *, lag: Path | None = None, **sections: Any
+    place: Place, *, lag: Path | None = None, module: str | None = None, **sections: Any
 ) -> AsyncIterator[Daemon]:
     """An agent of this configuration; afterwards nothing of it is left, whatever happened."""
     await sweep(place)
     place.make()
     place.write_config(**sections)
-    daemon = Daemon(place, lag)
+    daemon = Daemon(place, lag, module)
     try:
         await daemon.start()
         yield daemon

@@ -74,12 +74,13 @@ async def _pipelined(spec: Spec, reader: Reader, writer: Writer) -> None:
     while True:
         writer.write((b"GET /healthz HTTP/1.1\r\n" + _HOST + b"\r\n") * 100)
         await writer.drain()
-        await reader.read(1 << 16)
+        if not await reader.read(1 << 16):
+            return
 
 
 async def _unread(spec: Spec, reader: Reader, writer: Writer) -> None:
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    while True:
+    while not writer.is_closing():
         writer.write(f"GET {spec.large} HTTP/1.1\r\n".encode() + _HOST + b"\r\n")
         await writer.drain()
         await asyncio.sleep(_DRIP_S)

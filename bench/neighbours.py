@@ -61,8 +61,10 @@ async def measure(place: Place, options: Options, show: Show) -> Table:
     if os.geteuid() != 0:
         raise BenchError("neighbours can only be measured as root: they are on taps")
     seen = Seen()
+    # What the flood is sent to is a private network.
+    network = {"mode": "tap", "guest_egress": "any"}
     async with running(
-        place, network={"mode": "tap"}, traffic={"mode": "nftables"}, update={"soak_s": 5}
+        place, network=network, traffic={"mode": "nftables"}, update={"soak_s": 5}
     ) as daemon:
         at = await _deploy(place, daemon)
         async with _attacker(place) as specs:
@@ -73,6 +75,8 @@ async def measure(place: Place, options: Options, show: Show) -> Table:
                 show.line(_told(number, seen))
         seen.refused = _refused(place)
         health = await _health_events(daemon)
+    if not seen.places:
+        raise BenchError("nothing of the flood got through: there is nothing to state")
     return _table(seen, health, options)
 
 

@@ -15,3 +15,4 @@ class Options:
     prove_red: bool = False
     seconds: float = 60
     patience_s: float = 180
+    attacks: tuple[str, ...] = ()  # only those whose names have one of these in them

@@ -80,12 +80,20 @@ def _serving(request: web.Request) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def _asked_as(request: web.Request) -> list[str]:
+    """Every name that a request has for this host; one within its target is a name, too."""
+    names = request.headers.getall("Host", [])
+    return names if request.raw_path.startswith("/") else [*names, request.host]
+
+
 def _endpoint(route: HttpRoute, surface: Surface, role: Role) -> _Served:
     allowed = may(role, route.permission)
 
     async def serve(request: web.Request) -> web.StreamResponse:
-        if role is Role.STATUS and not is_ours(request.headers.get("Host"), surface.status_names):
-            raise HttpError(421, "misdirected", _misdirected(request.headers["Host"]))
+        if role is Role.STATUS:
+            for name in _asked_as(request):
+                if not is_ours(name, surface.status_names):
+                    raise HttpError(421, "misdirected", _misdirected(name))
         if not allowed:
             raise HttpError(403, "forbidden", _forbidden(role))
         query = read_query(route.query, request.query) if _strict(route) else {}

@@ -65,26 +65,37 @@ def ports_line(config: Config) -> Line:
 
 
 def source_line(config: Config) -> Line:
-    """Whether releases can be had."""
-    source = config.releases.source
+    """Whether releases can be had, and where images may come from besides."""
+    source, elsewhere = config.releases.source, config.releases.image_sources
     if source is None:
         return Line("releases", "warn", "no source is configured", "set releases.source")
+    for one in elsewhere:
+        if not one.startswith("https://") and not Path(one.removeprefix("file://")).is_dir():
+            mend = "set releases.image_sources"
+            return Line("releases", "error", f"{one} is no directory", mend)
+    fault = _source_fault(source)
+    if fault is not None:
+        return Line("releases", "error", *fault)
+    images = ", ".join(elsewhere) or "nowhere else"
+    return Line("releases", "ok", f"{source} can be read; images also from {images}")
+
+
+def _source_fault(source: str) -> tuple[str, str] | None:
+    """What is wrong with it, and the remedy."""
     from agent.releases.github import github_host
 
     host = github_host(source)
     if host is not None or source.startswith("https://"):
-        url = f"https://{host}" if host else source
-        if (problem := _unreachable(url)) is not None:
+        if (problem := _unreachable(f"https://{host}" if host else source)) is not None:
             mend = "look at the network and the name's resolution, or set releases.source"
-            return Line("releases", "error", f"{source} cannot be reached: {problem}", mend)
-        return Line("releases", "ok", f"{source} can be reached")
+            return f"{source} cannot be reached: {problem}", mend
+        return None
     path = Path(source.removeprefix("file://"))
     if not path.is_dir():
-        return Line("releases", "error", f"{source} is no directory", "set releases.source")
+        return f"{source} is no directory", "set releases.source"
     if not os.access(path, os.R_OK | os.X_OK):
-        mend = "let the agent's user read it"
-        return Line("releases", "error", f"{source} may not be read", mend)
-    return Line("releases", "ok", source)
+        return f"{source} may not be read", "let the agent's user read it"
+    return None
 
 
 def _unreachable(url: str) -> str | None:

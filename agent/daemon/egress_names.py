@@ -10,25 +10,24 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from agent.host.threads import finish_in_thread
-from agent.model.egress import EgressPolicy, GuestEgress
+from agent.model.egress import EgressPolicy, GuestEgress, as_ipv4, parse_allowed
 from agent.model.release import Release
 from agent.releases.outward import OutwardName, outward_names
 
 _DEADLINE_S = 3.0
 _ALLOW = "network.guest_egress_allow"
-# A host's IPv4 addresses; none: not known.
+# A host's addresses, those of IPv6 only where it has no other; none: not known.
 Resolve = Callable[[str], Coroutine[Any, Any, Sequence[str]]]
 
 
 async def resolve_here(host: str) -> Sequence[str]:
     """As this host resolves it; guests may ask another resolver."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, None, family=socket.AF_INET, type=socket.SOCK_STREAM
-        )
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ()
-    return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
+    addresses = dict.fromkeys(str(address[0]) for *_, address in found)
+    return tuple(one for one in addresses if ":" not in one) or tuple(addresses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +69,21 @@ class EgressForesight:
                 is_at = "" if address == name.host else f" is {address} as this host resolves it,"
                 yield (
                     f"{name.field}: {name.host}{is_at} closed to guests ({why}): "
-                    f"open {address}/32:{name.port} in {_ALLOW} if it is meant"
+                    f"{_remedy(address, name.port)}"
                 )
                 return
+
+
+def _remedy(address: str, port: int) -> str:
+    """What opens it, where anything does."""
+    meant = as_ipv4(address)
+    if meant is None:
+        return "give it an IPv4 address"
+    try:
+        parse_allowed(f"{meant}/32:{port}")
+    except ValueError:
+        return "nothing opens it, name another"
+    return f"open {meant}/32:{port} in {_ALLOW} if it is meant"
 
 
 def _closed_wholly(name: OutwardName) -> str:

@@ -38,6 +38,7 @@ from agent.daemon.logs import set_up
 from agent.daemon.parts import Assembly, build, make_simulated_chain
 from agent.daemon.store_keeper import StoreKeeper
 from agent.errors import AgentError, describe
+from agent.host.allocator import give_memory_back
 from agent.host.clock import RealClock
 from agent.host.files import (
     lock_exclusive,
@@ -87,6 +88,7 @@ def main(config_path: Path | None, join: Join = build) -> int:
             sys.stderr.write(f"{line}\n")
         return 2
     set_up(config.log)
+    give_memory_back()
     try:
         asyncio.run(_run(config, join, Doctor(config_path)))
     except AgentError as error:

@@ -32,4 +32,6 @@ async def read_bounded(request: web.Request, max_bytes: int, timeout_s: float) -
                 if isinstance(connection, DoorConnection):
                     connection.hold_body(size)
     finally:
-        pieces.clear()  # what is raised refers to this frame, and the reader to what was raised
+        # What is raised refers to this frame, and the reader to what was raised.
+        pieces.clear()
+        piece = b""

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from aiohttp import StreamReader, web
@@ -25,6 +25,7 @@ from aiohttp.http import HttpRequestParser, RawRequestMessage
 from agent.door.crowd import EvictingQueue
 from agent.door.held import Held
 from agent.door.limits import HELD_BYTES, READ_BYTES, UNREAD_BYTES, Limits
+from agent.door.turns import Turns
 from agent.host.paced_log import PacedLog
 
 _log = PacedLog(logging.getLogger(__name__))
@@ -41,6 +42,7 @@ class Room:
 
     limits: Limits = field(default_factory=Limits)
     held: Held[DoorConnection] = field(default_factory=lambda: Held(HELD_BYTES))
+    turns: Turns = field(default_factory=Turns)
 
 
 class DoorConnection(web.RequestHandler):
@@ -81,6 +83,9 @@ class DoorConnection(web.RequestHandler):
         )
         self._limits = room.limits
         self._held = room.held
+        self._turns = room.turns
+        self._turn: asyncio.Future[None] | None = None
+        self._came_early = False  # the next request, before the one before it was answered
         self._peer = peer
         self._crowd = crowd
         self._serving = 0
@@ -106,11 +111,20 @@ class DoorConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wait_no_more()
         self._cancel_stalled()
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_exception(ConnectionResetError("it went before its turn"))
         self.transport = None
         self._tell_held()
         if self._crowd is not None:
             self._crowd.leave(self._peer, self)
+        self._forget_body()
         super().connection_lost(exc)
+
+    def _forget_body(self) -> None:
+        """What came of it goes now: the connection itself may have to wait for a collection."""
+        body, self._body = self._body, None
+        if body is not None and not body.at_eof():
+            body._buffer.clear()
 
     def data_received(self, data: bytes) -> None:
         if not self._hears:
@@ -169,11 +183,23 @@ class DoorConnection(web.RequestHandler):
                 self._parsed.popleft()
             if not self._messages:
                 self._parse(b"")  # aiohttp's parser may rest on the next one
+            self._came_early = bool(self._messages)
             if not self._messages and self._head_bytes and self.transport is not None:
                 self._begin_to_wait()
             self._tell_held()
             if self._crowd is not None:
                 self._crowd.serving(self, now=False)
+
+    async def _handle_request(
+        self,
+        request: web.BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> tuple[web.StreamResponse, bool]:
+        if self._came_early:
+            self._turn = self._turns.next()
+            await self._turn
+        return await super()._handle_request(request, start_time, request_handler)
 
     def hold_body(self, size: int) -> None:
         """So much of the body of the request being served is kept in memory."""

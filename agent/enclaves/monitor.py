@@ -14,6 +14,7 @@ import base64
 import contextlib
 import functools
 import logging
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,7 +56,14 @@ _SHUTDOWN_REASONS = {
 }
 
 
+_WORD = re.compile(r"[A-Za-z0-9-]{1,64}")
+_MAX_SAID = 300
 _CRASH_KERNEL = "the guest's kernel panicked, and a crash kernel took over"
+
+
+def _word(said: object) -> str:
+    """A word of QEMU's to be told: QEMU may be the guest's by now."""
+    return said if isinstance(said, str) and _WORD.fullmatch(said) else "(no word of QEMU's)"
 
 
 class MonitorError(AgentError):
@@ -195,13 +203,13 @@ class Monitor:
         answer = await self._execute(client, "query-uuid", None, COMMAND_S)
         found = answer.get("UUID") if isinstance(answer, dict) else None
         if found != self._launch_uuid:
-            raise MonitorError(f"another VM answers: {found!r}")
+            raise MonitorError(f"another VM answers: {_word(found)}")
         await self._see_status(client)
 
     async def _see_status(self, client: QMPClient) -> None:
         status = await self._execute(client, "query-status", None, COMMAND_S)
         state = status.get("status") if isinstance(status, dict) else None
-        if state in _ENDED_STATES:
+        if isinstance(state, str) and state in _ENDED_STATES:
             self._report(GuestEnd(*_ENDED_STATES[state]))
 
     async def _execute(
@@ -219,7 +227,8 @@ class Monitor:
             self._hang_up()
             raise MonitorError(self._problem) from None
         except (QMPError, OSError, EOFError) as error:
-            raise MonitorError(f"{command}: {error}") from error
+            said = str(error)[:_MAX_SAID].encode("ascii", "replace").decode()
+            raise MonitorError(f"{command}: {said}") from error
 
     async def _see_why_it_stopped(self, client: QMPClient) -> None:
         with contextlib.suppress(MonitorError):  # it is seen when the connection is made again
@@ -231,7 +240,7 @@ class Monitor:
         data = told if isinstance(told, dict) else {}
         match event.get("event"):
             case "SHUTDOWN" if data.get("guest"):
-                reason = str(data.get("reason"))
+                reason = _word(data.get("reason"))
                 known = _SHUTDOWN_REASONS.get(
                     reason, (GUEST_SHUTDOWN, f"the guest ended: {reason}")
                 )

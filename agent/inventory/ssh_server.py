@@ -23,7 +23,7 @@ def read_ssh_listeners(config: Path = _CONFIG) -> tuple[Listen, ...]:
     """All of them, sorted; without a configuration port 22 of every address."""
     ports: list[int] = []
     places: list[str] = []
-    for keyword, value in _settings(config, _MAX_DEPTH):
+    for keyword, value in _settings(config, config.parent, _MAX_DEPTH):
         if keyword == "port":
             ports += _port(value)
         elif keyword == "listenaddress":
@@ -33,8 +33,11 @@ def read_ssh_listeners(config: Path = _CONFIG) -> tuple[Listen, ...]:
     return tuple(sorted(found or {Listen(address=a, port=p) for a in _ANY for p in standard}))
 
 
-def _settings(path: Path, depth: int) -> Iterator[tuple[str, str]]:
-    """Keyword in lower case, and value; what holds under a condition says no port or address."""
+def _settings(path: Path, directory: Path, depth: int) -> Iterator[tuple[str, str]]:
+    """Keyword in lower case, and value; what holds under a condition says no port or address.
+
+    `directory`: which patterns are relative to, in files that were included, too.
+    """
     try:
         lines = path.read_bytes()[:_MAX_BYTES].decode(errors="replace").splitlines()
     except OSError:
@@ -46,8 +49,8 @@ def _settings(path: Path, depth: int) -> Iterator[tuple[str, str]]:
             return
         if keyword == "include" and depth:
             for pattern in value.split():
-                for included in _included(pattern, path.parent):
-                    yield from _settings(included, depth - 1)
+                for included in _included(pattern, directory):
+                    yield from _settings(included, directory, depth - 1)
         elif keyword and not keyword.startswith("#"):
             yield keyword, value
 

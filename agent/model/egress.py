@@ -90,6 +90,12 @@ def parse_allowed(text: str) -> Allowed:
     return Allowed(network, int(port) if colon else None)
 
 
+def as_ipv4(address: str) -> IPv4Address | None:
+    """What a connection to it is sent to on IPv4; None where that is IPv6. Raises ValueError."""
+    where = ipaddress.ip_address(address.partition("%")[0])
+    return where if isinstance(where, IPv4Address) else where.ipv4_mapped
+
+
 class EgressPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """`mode` is never `auto`. `allow` opens what the mode closes, but no metadata address."""
 
@@ -125,8 +131,8 @@ class EgressPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     def refusal(self, address: str, port: int, own_networks: Sequence[IPv4Network]) -> str | None:
         """Why a guest does not get there by TCP, or None. IPv6 never leaves the guest's tap."""
-        where = ipaddress.ip_address(address)
-        if not isinstance(where, IPv4Address):
+        where = as_ipv4(address)
+        if where is None:
             return "guests have no IPv6"
         if any(where in one for one in METADATA):
             return "a metadata address"

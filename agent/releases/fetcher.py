@@ -21,11 +21,11 @@ from agent.host.singleflight import Singleflight
 from agent.model.release import Artifact, Release
 from agent.releases.blocking import run
 from agent.releases.cache import Cache, Kept
+from agent.releases.image_sources import ImageSources, Located
 from agent.releases.manifest import Manifest, parse_manifest
 from agent.releases.naming import Kind, artifact_paths
 from agent.releases.partial import Partial
 from agent.releases.port import ReleaseError, ReleaseSourceError
-from agent.releases.source import Found, Source
 from agent.releases.verify import check_file
 
 log = logging.getLogger(__name__)
@@ -53,10 +53,10 @@ class Wanted:
 
 
 class Fetcher:
-    """One cache, filled from one source. Every change of the cache goes through here."""
+    """One cache, filled from the host's sources. Every change of it goes through here."""
 
-    def __init__(self, source: Source | None, cache: Cache, executor: Executor) -> None:
-        self._source = source
+    def __init__(self, sources: ImageSources, cache: Cache, executor: Executor) -> None:
+        self._sources = sources
         self._cache = cache
         self._executor = executor
         self._singleflight = Singleflight()
@@ -138,19 +138,16 @@ class Fetcher:
             await self._change(lambda: self._cache.record(wanted.key))
 
     async def _download(self, wanted: Wanted) -> None:
-        if self._source is None:
-            raise ReleaseSourceError("no source of releases is configured (releases.source)")
-        source = self._source
-        found = await source.find(wanted.paths)
-        if found is None:
+        located = await self._sources.find(wanted.artifact.name, wanted.paths)
+        if located is None:
             raise ReleaseError(f"{wanted.artifact.name} is no longer at the source")
-        _require_believable(wanted, found)
-        with self._downloading(wanted.key, found.size or 0):
+        _require_believable(wanted, located.found.size)
+        with self._downloading(wanted.key, located.found.size or 0):
             await self._make_room(dict(self._downloads), verified=False)
             try:
-                if await self._transfer(source, found, wanted) is TransferEnd.RESUMED_IN_VAIN:
+                if await self._transfer(located, wanted) is TransferEnd.RESUMED_IN_VAIN:
                     # What an earlier download left was wrong: once more, from nothing.
-                    await self._transfer(source, found, wanted)
+                    await self._transfer(located, wanted)
             except ReleaseError as error:
                 await self._change(lambda: self._cache.remove(wanted.key))
                 raise ReleaseError(f"{wanted.artifact.name}: {error}") from error
@@ -158,7 +155,7 @@ class Fetcher:
             size = self._cache.partial_size(wanted.key)
             await self._make_room({wanted.key: size}, verified=True)
             await self._change(lambda: self._cache.place(wanted.key))
-        log.info("artifact fetched", extra={"artifact": wanted.key, "source": found.path})
+        log.info("artifact fetched", extra={"artifact": wanted.key, "source": located.origin})
 
     async def _make_room(self, downloads: dict[str, int], *, verified: bool) -> None:
         async with self._changing:
@@ -170,20 +167,21 @@ class Fetcher:
                 ),
             )
 
-    async def _transfer(self, source: Source, found: Found, wanted: Wanted) -> TransferEnd:
+    async def _transfer(self, located: Located, wanted: Wanted) -> TransferEnd:
         """Download and verify; while a broken connection brought something, go on.
 
         ReleaseError if what came whole, in one version, is not the artifact.
         """
+        found = located.found
         limit = found.size if found.size is not None else self._cache.max_bytes
         path = self._cache.partial_path(wanted.key)
-        with Partial(path, found.path, limit) as partial:
+        with Partial(path, located.origin, limit) as partial:
             await run(self._executor, partial.recall)
             resumed = partial.offset > 0
             for attempt in range(MAX_RESUMES + 1):
                 before = partial.offset
                 try:
-                    await source.copy(found, partial)
+                    await located.source.copy(found, partial)
                     break
                 except ReleaseSourceError:
                     if partial.offset <= before or attempt == MAX_RESUMES:
@@ -251,14 +249,13 @@ class Fetcher:
             return await run(self._executor, lambda _: work())
 
 
-def _require_believable(wanted: Wanted, found: Found) -> None:
+def _require_believable(wanted: Wanted, size: int | None) -> None:
     """Refuse a size that no such artifact has, before anything is done for it."""
     suffix = wanted.artifact.name.rpartition(".")[2]
     most = MOST_BYTES[Kind(suffix)]
-    if found.size is not None and found.size > most:
+    if size is not None and size > most:
         raise ReleaseError(
-            f"{wanted.artifact.name} has {found.size} bytes at the source; a {suffix} has at most "
-            f"{most}"
+            f"{wanted.artifact.name} has {size} bytes at the source; a {suffix} has at most {most}"
         )
 
 

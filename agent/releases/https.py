@@ -58,11 +58,13 @@ class HttpsSource:
         executor: Executor,
         tls: ssl.SSLContext | None = None,
         access: Access | None = None,
+        *,
+        field: str = "releases.source",
     ) -> None:
         url = URL(base)
         if url.scheme != "https" or not url.host or url.user or url.query_string or url.fragment:
             raise ReleaseSourceError(
-                "releases.source: must be an https URL without user, query and fragment"
+                f"{field}: must be an https URL without user, query and fragment"
             )
         self._base = url
         self._executor = executor

@@ -41,6 +41,12 @@ def artifact_name(image_version: str, kind: Kind) -> str:
     return f"{image_version}.{kind}"
 
 
+def public_name(name: str) -> str:
+    """What the public publisher calls the artifact that has this name here."""
+    version, _, suffix = name.rpartition(".")
+    return f"tinfoil-inference-v{version.removeprefix('v')}.{suffix}"
+
+
 def manifest_path(repo: str, tag: str) -> str:
     """The manifest's path under the source."""
     return f"{repo}/{tag}/{MANIFEST}"
@@ -53,8 +59,7 @@ def signature_path(repo: str, tag: str) -> str:
 
 def artifact_paths(repo: str, tag: str, name: str) -> Iterator[str]:
     """Every path under the source where an artifact of that name may lie, nearest first."""
-    version, _, suffix = name.rpartition(".")
-    public = f"tinfoil-inference-v{version.removeprefix('v')}.{suffix}"
+    public = public_name(name)
     for directory in (f"{repo}/{tag}", f"{repo}/{IMAGES}", IMAGES):
         yield f"{directory}/{name}"
         yield f"{directory}/{public}"

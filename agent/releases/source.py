@@ -81,17 +81,19 @@ def open_source(
     executor: Executor,
     tls: ssl.SSLContext | None = None,
     github_token_file: Path | None = None,
+    *,
+    field: str = "releases.source",
 ) -> Source:
     """A source from the configuration's text: a directory, a `file:` or an https URL, `github`.
 
     `github:HOST[:PORT]` is another installation of GitHub than the public one; the token is for
-    these. Raises ReleaseSourceError for a text that is none of them.
+    these. Raises ReleaseSourceError, naming `field`, for a text that is none of them.
     """
     parts = urllib.parse.urlsplit(text)
     if parts.scheme == "https":
         from agent.releases.https import HttpsSource
 
-        return HttpsSource(text, executor, tls)
+        return HttpsSource(text, executor, tls, field=field)
     if text == "github" or parts.scheme == "github":
         from agent.releases.github import GithubSource, github_host
 
@@ -99,9 +101,7 @@ def open_source(
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return DirectorySource(Path(urllib.parse.unquote(parts.path)), executor)
     if "://" in text or parts.scheme == "file":
-        raise ReleaseSourceError(
-            f"releases.source: {text}: must be a directory, an https URL, or github"
-        )
+        raise ReleaseSourceError(f"{field}: {text}: must be a directory, an https URL, or github")
     return DirectorySource(Path(text), executor)
 
 

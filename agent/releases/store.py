@@ -25,6 +25,7 @@ from agent.releases.blocking import run
 from agent.releases.cache import Cache, Kept
 from agent.releases.fetcher import Fetcher, wanted_of
 from agent.releases.firmware import FirmwareShelf
+from agent.releases.image_sources import ImageSource, ImageSources, open_image_sources
 from agent.releases.manifest import read_release
 from agent.releases.port import (
     KeptImage,
@@ -45,6 +46,7 @@ _GIB = 1 << 30
 class ReleaseStore:
     """Releases from a source, through a cache. `source` None: only what is here already.
 
+    `image_sources`: where the files of images are looked for that the source has not.
     `signatures`: what a tag's signature must be for the tag to be admitted; None: it needs none.
     """
 
@@ -57,11 +59,13 @@ class ReleaseStore:
         models_dir: Path | None = None,
         firmware_dir: Path | None = None,
         signatures: SignatureRule | None = None,
+        image_sources: Sequence[ImageSource] = (),
     ) -> None:
         self._source = source
+        self._sources = ImageSources(source, image_sources)
         self._cache = cache
         self._executor = executor
-        self._fetcher = Fetcher(source, cache, executor)
+        self._fetcher = Fetcher(self._sources, cache, executor)
         self._models_dir = models_dir
         self._firmware = FirmwareShelf(firmware_dir)
         self._signatures = signatures
@@ -154,9 +158,8 @@ class ReleaseStore:
         return [_image(item, needed=False) for item in await self._fetcher.prune(since_ns)]
 
     async def close(self) -> None:
-        """Close the connections to the source. Fetches under way end with their waiters."""
-        if self._source is not None:
-            await self._source.close()
+        """Close the connections to the sources. Fetches under way end with their waiters."""
+        await self._sources.close()
 
     async def _known(self, repo: str, tag: str, digest: str) -> Release | None:
         release = self._releases.get((repo, tag, digest))
@@ -182,7 +185,7 @@ class ReleaseStore:
                 f"{repo} {tag}: the source now has another manifest (SHA-256 {release.digest}) "
                 f"than the one that was taken (SHA-256 {digest})"
             )
-        await self._check_published(self._source, release)
+        await self._check_published(release)
         await self._fetcher.keep_manifest(data, signature)
         return self._remember(release)
 
@@ -194,17 +197,19 @@ class ReleaseStore:
     ) -> None:
         await run(self._executor, lambda _: rule.check(repo, tag, digest, bundle))
 
-    async def _check_published(self, source: Source, release: Release) -> None:
+    async def _check_published(self, release: Release) -> None:
         """Refuse a tag whose artifacts are not there (yet)."""
         missing = [
             item.artifact.name
             for item in wanted_of(release)
-            if not self._cache.is_verified(item.key) and await source.find(item.paths) is None
+            if not self._cache.is_verified(item.key)
+            and await self._sources.find(item.artifact.name, item.paths) is None
         ]
         if missing:
+            elsewhere = self._sources.asked(release.config)
             raise ReleaseError(
                 f"{release.repo} {release.tag} is half-published: {', '.join(missing)} found "
-                "neither beside its manifest nor under images/"
+                f"neither beside its manifest nor under images/{elsewhere}"
             )
 
     def _remember(self, release: Release) -> Release:
@@ -270,6 +275,7 @@ def open_releases(
         models_dir=config.models_dir,
         firmware_dir=firmware_dir,
         signatures=SignatureRule(config.signature) if config.require_signature else None,
+        image_sources=open_image_sources(config.image_sources, executor, tls),
     )
 
 

@@ -19,6 +19,7 @@ _OF_ANOTHER_FORM = (
     AttributeError,
     OverflowError,
     RecursionError,
+    StopIteration,  # of what must have one member and has none
 )
 
 

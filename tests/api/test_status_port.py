@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import enum
 import types
@@ -130,6 +131,30 @@ async def test_a_name_that_is_not_the_hosts_is_refused_and_told_how_to_be_one(ap
     for host in ("localhost:8470", "127.0.0.1", "[::1]:8470"):
         assert (await api.ask_status("GET", "/healthz", headers={"Host": host})).status == 200
     assert (await api.ask("GET", "/healthz", headers={"Host": "evil.example"})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET /healthz HTTP/1.1\r\nHost: LOCALHOST.:8470", 200),
+        ("GET /healthz HTTP/1.0", 200),
+        ("GET http://localhost:8470/healthz HTTP/1.1\r\nHost: localhost", 200),
+        ("GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost", 421),
+        ("GET http://localhost@evil.example/healthz HTTP/1.1\r\nHost: localhost", 421),
+        ("GET http://evil.example/healthz HTTP/1.0", 421),
+        ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example", (400, 421)),
+        ("GET /healthz HTTP/1.1\r\nHost: localhost, evil.example", 421),
+        ("GET /healthz HTTP/1.1\r\nHost:", 421),
+    ],
+)
+async def test_no_form_of_a_request_hides_by_which_name_it_asks(
+    api, head: str, status: int | tuple[int, ...]
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.status_port)
+    writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode())
+    said = await reader.readline()
+    writer.close()
+    assert int(said.split()[1]) in (status if isinstance(status, tuple) else (status,))
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,13 @@ The ways in are those that `scripts/fuzz` feeds; here hypothesis feeds them.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.fuzzing.corpus import RAISED, REACHED, addressed, addressee, reached
 from scripts.fuzzing.entries import ENTRIES
-
-CORPUS = Path(__file__).parent / "corpus"
 
 
 @cache
@@ -61,9 +59,21 @@ def test_good_bytes_cut_short_are_read_or_refused(name: str) -> None:
 
 
 def test_what_once_was_neither_read_nor_refused_is_now() -> None:
-    for kept in CORPUS.glob("*/*"):
+    for kept in RAISED.glob("*/*"):
         ENTRIES[kept.parent.name].holds(kept.read_bytes())
 
 
+@pytest.mark.parametrize("name", ENTRIES)
+def test_what_reached_something_new_is_read_or_refused(name: str) -> None:
+    for data in reached(name):
+        ENTRIES[name].holds(data)
+
+
+def test_what_is_kept_for_all_of_them_together_comes_to_whom_it_is_for() -> None:
+    for name in ENTRIES:
+        assert addressee(addressed(name, b"x")) == (name, b"x")
+
+
 def test_the_corpus_is_of_ways_in_that_there_are() -> None:
-    assert {path.name for path in CORPUS.iterdir() if path.is_dir()} <= set(ENTRIES)
+    assert {path.name for path in RAISED.iterdir() if path.is_dir()} <= set(ENTRIES)
+    assert {path.stem for path in REACHED.iterdir()} <= set(ENTRIES)

@@ -187,6 +187,10 @@ def test_where_secrets_are_kept_is_told(tmp_path: Path) -> None:
 def test_a_release_source_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     code, lines = doctor(str(tmp_path), config="releases: {source: /nonexistent}\n")
     assert (code, lines["releases"]["state"]) == (Exit.FAILED, "error")
+    mirrors = "releases: {source: 'https://r.example', image_sources: [/nonexistent]}\n"
+    code, lines = doctor(str(tmp_path), config=mirrors)
+    assert (code, lines["releases"]["state"]) == (Exit.FAILED, "error")
+    assert lines["releases"]["mend"] == "set releases.image_sources"
 
 
 def test_a_simulated_tee_is_warned_of_and_wants_a_firmware(

@@ -93,6 +93,11 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
         ("file://host/x", "file:///"),
         ("", "a path"),
     ],
+    "releases.image_sources": [
+        (["http://r.example"], "http is not protected"),
+        (["https://u:p@r.example"], "without credentials"),
+        ("https://r.example", "expected"),
+    ],
     "releases.default_domain": [
         ("", "must be a host name in lower case"),
         ("Enclaves.Example", "must be a host name in lower case"),
@@ -475,7 +480,7 @@ def test_what_a_section_must_have_is_told(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("tee: auto\ntee: tdx\n", "line 2, column 1: duplicate key 'tee'"),
+        ("tee: auto\ntee: tdx\n", "line 2, column 1: a key that is there twice"),
         ("a: &a [x]\nb: *a\n", "line 2, column 4: an alias"),
         ("a: 1\n---\nb: 1\n", "line 2, column 1: a second document"),
         ("a: [\n", "line 2, column 1"),

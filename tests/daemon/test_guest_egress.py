@@ -24,7 +24,7 @@ from agent.daemon.egress import (
     policy_of,
     settle_egress,
 )
-from agent.daemon.egress_names import EgressForesight
+from agent.daemon.egress_names import EgressForesight, resolve_here
 from agent.daemon.networks import host_ports_of
 from agent.daemon.parts import foresee_of
 from agent.host.files import StorageFullError
@@ -307,6 +307,43 @@ async def test_names_that_resolve_into_what_is_closed_are_foreseen() -> None:
     )
     assert await foresight("any").warnings(asked) == ()
     assert len(await foresight("none").warnings(asked)) == 4
+
+
+@pytest.mark.parametrize(
+    ("address", "mode", "said"),
+    [
+        ("10.0.0.1", "internet", "in 10.0.0.0/8): open 10.0.0.1/32:443 in network."),
+        ("::ffff:10.0.0.1", "internet", "in 10.0.0.0/8): open 10.0.0.1/32:443 in network."),
+        ("::ffff:9.9.9.9", "internet", None),
+        ("::ffff:169.254.169.254", "any", "(a metadata address): nothing opens it"),
+        ("169.254.169.254", "any", "(a metadata address): nothing opens it"),
+        ("168.63.129.16", "internet", "(a metadata address): nothing opens it"),
+        ("0.0.0.0", "any", "in 0.0.0.0/8): nothing opens it"),
+        ("2001:db8::1", "any", "(guests have no IPv6): give it an IPv4 address"),
+    ],
+)
+async def test_each_form_of_an_address_is_what_it_means_with_a_remedy_where_there_is_one(
+    address: str, mode: str, said: str | None
+) -> None:
+    """Also beside an entry that covers everything: it opens no metadata address."""
+
+    async def resolve(host: str) -> Sequence[str]:
+        return (address,)
+
+    asked = release(config=b"vault-url: https://vault.example")
+    policy = EgressPolicy(mode=GuestEgress(mode))
+    found = await EgressForesight(policy, tuple, resolve).warnings(asked)
+    assert (said is None) == (found == ())
+    assert said is None or said in found[0]
+    wide = EgressPolicy(mode=GuestEgress(mode), allow=(parse_allowed("0.0.0.0/0"),))
+    opened = await EgressForesight(wide, tuple, resolve).warnings(asked)
+    assert (opened == ()) == (said is None or "open 10." in said or "0.0.0.0/8" in said)
+
+
+async def test_addresses_within_a_config_are_resolved_as_they_are_written() -> None:
+    assert await resolve_here("0x7f.1") == ("127.0.0.1",)
+    assert await resolve_here("2130706433") == ("127.0.0.1",)
+    assert await resolve_here("::ffff:10.0.0.5") == ("::ffff:10.0.0.5",)
 
 
 async def test_a_name_that_is_not_resolved_in_time_holds_nothing_up(

@@ -8,9 +8,12 @@ import logging
 import os
 import resource
 import socket
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -22,11 +25,13 @@ from agent.api.roles import Role
 from agent.api.server import ApiServer, Rpc
 from agent.api.surface import Surface
 from agent.door.accept import accept_for_ever, descriptors_left
+from agent.door.body import read_bounded
 from agent.door.connection import DoorConnection, Room
 from agent.door.crowd import EvictingQueue
 from agent.door.held import Held
 from agent.door.limits import Limits, peer_of_address
 from agent.door.tls import Overhead
+from agent.door.turns import Turns
 from agent.host.paced_log import PacedLog
 from agent.pki.keeper import FleetCertificates
 from bench import tls_records
@@ -224,6 +229,30 @@ async def test_what_many_hold_is_bounded_and_whoever_holds_little_is_served(hous
             assert answer.status == 202
 
 
+async def test_of_a_body_whose_reader_failed_nothing_stays_in_memory() -> None:
+    """What is raised keeps the frames that it passed, until somebody collects the circle."""
+    pieces: list[bytes] = []
+
+    class Content:
+        async def readany(self) -> bytes:
+            if pieces:
+                raise ConnectionResetError
+            pieces.append(bytes(1 << 16))
+            return pieces[0]
+
+    request = SimpleNamespace(
+        content_length=None, protocol=None, transport=object(), content=Content()
+    )
+    raised = None
+    try:
+        await read_bounded(request, 1 << 20, SOON_S)
+    except ConnectionResetError as error:
+        raised = error
+    assert raised is not None
+    count = sys.getrefcount(pieces[0])
+    assert count == 2  # the list's, and the call's own
+
+
 async def test_a_body_whose_sender_goes_is_let_go_and_is_no_fault_of_the_agent(
     house, caplog
 ) -> None:
@@ -378,3 +407,22 @@ def test_a_kind_of_line_is_written_once_a_second_with_the_number_left_out(caplog
         "gone: 9 (and 4 more like it)",
         "gone: 10",
     ]
+
+
+async def test_who_asks_many_times_at_once_has_a_turn_a_round_and_who_goes_takes_none() -> None:
+    turns, served, rounds = Turns(a_round=2), [], 0
+
+    async def ask(number: int) -> None:
+        await turns.next()
+        served.append((number, rounds))
+
+    gone = turns.next()
+    gone.cancel()
+    asking = [asyncio.create_task(ask(number)) for number in range(6)]
+    while not all(task.done() for task in asking):
+        rounds += 1
+        await asyncio.sleep(0)
+    assert [number for number, _ in served] == list(range(6))
+    a_round = Counter(at for _, at in served)
+    assert max(a_round.values()) <= 2
+    await turns.next()  # it grants again after it had nobody to grant to

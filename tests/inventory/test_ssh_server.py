@@ -46,5 +46,14 @@ def test_what_it_includes_counts_too(tmp_path: Path) -> None:
     assert read_ssh_listeners(config) == listeners("192.0.2.1:2222")
 
 
+def test_what_an_included_file_includes_is_looked_for_beside_the_first(tmp_path: Path) -> None:
+    config, parts = tmp_path / "sshd_config", tmp_path / "sshd_config.d"
+    parts.mkdir()
+    config.write_text("Include sshd_config.d/*.conf\n")
+    (parts / "10.conf").write_text("Include more.conf\n")
+    (tmp_path / "more.conf").write_text("Port 2222\n")
+    assert read_ssh_listeners(config) == listeners("0.0.0.0:2222", "[::]:2222")
+
+
 def test_without_a_configuration_it_is_the_standard_port(tmp_path: Path) -> None:
     assert read_ssh_listeners(tmp_path / "none") == listeners("0.0.0.0:22", "[::]:22")
