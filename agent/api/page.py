@@ -26,7 +26,7 @@ from agent.wire.host_views import (
     StatusView,
 )
 
-_RESOLVED = ("tee", "accel", "supervisor", "network", "traffic")
+_RESOLVED = ("tee", "accel", "supervisor", "network", "traffic", "cage")
 
 
 class StatusPage:
@@ -128,6 +128,7 @@ def _host_view(host: HostFacts) -> HostView:
         supervisor=host.supervisor.value,
         network=host.network.value,
         traffic=host.traffic.value,
+        cage=host.cage.value,
         started_at=host.started_at.wall,
         draining=host.draining,
         inventory_complete=host.inventory_complete,

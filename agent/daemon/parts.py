@@ -14,6 +14,7 @@ from agent.attestation.debug_releases import NoDebugEvidence
 from agent.attestation.port import Attestation
 from agent.attestation.unattested import Unattested
 from agent.config import Config, NetworkMode, SupervisorKind, Tee, TrafficMode
+from agent.daemon.cage import caging_of, cgroups_of_ours, refusal_of
 from agent.daemon.choices import CannotStartError, Choices, choose
 from agent.daemon.egress import facts_of, policy_of
 from agent.daemon.egress_names import EgressForesight
@@ -115,6 +116,7 @@ def build(
         quotes=read_quote_service(config.qemu.quote_service),
         tdx_firmware=config.qemu.tdx_firmware,
         cpu_model=cpu_model(),
+        caging=caging_of(choices),
     )
     collateral = collateral_of(config, tee, clock)
     probe = HostProbe(
@@ -135,7 +137,9 @@ def build(
             clock,
             chain,
             collateral,
-            recogniser=lambda: recogniser_of(config, tee, store, clock, host_id, chain=chain),
+            recogniser=lambda: recogniser_of(
+                config, tee, store, clock, host_id, chain=chain, in_units=units
+            ),
         ),
         secret_values=SecretValues(
             secrets_dir(config),
@@ -143,7 +147,9 @@ def build(
             at_rest_of(config, in_units=units),
         ),
         gpus=gpus,
-        preparation=preparer_of(config, clock, store, gpus, confidential=confidential),
+        preparation=preparer_of(
+            config, clock, store, gpus, confidential=confidential, in_units=units
+        ),
         supply=SupplyReader(
             probe,
             config.reserve,
@@ -170,7 +176,7 @@ def build(
         )
         if confidential
         else no_preflight,
-        launchable=LaunchFormats(tee, enclaves.qemu, gpus),
+        launchable=LaunchFormats(tee, enclaves.qemu, gpus, uncaged=refusal_of(choices)),
         foresee=foresee_of(config, choices),
         host_stopping=host_is_stopping,
         image_age_s=config.releases.cache_max_age_days * 86400,
@@ -311,7 +317,7 @@ def supervisor_of(config: Config, choices: Choices) -> Supervisor:
     """Who keeps the VMs' processes, as was chosen."""
     if choices.supervisor.value == SupervisorKind.SYSTEMD:
         return SystemdSupervisor(config.update.stop_grace_s)
-    return DetachedSupervisor()
+    return DetachedSupervisor(cgroups=cgroups_of_ours())
 
 
 async def restore_host(config: Config) -> None:
@@ -338,6 +344,7 @@ def _host_facts(config: Config, choices: Choices, clock: RealClock, host_id: Hos
         supervisor=choices.supervisor,
         network=choices.network,
         traffic=choices.traffic,
+        cage=choices.cage,
         egress=facts_of(config, choices),
         started_at=clock.now(),
         draining=False,

@@ -66,7 +66,7 @@ def _process(spec: VmSpec) -> Iterator[str]:
     name = f"enclave-{spec.enclave_id}"
     yield from ("-name", f"{name},process=enc-{spec.enclave_id},debug-threads=on")
     yield from ("-uuid", spec.launch_uuid)
-    yield from ("-sandbox", SANDBOX)
+    yield from ("-sandbox", "off" if spec.filtered else SANDBOX)
     yield from ("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none")
     yield from ("-no-reboot", "-no-shutdown", "-action", "panic=pause")
 
@@ -120,7 +120,9 @@ def _devices_of_host(spec: VmSpec, layout: Layout, ports: RootPorts | None) -> I
     ):
         yield from ("-device", _json(port))
         passed = {"driver": "vfio-pci", "id": f"passed{chassis}", "bus": port["id"], "host": bdf}
-        yield from ("-device", _json(passed | reached))
+        # Beside a descriptor `host` is not looked at, but says which one it is.
+        given = {"fd": str(spec.device_fds[chassis - 1])} if spec.device_fds else {}
+        yield from ("-device", _json(passed | reached | given))
 
 
 def _root_ports(spec: VmSpec, layout: Layout, ports: RootPorts | None) -> Iterator[dict[str, Any]]:

@@ -1,38 +1,29 @@
-"""Resets the clients of one server, which HAProxy itself can only close.
-
-HAProxy ends a session with a FIN, and a client that waits for an answer may take that for its end.
-So the client's own socket is borrowed from the process (pidfd_getfd) and disconnected: the kernel
-sends a RST at once, and HAProxy finds its client gone. Where the kernel does not lend sockets
-(another user's process, Yama), HAProxy's own closing is all that the client sees.
-"""
+"""Which clients a server of HAProxy's has, and who disconnects them (`haproxy_reset.py`)."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import ipaddress
-import os
+import json
 import re
-import socket
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from typing import Protocol
 
+from agent.host.commands import CommandError, RunCommand
+from agent.traffic import haproxy_reset
 from agent.traffic.haproxy_config import BACKEND
+from agent.traffic.haproxy_reset import ClientSession
 
-_PIDFD_GETFD = 438  # the same on every architecture
-_AF_UNSPEC = bytes(16)
 _SESSION = re.compile(
     r"src=(?P<source>\S+) fe=\S+ be=(?P<backend>\S+) srv=(?P<server>\S+) "
     r".*?(?:s0|scf)=\[[^\]]*fd=(?P<fd>-?\d+)"
 )
+_UNIT_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class ClientSession:
-    """A client by its address, and HAProxy's descriptor for it."""
+class Disconnect(Protocol):
+    """Disconnects clients of the process `pid`, as far as that can be done."""
 
-    source: str
-    fd: int
+    async def __call__(self, pid: int, sessions: Sequence[ClientSession]) -> None: ...
 
 
 def sessions_of(server: str, listing: str) -> list[ClientSession]:
@@ -44,31 +35,19 @@ def sessions_of(server: str, listing: str) -> list[ClientSession]:
     ]
 
 
-def reset(pid: int, sessions: Iterable[ClientSession]) -> None:
-    """Disconnect them, as far as the kernel lets us. A descriptor that has changed is let be."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with contextlib.suppress(ProcessLookupError), _descriptor(os.pidfd_open(pid)) as pidfd:
-        for session in sessions:
-            borrowed = libc.syscall(_PIDFD_GETFD, pidfd, session.fd, 0) if session.fd > 2 else -1
-            if borrowed < 0:
-                continue
-            with contextlib.suppress(OSError), socket.socket(fileno=borrowed) as client:
-                if _is(client, session.source):
-                    libc.connect(borrowed, _AF_UNSPEC, len(_AF_UNSPEC))
+async def disconnect_here(pid: int, sessions: Sequence[ClientSession]) -> None:
+    """By this very process."""
+    haproxy_reset.reset(pid, sessions)
 
 
-@contextlib.contextmanager
-def _descriptor(number: int) -> Iterator[int]:
-    try:
-        yield number
-    finally:
-        os.close(number)
+def disconnect_by(run: RunCommand) -> Disconnect:
+    """By a program that `run` starts: where our own unit is closed to others' descriptors."""
 
+    async def disconnect(pid: int, sessions: Sequence[ClientSession]) -> None:
+        program = [sys.executable, "-I", "-S", haproxy_reset.__file__, str(pid)]
+        try:
+            await run(program, stdin=json.dumps(sessions).encode(), timeout_s=_UNIT_S)
+        except CommandError:
+            return  # HAProxy's own closing is what they see
 
-def _is(client: socket.socket, source: str) -> bool:
-    host, _, port = source.rpartition(":")
-    peer = client.getpeername()
-    if not isinstance(peer, tuple) or len(peer) < 2:
-        return False
-    wanted = ipaddress.ip_address(host.strip("[]")), int(port)
-    return (ipaddress.ip_address(peer[0]), peer[1]) == wanted
+    return disconnect

@@ -1,0 +1,66 @@
+"""A cage as properties of a unit. Pure.
+
+What no unit does, the program in it does before it becomes QEMU (`vm_start.py`): the filter that
+forbids to execute, and that nothing can look into the process. For the latter it needs two
+capabilities for a moment, which it gives away for ever before QEMU is executed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from agent.enclaves import vm_start
+from agent.enclaves.cage import Cage
+from agent.enclaves.cage_filter import PROGRAM_FD
+from agent.enclaves.cage_order import LOADER, ROOT_NAMES
+
+_ALWAYS = (
+    "PrivateDevices=yes",
+    "PrivateIPC=yes",
+    "PrivateMounts=yes",
+    "ProcSubset=pid",
+    "ProtectClock=yes",
+    "ProtectHome=yes",
+    "MountAPIVFS=no",
+    "KeyringMode=private",
+    "RemoveIPC=yes",
+    "CoredumpFilter=0",
+    # Memory that is written and executed is TCG's translated code.
+    "CapabilityBoundingSet=CAP_SETGID CAP_SETPCAP",
+    "AmbientCapabilities=CAP_SETGID CAP_SETPCAP",
+    "SystemCallFilter=@system-service",
+    "SystemCallFilter=~@privileged @resources @keyring",
+    # Where memory comes from (a NUMA node); the two groups of the moment of execution.
+    "SystemCallFilter=mbind set_mempolicy get_mempolicy setresgid",
+    "SystemCallErrorNumber=EPERM",
+    # One more than QEMU's own: by that one it is executed.
+    f"LimitNOFILE={PROGRAM_FD + 1}",
+)
+
+
+def caged(cage: Cage, *, root: Path, devices: Sequence[Path]) -> Iterator[str]:
+    """As `systemd-run --property` takes them; of what is told twice, the last counts.
+
+    `root`: an empty directory. systemd makes places in it for what is bound there.
+    """
+    yield from _ALWAYS
+    yield f"RootDirectory={root}"
+    trees = dict.fromkeys([*map(str, cage.trees), *_of_python(), *ROOT_NAMES, *LOADER])
+    for path in trees:
+        yield f"BindReadOnlyPaths=-{path}"
+    if cage.sysfs:
+        yield "BindReadOnlyPaths=/sys"
+    for opened in (*cage.sockets, *devices):
+        yield f"BindPaths=-{opened}"
+    yield f"PrivateNetwork={'yes' if cage.own_network else 'no'}"
+    yield f"MemoryMax={cage.memory_max_mib}M"
+    yield f"TasksMax={cage.tasks_max}"
+    yield f"RestrictAddressFamilies={' '.join(('AF_UNIX', *cage.families))}"
+
+
+def _of_python() -> tuple[str, ...]:
+    """What runs the program that becomes QEMU, and the program."""
+    here = Path(vm_start.__file__).resolve()
+    return (*(() if Path(sys.base_prefix) == Path("/usr") else (sys.base_prefix,)), str(here))
