@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.doctor_cage import cage_line, cage_proved
 from agent.cli.doctor_egress import egress_line
 from agent.cli.doctor_line import Line
 from agent.cli.doctor_outside import outside_line
@@ -34,9 +35,18 @@ _MIN_MEMORY_MIB = 4096
 
 
 @click.command()
+@click.option(
+    "--prove-cage",
+    is_flag=True,
+    help="Run a tiny guest in a VM's cage (as root), and record that it ran.",
+)
 @output
-def doctor(output: Output) -> None:
-    """Say what this host can and cannot do."""
+def doctor(output: Output, *, prove_cage: bool) -> None:
+    """Say what this host can and cannot do.
+
+    With --prove-cage a guest is run in a cage as a VM has it, with the devices of this host's TEE.
+    Where the TEE is a real one, VMs are caged only after that, of this QEMU and kernel.
+    """
     from agent.cli.check_config import load
     from agent.cli.doctor_gpus import gpu_lines
     from agent.cli.doctor_tee import tee_lines
@@ -47,6 +57,7 @@ def doctor(output: Output) -> None:
     lines = [
         Line("config", "ok", str(path) if path else "none; every setting is its default"),
         *(check(config) for check in CHECKS),
+        cage_proved(config) if prove_cage else cage_line(config),
         *tee_lines(config),
         *gpu_lines(config),
     ]

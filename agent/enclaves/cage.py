@@ -45,7 +45,6 @@ _SPACES = tuple(
 class Cage:
     """`uid`: for a process that no unit gives a user. `trees`: what it executes and reads.
 
-    `executes_once`: the program is QEMU itself, no script, so that it need execute nothing more.
     `sockets`: of the host's services that it dials by name. `families`: of its sockets besides
     AF_UNIX. `sysfs`: it looks at devices of the host, and may read of them.
     """
@@ -54,7 +53,6 @@ class Cage:
     memory_max_mib: int
     tasks_max: int
     trees: tuple[Path, ...]
-    executes_once: bool = True
     own_network: bool = True
     sockets: tuple[Path, ...] = ()
     families: tuple[str, ...] = ()
@@ -93,16 +91,14 @@ def cage_of(
     nic: Nic,
     passed: bool,
     program: Path,
-    is_script: bool,
 ) -> Cage:
-    """The cage of a VM. `program`: QEMU's path, without links. `is_script`: it runs another."""
+    """The cage of a VM. `program`: QEMU's path, without links."""
     sockets, families = _quotes(tee)
     return Cage(
         uid=uid_of(address),
         memory_max_mib=memory_max_mib(memory_mib, accel, passed=passed),
         tasks_max=vcpus + _TASKS,
         trees=trees_of(program),
-        executes_once=not is_script,
         own_network=_own_network(nic),
         sockets=sockets,
         families=families if _own_network(nic) else (*families, "AF_INET"),

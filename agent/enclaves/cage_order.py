@@ -4,7 +4,6 @@ and device numbers of the host.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,23 +49,13 @@ def order_as_root(
 def _order(
     cage: Cage, *, room: Mapping[str, Any] | None, own_group: int, limits: Mapping[str, int]
 ) -> dict[str, Any]:
-    program_fd = most_descriptors(room is None)
-    once = program_fd if cage.executes_once else None
     return {
         "room": room,
         "groups": [own_group, NOBODYS_GROUP],
-        "filter": filter_program(cage.families, once).hex(),
-        "program_fd": once,
-        "limits": {**limits, "RLIMIT_NOFILE": program_fd},
+        "filter": filter_program(cage.families, PROGRAM_FD).hex(),
+        "program_fd": PROGRAM_FD,
+        "limits": dict(limits),
     }
-
-
-def most_descriptors(in_unit: bool) -> int:
-    """Who may not raise limits, root in a container say, has no more than its own."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if in_unit or hard == resource.RLIM_INFINITY:
-        return PROGRAM_FD
-    return min(PROGRAM_FD, hard - 1)
 
 
 def _is_link(name: str) -> bool:

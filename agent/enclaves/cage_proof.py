@@ -23,6 +23,7 @@ from agent.host.process import Process
 from agent.host.threads import finish_in_thread
 from agent.model.enclave import ProcessIdentity
 
+_TRIAL = "enclave-cage-trial"
 TRIAL_MIB, TRIAL_TASKS = 2048, 200
 # Of no address of a guest.
 TRIAL_UID = FIRST_UID + (1 << 26)
@@ -68,19 +69,20 @@ async def try_cage(supervisor: Supervisor, run_dir: Path, binary: str) -> str | 
     """Why none can be made here, or None: a program that ends at once is executed in one."""
     program = shutil.which("true") or "/bin/true"
     try:
-        trees = trees_of(program_of(binary)[0])
+        trees = trees_of(program_of(binary))
         process = await start_in_cage(
-            supervisor, run_dir, "enclave-cage-trial", [str(Path(program).resolve())], trees=trees
+            supervisor, run_dir, _TRIAL, [str(Path(program).resolve())], trees=trees
         )
     except (AgentError, OSError) as error:
         return describe(error)
+    finally:
+        supervisor.put_away(_TRIAL)
     if process is not None:
-        try:
-            await process.wait()
-            process.reap()
-        finally:
-            process.close()
-    supervisor.put_away("enclave-cage-trial")
+        await process.wait()
+        process.reap()
+        process.close()
+    supervisor.put_away(_TRIAL)
+    await finish_in_thread(shutil.rmtree, run_dir / _TRIAL, ignore_errors=True)
     return None
 
 

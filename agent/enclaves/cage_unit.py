@@ -32,8 +32,9 @@ _ALWAYS = (
     "AmbientCapabilities=CAP_SETGID CAP_SETPCAP",
     "SystemCallFilter=@system-service",
     "SystemCallFilter=~@privileged @resources @keyring",
-    # Where memory comes from (a NUMA node); the two groups of the moment of execution.
-    "SystemCallFilter=mbind set_mempolicy get_mempolicy setresgid",
+    # Where memory comes from (a NUMA node); the two groups of the moment of execution, and the end
+    # of the capabilities for that.
+    "SystemCallFilter=mbind set_mempolicy get_mempolicy setresgid capset",
     "SystemCallErrorNumber=EPERM",
     # One more than QEMU's own: by that one it is executed.
     f"LimitNOFILE={PROGRAM_FD + 1}",

@@ -26,11 +26,17 @@ class CagedProgram:
     program: Path
 
 
-def program_of(binary: str) -> tuple[Path, bool]:
-    """Where it lies, and whether it is a script. Raises EnclaveError if there is none."""
+def program_of(binary: str) -> Path:
+    """Where it lies, for a cage. Raises EnclaveError `qemu_not_started` if there is none.
+
+    A script is none: what it reads and executes is not known.
+    """
     found = shutil.which(binary)
     if found is None:
         raise EnclaveError("qemu_not_started", f"there is no {binary}: set qemu.binary")
     program = Path(found).resolve()
     with program.open("rb") as file:
-        return program, file.read(2) == b"#!"
+        if file.read(2) == b"#!":
+            detail = f"{program} is a script: name QEMU itself in qemu.binary"
+            raise EnclaveError("qemu_not_started", detail)
+    return program

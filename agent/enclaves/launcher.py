@@ -147,7 +147,7 @@ class Launcher:
             )
             if given is not None:
                 spec = dataclasses.replace(spec, iommu_fd=given[0], device_fds=given[1])
-            if caged is not None and caged.cage.executes_once:
+            if caged is not None:
                 spec = dataclasses.replace(spec, filtered=True)
             identity = await self._supervisor.start(
                 StartRequest(
@@ -183,7 +183,7 @@ class Launcher:
         """Raises EnclaveError where there is no such program."""
         if self._caging is None:
             return None
-        program, is_script = program_of(self._binary)
+        program = program_of(self._binary)
         cage = cage_of(
             address=enclave.address,
             memory_mib=enclave.memory_mib,
@@ -193,7 +193,6 @@ class Launcher:
             nic=nic,
             passed=bool(enclave.gpus or enclave.switches),
             program=program,
-            is_script=is_script,
         )
         return CagedProgram(cage, program)
 

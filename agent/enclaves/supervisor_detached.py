@@ -25,7 +25,6 @@ from agent.enclaves.handover import (
     START_S,
     clean_environment,
     hand_over,
-    killed_unless_done,
     meet,
     open_output,
 )
@@ -79,30 +78,43 @@ class DetachedSupervisor:
 
     def _start_caged(self, request: StartRequest, cage: Cage) -> ProcessIdentity:
         """Until it is QEMU it ends with us: a talk that breaks off leaves no process."""
-        assert request.root is not None, "a cage has a root"
-        deadline = time.monotonic() + START_S
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, open_output(request.output) as output:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             with theirs:
                 program = [sys.executable, "-I", "-S", vm_start.__file__]
                 started = _spawn(program, theirs.fileno(), output)
-            met = meet(ours, started, deadline)
-            if met is None:
-                raise SupervisorError("the program that becomes QEMU ended at once")
-            identity, _ = met
-            with killed_unless_done(identity):
-                for path in request.writable:
-                    os.chown(path, cage.uid, cage.uid)
-                if self._cgroups is not None:
-                    memory, tasks = cage.memory_max_mib, cage.tasks_max
-                    self._cgroups.make(request.name, memory_max_mib=memory, tasks_max=tasks)
-                    self._cgroups.add(request.name, identity.pid)
-                order = order_as_root(
-                    cage, root=request.root, writable=request.writable, devices=request.devices
-                )
-                hand_over(ours, request, deadline, order)
-        started.returncode = 0
+            try:
+                identity = self._finish(ours, started, request, cage)
+            except BaseException:
+                started.kill()
+                started.wait()
+                raise
+        started.returncode = 0  # as of one that is started plainly
+        return identity
+
+    def _finish(
+        self,
+        ours: socket.socket,
+        started: subprocess.Popen[bytes],
+        request: StartRequest,
+        cage: Cage,
+    ) -> ProcessIdentity:
+        deadline = time.monotonic() + START_S
+        met = meet(ours, started, deadline)
+        if met is None or request.root is None:
+            raise SupervisorError("the program that becomes QEMU ended at once")
+        identity, _ = met
+        for path in request.writable:
+            os.chown(path, cage.uid, cage.uid)
+        if self._cgroups is not None:
+            memory, tasks = cage.memory_max_mib, cage.tasks_max
+            self._cgroups.make(request.name, memory_max_mib=memory, tasks_max=tasks)
+            self._cgroups.add(request.name, identity.pid)
+        order = order_as_root(
+            cage, root=request.root, writable=request.writable, devices=request.devices
+        )
+        hand_over(ours, request, deadline, order)
         return identity
 
 

@@ -56,7 +56,7 @@ class Vm:
         self.end: GuestEnd | None = None
         self.exit_status: str | None = None
         self._run = run
-        self._limit = MemoryLimit(process.identity.pid)
+        self._limit = MemoryLimit(process.identity.pid, f"enclave-{enclave_id}")
         self._ring = console_ring(debug_console=debug_console)
         self._changed = changed
         self.monitor = Monitor(run.qmp_socket, launch_uuid, self._guest_ended, name=enclave_id)

@@ -11,8 +11,8 @@ It is run by its path, without the package, and imports what starts at once. Ord
     (exec)              closes the pipe; what kept it from being done is written there first
 
 `cage` (`cage_order.py` makes it) has `room`: what is to be done as root and no unit does, or null;
-`groups`: the process's own and the one that it executes with; `filter` in hex; `program_fd`;
-`limits`: of resources, by name.
+`groups`: the process's own and the one that it executes with; `filter` in hex, which lets
+`program_fd` alone be executed; `limits`: of resources, by name.
 """
 
 import contextlib
@@ -36,8 +36,10 @@ _MS_BIND, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 4096, 16384, 1 << 18, 2
 _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 22, 24, 38, 47
 _SECCOMP_MODE_FILTER, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
+_CAPABILITY_VERSION, _CAPSET = 0x20080522, 126  # linux/capability.h
 _EXECVEAT, _MOUNT_SETATTR, _PIVOT_ROOT = 322, 442, 155
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
+_IS = (0x15, 0, 1)  # the instruction that compares: code, and how far to jump if so, or not
 _NODES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}  # of major number 1
 
 
@@ -100,22 +102,25 @@ def _become_caged(order: dict, cage: dict) -> None:  # type: ignore[type-arg]
         kernel.enter(cage["room"])
     _no_input()
     program = _find(order["argv"][0], order["environment"])
-    number = cage["program_fd"]
-    if number is not None:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (number + 1, hard))
-        opened = os.open(program, os.O_RDONLY | os.O_CLOEXEC)
-        if fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, number) != number:
-            raise OSError(f"descriptor {number} is taken")
-        os.close(opened)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = cage["program_fd"]
+    number = most if hard == resource.RLIM_INFINITY else min(most, hard - 1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number + 1, hard))
+    opened = os.open(program, os.O_RDONLY | os.O_CLOEXEC)
+    if fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, number) != number:
+        raise OSError(f"descriptor {number} is taken")
+    os.close(opened)
     with open("/proc/self/coredump_filter", "w") as kept:  # noqa: PTH123
         kept.write("0")
     kernel.drop_capabilities(cage["groups"], cage["room"])
-    for name, most in cage["limits"].items():
-        resource.setrlimit(getattr(resource, name), (most, most))
-    kernel.filter(bytes.fromhex(cage["filter"]))
-    if number is None:
-        os.execve(program, order["argv"], order["environment"])  # noqa: S606
+    for name, limit in cage["limits"].items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
+    program_only, this_only = (struct.pack("=HBBI", *_IS, one) for one in (most, number))
+    parts = bytes.fromhex(cage["filter"]).split(program_only)
+    if len(parts) != 2:
+        raise ValueError(f"the filter does not name descriptor {most} once")
+    kernel.filter(this_only.join(parts))
     kernel.execute(number, order["argv"], order["environment"])
 
 
@@ -139,6 +144,7 @@ class _Kernel:
         spaces |= _CLONE_NEWNET if room["own_network"] else 0
         self._done(self._libc.unshare(spaces), "unshare")
         self._mount("", "/", "", _MS_REC | _MS_PRIVATE)
+        ours = os.umask(0o022)  # whoever is in the room passes through its directories
         root = room["root"]
         self._mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0755,size=1M")
         for name in ("proc", "dev"):
@@ -152,6 +158,7 @@ class _Kernel:
         kept = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
         self._mount("proc", f"{root}/proc", "proc", kept, "hidepid=invisible,subset=pid")
         self._make_devices(f"{root}/dev", room["devices"], room["uid"])
+        os.umask(ours)
         os.chdir(root)
         here = b"."
         self._done(self._libc.syscall(_PIVOT_ROOT, here, here), "pivot_root")
@@ -208,6 +215,9 @@ class _Kernel:
             os.setresuid(room["uid"], room["uid"], room["uid"])
         clear = self._libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
         self._done(clear, "clear ambient capabilities")
+        header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
+        none = bytes(24)  # of two halves: effective, permitted, inheritable
+        self._done(self._libc.syscall(_CAPSET, header, none), "give capabilities away")
         self._done(self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
 
     def filter(self, program: bytes) -> None:

@@ -59,17 +59,16 @@ class Cgroups:
 
 
 class MemoryLimit:
-    """Whether the kernel ended a process at the limit of its group. To be closed."""
+    """Whether the kernel ended a process at the limit of a group of its own. To be closed."""
 
-    def __init__(self, pid: int, root: Path = CGROUPS) -> None:
-        """While it runs: an open file of its group can be read for as long as that is there."""
-        self._events = _open(_events_of(pid, root))
-        self._before = self._kills()
+    def __init__(self, pid: int, name: str, root: Path = CGROUPS) -> None:
+        """Before it was waited for. `name`: of its group or unit; of another nothing is known."""
+        self._events = _open(_events_of(pid, name, root))
 
     @property
     def was_hit(self) -> bool:
-        """Whether something was killed since. Read as soon as it ended."""
-        return self._kills() > self._before
+        """Whether something was killed in it. Read as soon as it ended."""
+        return self._kills() > 0
 
     def close(self) -> None:
         """Idempotent."""
@@ -94,15 +93,15 @@ def _open(path: Path | None) -> FileIO | None:
         return None
 
 
-def _events_of(pid: int, root: Path) -> Path | None:
-    """The file that counts; None for the root's own group, which has no limit."""
+def _events_of(pid: int, name: str, root: Path) -> Path | None:
+    """The file that counts."""
     try:
         lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
     except OSError:
         return None
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if path == "/":
+        if path.rpartition("/")[2].removesuffix(".service") != name:
             continue
         if controllers == "" and (root / "cgroup.controllers").exists():
             return root / path.lstrip("/") / "memory.events"

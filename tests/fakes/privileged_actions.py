@@ -94,16 +94,15 @@ async def a_network_outside(home: Path, other: int) -> None:
 async def reset_anothers_client(home: Path, other: int) -> None:
     """As HAProxy's are: the descriptor is another process's."""
     del home, other
-    holds = "import socket, sys, time; s = socket.socket(fileno=3); time.sleep(60)"
+    holds = "import time; time.sleep(60)"
     with socket.create_server(("127.0.0.1", 0)) as listening:
         client = socket.create_connection(listening.getsockname())
         served, (host, port, *_) = listening.accept()
     with client, served:
-        os.dup2(served.fileno(), 3)
-        program = [sys.executable, "-c", holds]
-        with subprocess.Popen(program, pass_fds=(3,)) as holder:
+        number = served.fileno()
+        with subprocess.Popen([sys.executable, "-c", holds], pass_fds=(number,)) as holder:
             try:
-                gone = [ClientSession(f"{host}:{port}", 3)]
+                gone = [ClientSession(f"{host}:{port}", number)]
                 await disconnect_by(beside_us())(holder.pid, gone)
                 client.settimeout(10)
                 with contextlib.suppress(ConnectionResetError):
