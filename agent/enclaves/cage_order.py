@@ -40,7 +40,7 @@ def order_as_root(
         "uid": cage.uid,
         "groups": [],
     }
-    limits = {"RLIMIT_NPROC": cage.tasks_max, "RLIMIT_CORE": 0}
+    limits = {"RLIMIT_NPROC": cage.tasks_max, "RLIMIT_CORE": 0, "RLIMIT_MSGQUEUE": 0}
     if cage.sysfs:
         limits["RLIMIT_MEMLOCK"] = -1  # a passed-through device pins all of the guest's memory
     return _order(cage, room=room, own_group=cage.uid, limits=limits)

@@ -97,8 +97,6 @@ class CageProver:
             argv = [
                 *(
                     str(program),
-                    "-sandbox",
-                    "off",
                     "-accel",
                     accel,
                     "-cpu",

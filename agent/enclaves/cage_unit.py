@@ -23,7 +23,10 @@ _ALWAYS = (
     "ProcSubset=pid",
     "ProtectClock=yes",
     "ProtectHome=yes",
-    "MountAPIVFS=no",
+    # What systemd gives every unit to write to: of it nothing is needed, and some is on a disk.
+    "InaccessiblePaths=-/tmp -/var/tmp",
+    "LimitMSGQUEUE=0",
+    "TemporaryFileSystem=/run:ro,mode=0755,size=64k /dev/shm:ro /dev/hugepages:ro",
     "KeyringMode=private",
     "RemoveIPC=yes",
     "CoredumpFilter=0",
@@ -51,8 +54,7 @@ def caged(cage: Cage, *, root: Path, devices: Sequence[Path]) -> Iterator[str]:
     trees = dict.fromkeys([*map(str, cage.trees), *_of_python(), *ROOT_NAMES, *LOADER])
     for path in trees:
         yield f"BindReadOnlyPaths=-{path}"
-    if cage.sysfs:
-        yield "BindReadOnlyPaths=/sys"
+    yield "BindReadOnlyPaths=/sys" if cage.sysfs else "InaccessiblePaths=-/sys"
     for opened in (*cage.sockets, *devices):
         yield f"BindPaths=-{opened}"
     yield f"PrivateNetwork={'yes' if cage.own_network else 'no'}"

@@ -11,7 +11,7 @@ attempt is on stdout, as one line of JSON; then it does what its argument says:
     python -I -S /proc/self/fd/N WHAT OTHER_PID OTHER_SOCKET OTHER_UID
 """
 
-# ruff: noqa: PTH208, PTH123
+# ruff: noqa: PTH120, PTH123, PTH208
 import ctypes
 import errno
 import json
@@ -82,7 +82,22 @@ def attempts(other, path, uid):
                     return
         raise OSError(errno.ENOENT, "none of the host's files")
 
+    def write_somewhere():
+        """In any directory but its VM's own, and its own of /proc."""
+        for place, names, _ in os.walk("/"):
+            if place in ("/usr", "/proc", "/sys") or place == own:
+                names.clear()
+                continue
+            try:
+                os.close(os.open(f"{place}/written", os.O_WRONLY | os.O_CREAT))
+            except OSError:
+                continue
+            raise AssertionError(place)
+        raise OSError(errno.EROFS, "nowhere")
+
+    own = os.path.dirname(path).replace("jailed02", "jailed03")
     found |= {
+        "write_elsewhere": write_somewhere,
         "anothers_qmp": dial,
         "anothers_descriptors": lambda: os.listdir(f"/proc/{other}/fd"),
         "anothers_memfd": open_(f"/proc/{other}/fd/4", os.O_RDONLY),
@@ -113,6 +128,8 @@ def told(other, path, uid):
     for name, attempt in attempts(other, path, uid).items():
         try:
             attempt()
+        except AssertionError as where:
+            outcomes[name] = f"done in {where}"
         except OSError as error:
             outcomes[name] = errno.errorcode.get(error.errno, str(error.errno))
         else:
