@@ -10,7 +10,9 @@ import msgspec
 from agent.config import CageMode, Config, NetworkMode, SupervisorKind, Tee
 from agent.daemon.choices import Choices
 from agent.enclaves.cage_proof import CageProof, try_cage
+from agent.enclaves.cage_prove import CageLook
 from agent.enclaves.caging import Caging
+from agent.enclaves.supervisor import Supervisor
 from agent.enclaves.supervisor_detached import DetachedSupervisor
 from agent.enclaves.supervisor_systemd import SystemdSupervisor
 from agent.host.cgroups import Cgroups
@@ -42,11 +44,7 @@ async def _cage(config: Config, choices: Choices) -> Resolved:
             reason = f"{lacks}: run `enclave-agent doctor --prove-cage`, then restart the agent"
             return Resolved(value=CageMode.REPORT, reason=reason)
     units = choices.supervisor.value == SupervisorKind.SYSTEMD
-    fault = await try_cage(
-        SystemdSupervisor(1.0) if units else DetachedSupervisor(cgroups=cgroups_of_ours()),
-        config.run_dir,
-        config.qemu.binary,
-    )
+    fault = await try_cage(_supervisor(choices), config.run_dir, config.qemu.binary)
     if fault is None:
         how = "in units" if units else "in rooms of their own"
         return Resolved(value=CageMode.ENFORCE, reason=f"one was tried; VMs are caged {how}")
@@ -60,6 +58,20 @@ def caging_of(choices: Choices) -> Caging | None:
         return None
     units = choices.supervisor.value == SupervisorKind.SYSTEMD
     return Caging(borrow=borrow_here if units else None)
+
+
+def cage_look_of(config: Config, choices: Choices) -> CageLook | None:
+    """Who looks from inside a cage, where VMs are in some."""
+    if choices.cage.value != CageMode.ENFORCE:
+        return None
+    return CageLook(_supervisor(choices), config.run_dir)
+
+
+def _supervisor(choices: Choices) -> Supervisor:
+    """For what ends by itself."""
+    if choices.supervisor.value == SupervisorKind.SYSTEMD:
+        return SystemdSupervisor(1.0)
+    return DetachedSupervisor(cgroups=cgroups_of_ours())
 
 
 def refusal_of(choices: Choices) -> str | None:

@@ -14,7 +14,7 @@ from agent.attestation.debug_releases import NoDebugEvidence
 from agent.attestation.port import Attestation
 from agent.attestation.unattested import Unattested
 from agent.config import Config, NetworkMode, SupervisorKind, Tee, TrafficMode
-from agent.daemon.cage import caging_of, cgroups_of_ours, refusal_of
+from agent.daemon.cage import cage_look_of, caging_of, cgroups_of_ours, refusal_of
 from agent.daemon.choices import CannotStartError, Choices, choose
 from agent.daemon.egress import facts_of, policy_of
 from agent.daemon.egress_names import EgressForesight
@@ -173,6 +173,7 @@ def build(
             gpus,
             host_look(config),
             in_units=units,
+            cage=cage_look_of(config, choices),
         )
         if confidential
         else no_preflight,

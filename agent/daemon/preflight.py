@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import resource
 from collections.abc import Awaitable, Callable
 
 from agent.config import Config, Tee
+from agent.enclaves.cage_prove import CageLook
 from agent.enclaves.capabilities import lacks
+from agent.enclaves.devices import devices_of
 from agent.enclaves.preflight import Ground, Need, PreflightError, lacks_of
 from agent.enclaves.qemu_probe import QemuProbe, QemuProbeError
 from agent.enclaves.quotes import quotes_fault, read_quote_service
-from agent.errors import describe
+from agent.enclaves.spec import PlainTee, SevSnpTee, TeeVariant, VmAccel
+from agent.errors import AgentError, describe
 from agent.host.units import borrow
 from agent.inventory.platform import PlatformProbe
 from agent.inventory.port import Gpus
@@ -24,7 +28,8 @@ from agent.model.release import LocalImage
 class HostPreflight:
     """Implements `agent.updates.engine.preflight.Preflight`.
 
-    `look`: the host around the GPUs, now.
+    `look`: the host around the GPUs, now. `cage`: looks from inside of one, where VMs are caged;
+    what it finds wrong keeps nothing from being launched again that was admitted.
 
     `in_units`: a VM has a unit of systemd for itself, which may lock what it needs.
     """
@@ -38,7 +43,9 @@ class HostPreflight:
         look: Callable[[], Awaitable[HostInventory]],
         *,
         in_units: bool,
+        cage: CageLook | None = None,
     ) -> None:
+        self._cage = cage
         self._tee = tee
         self._config = config
         self._qemu = qemu
@@ -60,7 +67,11 @@ class HostPreflight:
             data_disks=len(image.models),
             ports_by_board=enclave.ports_by_board,
         )
-        wrong = lacks_of(need, await self._ground(need, image))
+        ground = await self._ground(need, image)
+        if self._cage is not None and not prepared:
+            faults = await self._from_inside(self._cage, enclave)
+            ground = dataclasses.replace(ground, cage_faults=faults)
+        wrong = lacks_of(need, ground)
         if wrong:
             raise PreflightError(wrong)
 
@@ -77,6 +88,22 @@ class HostPreflight:
             quotes_fault=quotes,
             firmware_fault=self._firmware(image),
         )
+
+    async def _from_inside(self, cage: CageLook, enclave: Enclave) -> tuple[str, ...]:
+        """Its GPUs are given as descriptors, and need not be found."""
+        devices = devices_of(VmAccel.KVM, _probed(self._tee), ())
+        quotes = read_quote_service(self._config.qemu.quote_service)
+        passed = bool(enclave.gpus or enclave.switches)
+        try:
+            found = await cage.lacks(
+                f"enclave-look-{enclave.id}",
+                devices,
+                quotes=quotes if self._tee is Tee.TDX else None,
+                sysfs=passed,
+            )
+        except (AgentError, OSError) as error:
+            return (describe(error),)
+        return tuple(found)
 
     async def _unable(self, need: Need) -> tuple[str, ...]:
         try:
@@ -101,6 +128,11 @@ class HostPreflight:
         if own is None:
             return "qemu.tdx_firmware names no firmware"
         return None if own.is_file() else f"qemu.tdx_firmware: {own} is not there"
+
+
+def _probed(tee: Tee) -> TeeVariant:
+    """As far as it has devices of its own."""
+    return SevSnpTee(cbitpos=51, reduced_phys_bits=1) if tee is Tee.SEV_SNP else PlainTee()
 
 
 def host_look(config: Config) -> Callable[[], Awaitable[HostInventory]]:

@@ -97,6 +97,7 @@ async def start_in_cage(
     devices: Sequence[Path] = (),
     sockets: tuple[Path, ...] = (),
     families: tuple[str, ...] = (),
+    sysfs: bool = False,
 ) -> Process | None:
     """A program in QEMU's place, in a cage of a VM's kind; None if it ended already.
 
@@ -113,6 +114,7 @@ async def start_in_cage(
         trees=trees,
         sockets=sockets,
         families=families,
+        sysfs=sysfs,
     )
     request = StartRequest(
         name=name,

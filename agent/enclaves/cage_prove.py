@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import assert_never
 
 from agent.config import Tee
 from agent.enclaves import cage_look
@@ -23,7 +24,7 @@ from agent.enclaves.cage import trees_of
 from agent.enclaves.cage_proof import CageProof, start_in_cage
 from agent.enclaves.caging import program_of
 from agent.enclaves.port import EnclaveError
-from agent.enclaves.spec import QuoteService, UnixQuotes
+from agent.enclaves.spec import QuoteService, UnixQuotes, VsockQuotes
 from agent.enclaves.supervisor import Supervisor
 from agent.host.process import Process
 
@@ -31,6 +32,72 @@ GUEST_S = 60.0  # under TCG, on a busy host
 _LOOK, _GUEST = "enclave-cage-look", "enclave-cage-guest"
 _AGAIN_S = 0.05
 _SIGN = b"*"  # 0x2a, which the guest's last instruction but one tells
+
+
+class CageLook:
+    """Looks from inside a cage of this supervisor."""
+
+    def __init__(self, supervisor: Supervisor, run_dir: Path) -> None:
+        self._supervisor = supervisor
+        self._run_dir = run_dir
+
+    async def lacks(
+        self,
+        name: str,
+        devices: Sequence[Path],
+        *,
+        quotes: QuoteService | None = None,
+        sysfs: bool = False,
+    ) -> list[str]:
+        """What a VM would not find there. `name`: of the trial. Raises AgentError, OSError."""
+        sockets = (quotes.path,) if isinstance(quotes, UnixQuotes) else ()
+        families = ("AF_VSOCK",) if isinstance(quotes, VsockQuotes) else ()
+        asked = {
+            "devices": [str(one) for one in devices],
+            "sysfs": sysfs,
+            "quotes": _where(quotes),
+        }
+        python = Path(sys.executable).resolve()
+        with ExitStack() as held:
+            script = os.open(cage_look.__file__, os.O_RDONLY)
+            held.callback(os.close, script)
+            words = ["-I", "-S", f"/proc/self/fd/{script}", json.dumps(asked)]
+            process = await start_in_cage(
+                self._supervisor,
+                self._run_dir,
+                name,
+                [str(python), *words],
+                trees=trees_of(python),
+                pass_fds=(script,),
+                devices=devices,
+                sockets=sockets,
+                families=families,
+                sysfs=sysfs,
+            )
+        await _ended(process)
+        said = (self._run_dir / name / "output").read_text(errors="replace").strip()
+        put_away(self._supervisor, self._run_dir, name)
+        try:
+            return [str(one) for one in json.loads(said)]
+        except ValueError:
+            return [f"a program that looks around: {said or 'it said nothing'}"]
+
+
+def _where(quotes: QuoteService | None) -> str | list[int] | None:
+    match quotes:
+        case None:
+            return None
+        case UnixQuotes(path):
+            return str(path)
+        case VsockQuotes(cid, port):
+            return [cid, port]
+    assert_never(quotes)
+
+
+def put_away(supervisor: Supervisor, run_dir: Path, name: str) -> None:
+    """All of a trial, whose process is gone. Idempotent."""
+    supervisor.put_away(name)
+    shutil.rmtree(run_dir / name, ignore_errors=True)
 
 
 class CageProver:
@@ -50,41 +117,11 @@ class CageProver:
         if tee is Tee.SEV_SNP:
             devices.append(Path("/dev/sev"))
         program = program_of(binary)
-        await self._look(devices, quotes if tee is Tee.TDX else None)
+        look = CageLook(self._supervisor, self._run_dir)
+        if lacks := await look.lacks(_LOOK, devices, quotes=quotes if tee is Tee.TDX else None):
+            raise EnclaveError("cage_unproven", f"in a cage are not to be had: {'; '.join(lacks)}")
         await self._run_guest(program, devices)
         self._proof.record(binary, tee)
-
-    async def _look(self, devices: Sequence[Path], quotes: QuoteService | None) -> None:
-        by_path = isinstance(quotes, UnixQuotes)
-        asked: dict[str, Any] = {"devices": [str(one) for one in devices], "sysfs": False}
-        asked["quotes"] = quotes and (
-            str(quotes.path) if isinstance(quotes, UnixQuotes) else [quotes.cid, quotes.port]
-        )
-        python = Path(sys.executable).resolve()
-        with ExitStack() as held:
-            script = os.open(cage_look.__file__, os.O_RDONLY)
-            held.callback(os.close, script)
-            words = ["-I", "-S", f"/proc/self/fd/{script}", json.dumps(asked)]
-            process = await start_in_cage(
-                self._supervisor,
-                self._run_dir,
-                _LOOK,
-                [str(python), *words],
-                trees=trees_of(python),
-                pass_fds=(script,),
-                devices=devices,
-                sockets=(quotes.path,) if isinstance(quotes, UnixQuotes) else (),
-                families=() if quotes is None or by_path else ("AF_VSOCK",),
-            )
-        await _ended(process)
-        said = (self._run_dir / _LOOK / "output").read_text(errors="replace").strip()
-        self._put_away(_LOOK)
-        try:
-            lacks = json.loads(said)
-        except ValueError:
-            raise EnclaveError("cage_unproven", f"nothing can be seen in it: {said}") from None
-        if lacks:
-            raise EnclaveError("cage_unproven", f"in a cage are not to be had: {'; '.join(lacks)}")
 
     async def _run_guest(self, program: Path, devices: Sequence[Path]) -> None:
         accel, cpu = ("kvm", "host") if devices else ("tcg", TCG_CPU)
@@ -123,20 +160,9 @@ class CageProver:
                 process.kill()
             await _ended(process)
         said = (self._run_dir / _GUEST / "output").read_text(errors="replace").strip()
-        self._put_away(_GUEST)
+        put_away(self._supervisor, self._run_dir, _GUEST)
         if not ran:
             raise EnclaveError("cage_unproven", f"a guest does not run in a cage: {said or accel}")
-
-    def _put_away(self, name: str) -> None:
-        self._supervisor.put_away(name)
-        remove_place(self._run_dir / name)
-
-
-def remove_place(place: Path) -> None:
-    """The directory of a trial. Idempotent."""
-    import shutil
-
-    shutil.rmtree(place, ignore_errors=True)
 
 
 async def _says(told: int, process: Process | None) -> bool:
