@@ -7,6 +7,7 @@ import dataclasses
 import os
 import resource
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from agent.config import Config, Tee
 from agent.enclaves.cage_prove import CageLook
@@ -23,6 +24,8 @@ from agent.inventory.port import Gpus
 from agent.model.enclave import Enclave
 from agent.model.inventory import HostInventory
 from agent.model.release import LocalImage
+
+_SYS_RESOURCE = 24  # linux/capability.h
 
 
 class HostPreflight:
@@ -84,7 +87,7 @@ class HostPreflight:
             reserve_mib=self._config.reserve.memory_mib,
             devices={bdf: gpu for bdf, gpu in known.items() if gpu is not None},
             unable=unable,
-            memory_lockable=self._in_units or _may_lock(self._config.qemu.user),
+            memory_lockable=self._in_units or self._may_lock(),
             quotes_fault=quotes,
             firmware_fault=self._firmware(image),
         )
@@ -120,6 +123,12 @@ class HostPreflight:
         service = read_quote_service(self._config.qemu.quote_service)
         return await quotes_fault(service, borrow if self._in_units else None)
 
+    def _may_lock(self) -> bool:
+        """In a cage QEMU is no root, and its limit is raised before it is nobody."""
+        if self._cage is not None:
+            return _may_lock("nobody") or _has_capability(_SYS_RESOURCE)
+        return _may_lock(self._config.qemu.user)
+
     def _firmware(self, image: LocalImage) -> str | None:
         own, qemu = self._config.qemu.tdx_firmware, self._config.qemu
         if self._tee is not Tee.TDX:
@@ -148,6 +157,12 @@ def host_look(config: Config) -> Callable[[], Awaitable[HostInventory]]:
         return await asyncio.to_thread(probe.read)
 
     return look
+
+
+def _has_capability(number: int) -> bool:
+    """Whether this process has it in effect (proc(5))."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return bool(int(text.split("\nCapEff:\t")[1].split()[0], 16) >> number & 1)
 
 
 def _may_lock(user: str | None) -> bool:

@@ -34,7 +34,6 @@ _IGVM_PROPERTIES: Mapping[str, frozenset[str]] = {
 }
 _IGVM_MACHINE = "igvm-cfg"
 DEVICES: Mapping[str, frozenset[str]] = {"vfio-pci": frozenset(("host", "iommufd"))}
-GIVES_DESCRIPTORS = (9, 0)  # since when devices and iommufd can be given open
 
 _TEE_OBJECTS = {
     Tee.SEV_SNP: ("sev-snp-guest", "memory-backend-memfd"),

@@ -19,7 +19,7 @@ from typing import Any, assert_never
 import msgspec
 
 from agent.enclaves.accel import AccelVerdict
-from agent.enclaves.argv import build_argv
+from agent.enclaves.argv import build_argv, passed_id
 from agent.enclaves.boot_files import BootFiles, Firmware, check_boot_files, open_files
 from agent.enclaves.cage import cage_of
 from agent.enclaves.caging import CagedProgram, Caging, program_of
@@ -129,8 +129,9 @@ class Launcher:
             passed = (*enclave.gpus, *enclave.switches)
             given = await self._open_passed(held, passed, passage)
             if given is not None:
-                names = zip(given[1], passed, strict=True)
-                named = {f"VFIO_FD{fd}": bdf for fd, bdf in names}
+                named = {}
+                for number, (fd, bdf) in enumerate(zip(given[1], passed, strict=True), 1):
+                    named |= {f"VFIO_FD{fd}": bdf, passed_id(number): bdf}  # QEMU 10; 11
                 record = msgspec.structs.replace(record, device_fds=named)
                 run.write_record(record)
             caged = self._cage(enclave, tee, nic, verdict.value)

@@ -114,7 +114,10 @@ def _become_caged(order: dict, cage: dict) -> None:  # type: ignore[type-arg]
         kept.write("0")
     kernel.drop_capabilities(cage["groups"], cage["room"])
     for name, limit in cage["limits"].items():
-        resource.setrlimit(getattr(resource, name), (limit, limit))
+        try:
+            resource.setrlimit(getattr(resource, name), (limit, limit))
+        except ValueError as error:
+            raise OSError(f"{name} {limit}: {error}") from error
     resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
     program_only, this_only = (struct.pack("=HBBI", *_IS, one) for one in (most, number))
     parts = bytes.fromhex(cage["filter"]).split(program_only)
