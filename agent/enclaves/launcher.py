@@ -129,7 +129,7 @@ class Launcher:
             passed = (*enclave.gpus, *enclave.switches)
             given = await self._open_passed(held, passed, passage)
             if given is not None:
-                named = {}
+                named: dict[str, Bdf] = {}
                 for number, (fd, bdf) in enumerate(zip(given[1], passed, strict=True), 1):
                     named |= {f"VFIO_FD{fd}": bdf, passed_id(number): bdf}  # QEMU 10; 11
                 record = msgspec.structs.replace(record, device_fds=named)
