@@ -62,7 +62,8 @@ def cage_proved(config: Config) -> Line:
     if units:
         supervisor = SystemdSupervisor(1.0)
     else:
-        supervisor = DetachedSupervisor(cgroups=None if _BOOTED.is_dir() else Cgroups())
+        cgroups = None if _BOOTED.is_dir() or Cgroups().fault() else Cgroups()
+        supervisor = DetachedSupervisor(cgroups=cgroups)
     tee = _real_tee(config) or Tee.NONE
     quotes = read_quote_service(config.qemu.quote_service)
     try:

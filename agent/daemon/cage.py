@@ -47,6 +47,8 @@ async def _cage(config: Config, choices: Choices) -> Resolved:
     fault = await try_cage(_supervisor(choices), config.run_dir, config.qemu.binary)
     if fault is None:
         how = "in units" if units else "in rooms of their own"
+        unlimited = "" if units else cgroups_of_ours()[1]
+        how += f", with no limit of memory: {unlimited}" if unlimited else ""
         return Resolved(value=CageMode.ENFORCE, reason=f"one was tried; VMs are caged {how}")
     value = _UNAVAILABLE if wanted is CageMode.ENFORCE else CageMode.REPORT
     return Resolved(value=value, reason=f"none can be made here: {fault}")
@@ -71,7 +73,7 @@ def _supervisor(choices: Choices) -> Supervisor:
     """For what ends by itself."""
     if choices.supervisor.value == SupervisorKind.SYSTEMD:
         return SystemdSupervisor(1.0)
-    return DetachedSupervisor(cgroups=cgroups_of_ours())
+    return DetachedSupervisor(cgroups=cgroups_of_ours()[0])
 
 
 def refusal_of(choices: Choices) -> str | None:
@@ -81,6 +83,10 @@ def refusal_of(choices: Choices) -> str | None:
     return f"qemu.cage: enforce, and {choices.cage.reason}; mend that, or set qemu.cage: report"
 
 
-def cgroups_of_ours() -> Cgroups | None:
-    """Where systemd runs, the tree of control groups is its own."""
-    return None if os.geteuid() != 0 or _BOOTED.is_dir() else Cgroups()
+def cgroups_of_ours() -> tuple[Cgroups | None, str]:
+    """Control groups for VMs that no unit has, or why there are none."""
+    if _BOOTED.is_dir():
+        return None, "control groups are systemd's own"
+    cgroups = Cgroups()
+    fault = cgroups.fault()
+    return (None, fault) if fault else (cgroups, "")

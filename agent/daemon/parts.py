@@ -318,7 +318,8 @@ def supervisor_of(config: Config, choices: Choices) -> Supervisor:
     """Who keeps the VMs' processes, as was chosen."""
     if choices.supervisor.value == SupervisorKind.SYSTEMD:
         return SystemdSupervisor(config.update.stop_grace_s)
-    return DetachedSupervisor(cgroups=cgroups_of_ours())
+    caged = caging_of(choices) is not None
+    return DetachedSupervisor(cgroups=cgroups_of_ours()[0] if caged else None)
 
 
 async def restore_host(config: Config) -> None:

@@ -156,7 +156,7 @@ class Launcher:
                     argv=build_argv(str(caged.program) if caged else self._binary, spec),
                     pass_fds=(lock, *files.all, *_tap(nic), *_all(given)),
                     output=run.output,
-                    user=self._user,
+                    user=None if caged else self._user,
                     writable=(run.vm,),
                     devices=devices_of(spec.accel, spec.tee, () if given else passed),
                     stop_socket=stop_socket,

@@ -7,6 +7,7 @@ Sources: the kernel's admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, cgroup-v1
 from __future__ import annotations
 
 import contextlib
+import os
 from io import FileIO
 from pathlib import Path
 
@@ -22,6 +23,17 @@ class Cgroups:
     def __init__(self, root: Path = CGROUPS) -> None:
         self._root = root
         self._unified = (root / "cgroup.controllers").exists()
+
+    def fault(self) -> str | None:
+        """Why there can be none, or None: one is made and removed."""
+        trial = f"trial-{os.getpid()}"
+        try:
+            self.make(trial, memory_max_mib=64, tasks_max=8)
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        finally:
+            self.remove(trial)
+        return None
 
     def make(self, name: str, *, memory_max_mib: int, tasks_max: int) -> None:
         """An empty group with these limits; swap is none of its memory, where that is counted."""

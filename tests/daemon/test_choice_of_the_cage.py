@@ -26,12 +26,13 @@ class Host:
     """`fault`: why no cage can be made on it."""
 
     def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
-        self.home, self.fault, self.tried = home, None, 0
+        self.home, self.fault, self.tried, self.unlimited = home, None, 0, ""
         self.qemu = home / "qemu"
         self.qemu.write_text("ELF")
         self.qemu.chmod(0o755)
         patch.setattr("os.geteuid", lambda: self.euid)
         patch.setattr(cage, "try_cage", self._try)
+        patch.setattr(cage, "cgroups_of_ours", lambda: (None, self.unlimited))
         self.euid = 0
 
     async def _try(self, *_: object) -> str | None:
@@ -57,6 +58,15 @@ async def test_where_one_can_be_made_vms_are_caged(host: Host, mode: CageMode | 
     assert caging_of(chosen) is not None
     assert cage_look_of(host.config, chosen) is not None
     assert refusal_of(chosen) is None
+
+
+async def test_a_host_without_control_groups_for_us_cages_and_says_what_is_missing(
+    host: Host,
+) -> None:
+    host.unlimited = "control groups are systemd's own"
+    chosen = await host.chosen()
+    assert chosen.cage.value == "enforce"
+    assert chosen.cage.reason.endswith("with no limit of memory: control groups are systemd's own")
 
 
 @pytest.mark.parametrize("mode", [CageMode.OFF, CageMode.REPORT])
