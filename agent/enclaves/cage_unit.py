@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent.enclaves import vm_start
+from agent.enclaves import unit_stop, vm_start
 from agent.enclaves.cage import Cage
 from agent.enclaves.cage_filter import PROGRAM_FD
 from agent.enclaves.cage_order import LOADER, ROOT_NAMES
 
+_JOURNAL = "/run/systemd/journal/stdout"
 _ALWAYS = (
     "PrivateDevices=yes",
     "PrivateIPC=yes",
@@ -64,6 +65,7 @@ def caged(cage: Cage, *, root: Path, devices: Sequence[Path]) -> Iterator[str]:
 
 
 def _of_python() -> tuple[str, ...]:
-    """What runs the program that becomes QEMU, and the program."""
-    here = Path(vm_start.__file__).resolve()
-    return (*(() if Path(sys.base_prefix) == Path("/usr") else (sys.base_prefix,)), str(here))
+    """What runs the programs that become QEMU and stop it, these, and where the latter tells."""
+    elsewhere = () if Path(sys.base_prefix) == Path("/usr") else (sys.base_prefix,)
+    programs = (str(Path(one).resolve()) for one in (vm_start.__file__, unit_stop.__file__))
+    return (*elsewhere, *programs, _JOURNAL)

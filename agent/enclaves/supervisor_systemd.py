@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent.enclaves import vm_start
+from agent.enclaves import unit_stop, vm_start
 from agent.enclaves.cage_order import order_in_unit
 from agent.enclaves.cage_unit import caged
 from agent.enclaves.handover import START_S, hand_over, killed_unless_done, meet, open_output
@@ -136,7 +136,7 @@ class SystemdSupervisor:
         words.append(f"--description=Enclave {request.name.removeprefix('enclave-')}")
         words += [f"--property={one}" for one in properties(request, self._stop_grace_s)]
         return subprocess.Popen(
-            [*RUN, *words, "--", *_program(caged=request.cage is not None)],
+            [*RUN, *words, "--", *_program(vm_start.__file__, caged=request.cage is not None)],
             stdin=theirs.fileno(),
             stdout=output,
             stderr=output,
@@ -145,12 +145,11 @@ class SystemdSupervisor:
         )
 
 
-def _program(*, caged: bool) -> list[str]:
-    """In a cage there is no environment of Python's, and no link into one."""
+def _program(path: str, *, caged: bool) -> list[str]:
+    """One of ours. In a cage there is no environment of Python's, and no link into one."""
     if not caged:
-        return [sys.executable, "-I", "-S", vm_start.__file__]
-    python, start = Path(sys.executable).resolve(), Path(vm_start.__file__).resolve()
-    return [str(python), "-I", "-S", str(start)]
+        return [sys.executable, "-I", "-S", path]
+    return [str(Path(sys.executable).resolve()), "-I", "-S", str(Path(path).resolve())]
 
 
 class UnitExistsError(SupervisorError):
@@ -175,13 +174,12 @@ def properties(request: StartRequest, stop_grace_s: float) -> Iterator[str]:
     else:
         yield "RestrictAddressFamilies=AF_UNIX AF_INET AF_VSOCK"
     if request.stop_socket is not None:
-        program = Path(vm_start.__file__).with_name("unit_stop.py")
         grace_s = stop_grace_s if request.asks_guest else 0.0
-        words = f"{sys.executable} -I -S {program} {request.stop_socket} {grace_s:g}"
+        program = " ".join(_program(unit_stop.__file__, caged=request.cage is not None))
+        words = f"{program} {request.stop_socket} {grace_s:g}"
         # What it says is not QEMU's output. No shell, no quotes: systemd writes the words down and
         # reads them again, with less care for what was escaped, whenever it is reloaded.
-        outside = "" if request.cage is None else "+"  # of what is in the cage it could do nothing
-        yield f"ExecStop={outside}{_CAT} --identifier=enclave-stop {words}"
+        yield f"ExecStop={_CAT} --identifier=enclave-stop {words}"
     yield f"TimeoutStopSec={stop_grace_s + ENDING_S:g}"
 
 
