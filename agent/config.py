@@ -68,6 +68,12 @@ class SupervisorKind(StrEnum):
     DETACHED = "detached"
 
 
+class CageMode(StrEnum):
+    ENFORCE = "enforce"
+    REPORT = "report"
+    OFF = "off"
+
+
 class NetworkMode(StrEnum):
     AUTO = "auto"
     TAP = "tap"
@@ -103,6 +109,7 @@ class TrafficConfig(_Section, frozen=True, kw_only=True):
 class QemuConfig(_Section, frozen=True, kw_only=True):
     """`tdx_firmware`: what trust domains boot, whose MRTD `attestation.tdx.platforms` endorses.
     `quote_service`: where QEMU has their quotes made, `vsock:CID:PORT` or a unix socket's path.
+    `cage` None: enforced where this host can; said so, it is refused to run anything new without.
     """
 
     binary: str = "qemu-system-x86_64"
@@ -110,6 +117,7 @@ class QemuConfig(_Section, frozen=True, kw_only=True):
     user: str | None = None
     tdx_firmware: Path | None = None
     quote_service: str = "vsock:2:4050"
+    cage: CageMode | None = None
 
 
 class SignatureConfig(_Section, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ _NOT_SETTINGS = frozenset(  # of the command line
 )
 _SOURCES = frozenset({"releases.source", "releases.image_sources"})
 _PATH_OR_NAME = frozenset({"qemu.binary", "host.nvml_library", "host.gpu_tools"})
+_MAY_BE_OFF = frozenset({"secrets.at_rest", "qemu.cage"})
 _MAX_SOCKET_BYTES = 107
 _MAX_BELOW_RUN_DIR = 32  # bytes of the longest socket path in it, generously
 _MAX_SHOWN = 200
@@ -181,12 +182,12 @@ def _convert(path: str, kind: Any, raw: object, base: Path | None) -> Any:
     members = _members(kind)
     if Path in members:
         return None if raw is None and type(None) in members else _path(raw, base)
-    if path == "secrets.at_rest" and raw is False:
+    if path in _MAY_BE_OFF and raw is False:
         raw = "off"  # YAML 1.1 reads the word as a truth value
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        words = [str(word) for word in kind]
-        if raw not in words:
-            raise ValueError(f"must be one of {', '.join(words)}")
+    words = [str(word) for word in _words_of(kind) or ()]
+    absent = raw is None and type(None) in members
+    if words and raw not in words and not absent and _section_of(kind) is None:
+        raise ValueError(f"must be one of {', '.join(words)}")
     try:
         value = msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:

@@ -27,7 +27,7 @@ from agent.wire.host_views import (
     StatusView,
 )
 
-_RESOLVED = ("tee", "accel", "supervisor", "network", "traffic")
+_RESOLVED = ("tee", "accel", "supervisor", "network", "traffic", "cage")
 
 
 class StatusPage:
@@ -129,6 +129,7 @@ def _host_view(host: HostFacts, now: Instant) -> HostView:
         supervisor=host.supervisor.value,
         network=host.network.value,
         traffic=host.traffic.value,
+        cage=host.cage.value,
         started_at=host.started_at.shown(now),
         draining=host.draining,
         inventory_complete=host.inventory_complete,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.doctor_cage import cage_line, cage_proved
 from agent.cli.doctor_egress import egress_line
 from agent.cli.doctor_line import Line
 from agent.cli.doctor_outside import outside_line
@@ -38,18 +39,26 @@ _MIN_MEMORY_MIB = 4096
 @click.option(
     "--here", is_flag=True, help="Look with the rights of this command, not with the agent's."
 )
+@click.option(
+    "--prove-cage",
+    is_flag=True,
+    help="Run a tiny guest in a VM's cage (as root), and record that it ran.",
+)
 @output
-def doctor(output: Output, *, here: bool) -> None:
+def doctor(output: Output, *, here: bool, prove_cage: bool) -> None:
     """Say what this host can and cannot do.
 
     The agent that runs is asked, since what counts is what it may do, and whether what it has
     could be launched now. Where none runs, this command looks by itself.
 
+    With --prove-cage a guest is run in a cage as a VM has it, with the devices of this host's TEE.
+    Where the TEE is a real one, VMs are caged only after that, of this QEMU and kernel.
+
     Exit codes: 0 nothing is in the way; 1 an error is among the lines.
     """
     from agent.cli.screen import show_json, show_json_lines
 
-    lines = lines_here() if here else _lines()
+    lines = lines_here(prove_cage=prove_cage) if here or prove_cage else _lines()
     if output.form == "json":
         show_json(lines)
     elif output.by_line:
@@ -71,7 +80,7 @@ def _lines() -> list[Line]:
     return [Line("agent", "warn", mine, "start it, and ask again"), *lines_here()]
 
 
-def lines_here() -> list[Line]:
+def lines_here(*, prove_cage: bool = False) -> list[Line]:
     """What this process sees, with its own rights."""
     from agent.cli.check_config import load
     from agent.cli.doctor_gpus import gpu_lines
@@ -82,6 +91,7 @@ def lines_here() -> list[Line]:
     return [
         Line("config", "ok", str(path) if path else "none; every setting is its default"),
         *(check(config) for check in CHECKS),
+        cage_proved(config) if prove_cage else cage_line(config),
         *tee_lines(config),
         *gpu_lines(config),
     ]

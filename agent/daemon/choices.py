@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.config import SIMULATED, Config, NetworkMode, SupervisorKind, Tee, TrafficMode
+from agent.config import SIMULATED, CageMode, Config, NetworkMode, SupervisorKind, Tee, TrafficMode
 from agent.enclaves.tap_probe import probe_tap
 from agent.errors import AgentError
 from agent.host.units import SCRATCH_NETWORK, probe_units
@@ -40,6 +40,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     network: Resolved
     traffic: Resolved
     egress: Resolved = Resolved(value=GuestEgress.ANY, reason="not settled yet")
+    cage: Resolved = Resolved(value=CageMode.OFF, reason="not settled yet")
 
 
 async def choose(config: Config) -> Choices:

@@ -9,11 +9,12 @@ from agent.config import Config
 from agent.host.clock import Clock
 from agent.host.commands import RunCommand, run_command
 from agent.host.kernel_log import KernelLog
-from agent.host.units import borrow
+from agent.host.units import borrow, borrow_here, with_all_capabilities
 from agent.inventory.nvml.probe import NvmlProbe
 from agent.inventory.pci import PciReader
 from agent.inventory.platform import PlatformProbe
 from agent.inventory.port import Gpus
+from agent.inventory.preparation.card_identity import read_space, space_by
 from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.modes import ModeTool
 from agent.inventory.preparation.observers import Observers
@@ -82,13 +83,17 @@ def preparer_of(
     gpus: Gpus,
     *,
     confidential: bool,
+    in_units: bool = False,
     run: RunCommand = run_command,
 ) -> Preparer:
     """Who prepares GPUs. Without confidential computing their mode is nobody's concern.
 
-    `run`: through which everything is done to devices.
+    `run`: through which everything is done to devices. `in_units`: what takes CAP_SYS_ADMIN (most
+    of a configuration space) is done by units, since ours has not got it.
     """
     places = _Places(gpus)
+    modes = with_all_capabilities(run) if in_units else run
+    space = space_by(borrow_here) if in_units else read_space
 
     def gives_display(bdf: Bdf) -> bool:
         """Whether the configuration names it all the same."""
@@ -102,12 +107,19 @@ def preparer_of(
         store,
         clock,
         DeviceOps(config.host.sysfs_root, gives_display=gives_display, run=run),
-        ModeTool(config.host.gpu_tools, run=run) if confidential else None,
+        ModeTool(config.host.gpu_tools, run=modes) if confidential else None,
         present=places.now,
         place_of=lambda bdf: places.now().get(bdf),
         quarantine=quarantine,
         released=gpus.released,
         was_reset=gpus.was_reset,
-        recovery=Recovery(store, clock, config.host.sysfs_root, expecting=gpus.expecting, run=run),
+        recovery=Recovery(
+            store,
+            clock,
+            config.host.sysfs_root,
+            expecting=gpus.expecting,
+            run=run,
+            read_space=space,
+        ),
         observers=Observers(store, config.gpus.stop_units, run=run),
     )

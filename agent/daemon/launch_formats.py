@@ -15,16 +15,32 @@ from agent.model.release import Release
 from agent.releases.port import LaunchFormatError
 
 
-class LaunchFormats:
-    """Implements `agent.updates.admission.launchable.Launchable` for this host's QEMU and TEE."""
+class CageUnavailableError(LaunchFormatError):
+    """`qemu.cage: enforce`, and this host cannot make a cage."""
 
-    def __init__(self, tee: Tee, qemu: QemuProbe, gpus: Gpus | None = None) -> None:
+    @property
+    def code(self) -> str:
+        return "cage_unavailable"
+
+
+class LaunchFormats:
+    """Implements `agent.updates.admission.launchable.Launchable` for this host's QEMU and TEE.
+
+    `uncaged`: why nothing new is to run here; what ran before is launched again all the same.
+    """
+
+    def __init__(
+        self, tee: Tee, qemu: QemuProbe, gpus: Gpus | None = None, *, uncaged: str | None = None
+    ) -> None:
+        self._uncaged = uncaged
         self._tee = tee
         self._qemu = qemu
         self._gpus = gpus
 
     async def __call__(self, release: Release) -> None:
         """Raises LaunchFormatError. A QEMU that lacks nothing is one that nobody has tried."""
+        if self._uncaged is not None:
+            raise CageUnavailableError(self._uncaged)
         self._require_places(release)
         if release.igvm is None:
             return

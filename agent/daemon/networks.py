@@ -17,7 +17,10 @@ from agent.enclaves.network_user import UserNetwork
 from agent.host.clock import Clock
 from agent.host.commands import RunCommand, run_command
 from agent.host.guest_sockets import GuestSockets
+from agent.host.lent_namespace import LentNamespace
+from agent.host.network_namespace import NetworkNamespace
 from agent.host.network_news import NetworkNews
+from agent.host.units import beside_us
 from agent.host.units import in_units as run_in_units
 from agent.inventory.local_addresses import read_local_addresses
 from agent.model.egress import NO_POLICY, EgressPolicy, GuestEgress
@@ -28,6 +31,7 @@ from agent.probes.outside_link import OutsideLink
 from agent.probes.port import NobodyOutside
 from agent.traffic.foreign_watch import ForeignRules
 from agent.traffic.haproxy import HaproxyTraffic
+from agent.traffic.haproxy_sessions import disconnect_by, disconnect_here
 from agent.traffic.holding import ProcessHolder
 from agent.traffic.nftables import NftablesTraffic
 from agent.traffic.nftables_kernel import table_of
@@ -116,6 +120,7 @@ def data_plane(
             holder=port_holder(config, run),
             limits=config.limits,
             run_command=run,
+            disconnect=disconnect_by(beside_us()) if in_units else disconnect_here,
         )
     return UserspaceTraffic(
         socket=config.run_dir / "traffic.sock",
@@ -165,7 +170,9 @@ def outside_of(
         return NobodyOutside()
     network = config.network
     tap = choices.network.value == NetworkMode.TAP
-    link = OutsideLink(outside_link(network.bridge), avoid=(network.subnet,))
+    units = choices.supervisor.value == SupervisorKind.SYSTEMD
+    create = LentNamespace.create if units else NetworkNamespace.create
+    link = OutsideLink(outside_link(network.bridge), avoid=(network.subnet,), create=create)
     return OutsideProber(
         config.probes,
         clock,

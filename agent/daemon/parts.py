@@ -12,6 +12,7 @@ from agent.attestation.debug_releases import NoDebugEvidence
 from agent.attestation.port import Attestation
 from agent.attestation.unattested import Unattested
 from agent.config import Config, NetworkMode, SupervisorKind, Tee, TrafficMode
+from agent.daemon.cage import caging_of, cgroups_of_ours, refusal_of
 from agent.daemon.choices import CannotStartError, Choices, choose
 from agent.daemon.egress import facts_of, policy_of
 from agent.daemon.egress_names import EgressForesight
@@ -114,6 +115,7 @@ def build(
         quotes=read_quote_service(config.qemu.quote_service),
         tdx_firmware=config.qemu.tdx_firmware,
         cpu_model=cpu_model(),
+        caging=caging_of(choices),
     )
     collateral = collateral_of(config, tee, clock)
     probe = HostProbe(
@@ -121,7 +123,15 @@ def build(
     )
     confidential = tee in (Tee.SEV_SNP, Tee.TDX)
     preflight = (
-        HostPreflight(tee, config, enclaves.qemu, gpus, host_look(config), in_units=units)
+        HostPreflight(
+            tee,
+            config,
+            enclaves.qemu,
+            gpus,
+            host_look(config),
+            in_units=units,
+            cage=cage_look_of(config, choices),
+        )
         if confidential
         else None
     )
@@ -140,7 +150,9 @@ def build(
             clock,
             chain,
             collateral,
-            recogniser=lambda: recogniser_of(config, tee, store, clock, host_id, chain=chain),
+            recogniser=lambda: recogniser_of(
+                config, tee, store, clock, host_id, chain=chain, in_units=units
+            ),
         ),
         secret_values=SecretValues(
             secrets_dir(config),
@@ -148,7 +160,9 @@ def build(
             at_rest_of(config, in_units=units),
         ),
         gpus=gpus,
-        preparation=preparer_of(config, clock, store, gpus, confidential=confidential),
+        preparation=preparer_of(
+            config, clock, store, gpus, confidential=confidential, in_units=units
+        ),
         supply=SupplyReader(
             probe,
             config.reserve,
@@ -166,7 +180,7 @@ def build(
         host_id=host_id,
         measured=measured,
         preflight=preflight or no_preflight,
-        launchable=LaunchFormats(tee, enclaves.qemu, gpus),
+        launchable=LaunchFormats(tee, enclaves.qemu, gpus, uncaged=refusal_of(choices)),
         foresee=foresee_of(config, choices),
         foresee_launch=LaunchForesight(
             tee,
@@ -309,7 +323,8 @@ def supervisor_of(config: Config, choices: Choices) -> Supervisor:
     """Who keeps the VMs' processes, as was chosen."""
     if choices.supervisor.value == SupervisorKind.SYSTEMD:
         return SystemdSupervisor(config.update.stop_grace_s)
-    return DetachedSupervisor()
+    caged = caging_of(choices) is not None
+    return DetachedSupervisor(cgroups=cgroups_of_ours()[0] if caged else None)
 
 
 async def restore_host(config: Config) -> None:
@@ -336,6 +351,7 @@ def _host_facts(config: Config, choices: Choices, clock: RealClock, host_id: Hos
         supervisor=choices.supervisor,
         network=choices.network,
         traffic=choices.traffic,
+        cage=choices.cage,
         egress=facts_of(config, choices),
         started_at=clock.now(),
         draining=False,

@@ -9,7 +9,8 @@ from agent.config import Config, Tee
 from agent.host.clock import Clock
 from agent.host.identity import HostIdentityError, derive_host_id
 from agent.host.sev import chip_ids
-from agent.inventory.preparation.card_identity import identify
+from agent.host.units import borrow_here
+from agent.inventory.preparation.card_identity import identify, read_space, space_by
 from agent.model.ids import Bdf, HostId
 from agent.store.port import Store
 
@@ -25,12 +26,14 @@ def recogniser_of(
     host_id: HostId,
     *,
     chain: SimulatedChain | None,
+    in_units: bool = False,
 ) -> Recogniser:
     """Nothing is asked of the hardware yet."""
     devices = config.host.sysfs_root / "bus/pci/devices"
+    read = space_by(borrow_here) if in_units else read_space
 
     def serial_at(bdf: Bdf) -> str | None:
-        return identify(devices / bdf).serial
+        return identify(devices / bdf, read).serial
 
     return Recogniser(
         store,

@@ -30,6 +30,7 @@ from agent.config import SIMULATED, Config, Tee
 from agent.config_file import ConfigError, load_config
 from agent.daemon import earlier_config
 from agent.daemon.answers import StoredAnswers
+from agent.daemon.cage import settle_cage
 from agent.daemon.choices import Choices, choose
 from agent.daemon.doctor import Doctor
 from agent.daemon.egress import EgressReporter, settle_egress
@@ -173,6 +174,7 @@ async def _serving(config: Config, join: Join, doctor: Doctor) -> AsyncIterator[
         store = await _open_store(config, clock)
         stack.push_async_callback(store.close)
         choices = await settle_egress(config, await choose(config), store)
+        choices = await settle_cage(config, choices)
         for name in choices.__struct_fields__:
             became: Resolved = getattr(choices, name)
             log.info("chosen", extra={"what": name, "value": became.value, "why": became.reason})

@@ -174,7 +174,7 @@ class Trial:
     async def run(self) -> TrialOutcome:
         """Run it; whatever happens, its process is killed before this returns or raises."""
         try:
-            with _rom() as rom, contextlib.ExitStack() as held:
+            with trial_rom() as rom, contextlib.ExitStack() as held:
                 # A cancellation comes after the start: then what was started is held already.
                 process = await finish_in_thread(self._start, rom, held)
                 _restrain(process.identity.pid, math.ceil(3 * self._trial_s))
@@ -247,7 +247,7 @@ def _restrain(pid: int, cpu_s: int) -> None:
 
 
 @contextlib.contextmanager
-def _rom() -> Iterator[int]:
+def trial_rom() -> Iterator[int]:
     """An open file with the guest, to be inherited."""
     image = bytearray(_ROM_BYTES)
     image[: len(_CODE)] = _CODE

@@ -61,12 +61,20 @@ def console_ring(*, debug_console: bool) -> str:
     return f"{CONSOLE_CHARDEV}-base" if debug_console else CONSOLE_CHARDEV
 
 
+def passed_id(number: int) -> str:
+    """What QEMU knows a device of the host by; they are counted from 1 on, GPUs first."""
+    return f"passed{number}"
+
+
 def _process(spec: VmSpec) -> Iterator[str]:
     """Who it is, and what it may do to the host. The guest's end leaves a paused QEMU."""
     name = f"enclave-{spec.enclave_id}"
     yield from ("-name", f"{name},process=enc-{spec.enclave_id},debug-threads=on")
     yield from ("-uuid", spec.launch_uuid)
-    yield from ("-sandbox", SANDBOX)
+    if (
+        not spec.filtered
+    ):  # a filter that answers with errors is not to be joined by one that kills
+        yield from ("-sandbox", SANDBOX)
     yield from ("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none")
     yield from ("-no-reboot", "-no-shutdown", "-action", "panic=pause")
 
@@ -119,8 +127,11 @@ def _devices_of_host(spec: VmSpec, layout: Layout, ports: RootPorts | None) -> I
         zip(_root_ports(spec, layout, ports), devices, strict=True), 1
     ):
         yield from ("-device", _json(port))
-        passed = {"driver": "vfio-pci", "id": f"passed{chassis}", "bus": port["id"], "host": bdf}
-        yield from ("-device", _json(passed | reached))
+        name = passed_id(chassis)
+        passed = {"driver": "vfio-pci", "id": name, "bus": port["id"], "host": bdf}
+        # Beside a descriptor `host` is not looked at, but says which one it is.
+        given = {"fd": str(spec.device_fds[chassis - 1])} if spec.device_fds else {}
+        yield from ("-device", _json(passed | reached | given))
 
 
 def _root_ports(spec: VmSpec, layout: Layout, ports: RootPorts | None) -> Iterator[dict[str, Any]]:

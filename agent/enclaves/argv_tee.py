@@ -177,7 +177,8 @@ def passthrough(spec: VmSpec, ports: RootPorts | None) -> Iterator[str]:
     of each port has names that it does not look for, and where BARs lie is seen in ACPI's tables.
     """
     if spec.iommufd and (spec.gpus or spec.switches):
-        yield from ("-object", _json({"qom-type": "iommufd", "id": IOMMUFD}))
+        given = {} if spec.iommu_fd is None else {"fd": str(spec.iommu_fd)}
+        yield from ("-object", _json({"qom-type": "iommufd", "id": IOMMUFD} | given))
     if ports is not None and ports.port_window_mib is not None:
         for number in range(1, ports.count + 1):
             name = f"opt/ovmf/X-PciMmio64Mb{number}"

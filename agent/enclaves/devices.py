@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from agent.enclaves.network import NetworkError
+from agent.enclaves.port import EnclaveError
 from agent.enclaves.spec import SevSnpTee, TeeVariant, VmAccel
 from agent.model.ids import Bdf
+
+BorrowHere = Callable[..., int]  # `agent.host.units.borrow_here`
 
 _TUN = "/dev/net/tun"
 # linux/if_tun.h
@@ -42,6 +45,31 @@ def devices_of(
             nodes.append(Path("/dev/vfio") / group.resolve().name)
         nodes += [Path("/dev/vfio/devices") / one.name for one in device.glob("vfio-dev/*")]
     return tuple(dict.fromkeys(nodes))
+
+
+def open_passed(
+    held: ExitStack, passed: Sequence[Bdf], borrow: BorrowHere | None = None
+) -> tuple[int, tuple[int, ...]]:
+    """Descriptors of /dev/iommu and of each device's own node, for as long as `held` is.
+
+    So QEMU opens none of them, and no others of their kind. `borrow`: who opens them where we may
+    not. Raises EnclaveError `vfio_node_missing`.
+    """
+    nodes = []
+    for bdf in passed:
+        found = [*Path("/sys/bus/pci/devices", bdf).glob("vfio-dev/*")]
+        if not found:
+            raise EnclaveError("vfio_node_missing", f"{bdf} has no file in /dev/vfio/devices")
+        nodes.append(Path("/dev/vfio/devices") / found[0].name)
+    opened = []
+    for path in (Path("/dev/iommu"), *nodes):
+        try:
+            fd = borrow("open", str(path)) if borrow else os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise EnclaveError("vfio_node_missing", f"{path}: {error.strerror}") from error
+        held.callback(os.close, fd)
+        opened.append(fd)
+    return opened[0], tuple(opened[1:])
 
 
 def open_tap(held: ExitStack, name: str) -> int:

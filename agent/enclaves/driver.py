@@ -304,6 +304,7 @@ class Driver:
             with await self._locked():
                 self._publisher.show_teardown(Teardown.RELEASED)
                 await self._resources.network.detach(self._id)
+                self._resources.supervisor.put_away(unit_name(self._id))
                 self._run.remove()
         except (NetworkError, StorageError) as error:
             self._publisher.show_remains(f"cannot be removed: {describe(error)}")

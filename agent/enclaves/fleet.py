@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.config import Accel, Tee
 from agent.enclaves.accel import AccelProof, AccelVerdict
+from agent.enclaves.caging import Caging
 from agent.enclaves.console import ConsoleLog
 from agent.enclaves.driver import Driver, DriverResources
 from agent.enclaves.ended_consoles import EndedConsoles
@@ -67,6 +68,7 @@ class Fleet:
         quotes: QuoteService | None = None,
         tdx_firmware: Path | None = None,
         cpu_model: str = "",
+        caging: Caging | None = None,
     ) -> None:
         self.changed = KeyedWake[EnclaveId]()
         self.accel_verdict: AccelVerdict | None = None
@@ -102,6 +104,7 @@ class Fleet:
                 cpu_model=cpu_model,
             ),
             check_launch=check_launch,
+            caging=caging,
         )
         self._resources = DriverResources(
             launcher=launcher, network=network, supervisor=supervisor, processor=processor

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, assert_never
@@ -19,9 +19,11 @@ from typing import Any, assert_never
 import msgspec
 
 from agent.enclaves.accel import AccelVerdict
-from agent.enclaves.argv import build_argv
+from agent.enclaves.argv import build_argv, passed_id
 from agent.enclaves.boot_files import BootFiles, Firmware, check_boot_files, open_files
-from agent.enclaves.devices import devices_of, open_tap
+from agent.enclaves.cage import cage_of
+from agent.enclaves.caging import CagedProgram, Caging, program_of
+from agent.enclaves.devices import devices_of, open_passed, open_tap
 from agent.enclaves.external_config import ExternalConfig, Metadata, render
 from agent.enclaves.hardware import Hardware, Passage
 from agent.enclaves.network import Network
@@ -45,7 +47,7 @@ from agent.enclaves.supervisor import StartRequest, Supervisor
 from agent.host.files import StorageError
 from agent.host.threads import finish_in_thread
 from agent.model.enclave import Enclave, ProcessIdentity
-from agent.model.ids import EnclaveId
+from agent.model.ids import Bdf, EnclaveId
 from agent.model.revision import LOCALHOST
 
 
@@ -64,7 +66,8 @@ def unit_name(enclave_id: EnclaveId) -> str:
 class Launcher:
     """Starts VMs of one kind. `verdict` waits for what is known of the acceleration.
 
-    `check_launch` holds what will be measured against the release, where something is.
+    `check_launch` holds what will be measured against the release, where something is. `caging`:
+    how a VM is held to what it needs; None: as its supervisor and `user` have it.
     """
 
     def __init__(
@@ -77,7 +80,9 @@ class Launcher:
         verdict: Callable[[], Coroutine[Any, Any, AccelVerdict]],
         hardware: Hardware,
         check_launch: LaunchCheck | None = None,
+        caging: Caging | None = None,
     ) -> None:
+        self._caging = caging
         self._binary = binary
         self._user = user
         self._network = network
@@ -121,6 +126,15 @@ class Launcher:
             nic = await self._check_and_attach(enclave, order, files)
             if isinstance(nic, TapNic):
                 nic = dataclasses.replace(nic, fd=open_tap(held, nic.name))
+            passed = (*enclave.gpus, *enclave.switches)
+            given = await self._open_passed(held, passed, passage)
+            if given is not None:
+                named: dict[str, Bdf] = {}
+                for number, (fd, bdf) in enumerate(zip(given[1], passed, strict=True), 1):
+                    named |= {f"VFIO_FD{fd}": bdf, passed_id(number): bdf}  # QEMU 10; 11
+                record = msgspec.structs.replace(record, device_fds=named)
+                run.write_record(record)
+            caged = self._cage(enclave, tee, nic, verdict.value)
             spec = _spec(
                 enclave,
                 order,
@@ -132,23 +146,56 @@ class Launcher:
                 qmp_socket=run.qmp_socket,
                 stop_socket=stop_socket,
             )
+            if given is not None:
+                spec = dataclasses.replace(spec, iommu_fd=given[0], device_fds=given[1])
+            if caged is not None:
+                spec = dataclasses.replace(spec, filtered=True)
             identity = await self._supervisor.start(
                 StartRequest(
                     name=unit_name(enclave.id),
-                    argv=build_argv(self._binary, spec),
-                    pass_fds=(lock, *files.all, *_tap(nic)),
+                    argv=build_argv(str(caged.program) if caged else self._binary, spec),
+                    pass_fds=(lock, *files.all, *_tap(nic), *_all(given)),
                     output=run.output,
-                    user=self._user,
+                    user=None if caged else self._user,
                     writable=(run.vm,),
-                    devices=devices_of(spec.accel, spec.tee, (*spec.gpus, *spec.switches)),
+                    devices=devices_of(spec.accel, spec.tee, () if given else passed),
                     stop_socket=stop_socket,
                     asks_guest=not order.deaf,
+                    cage=caged.cage if caged else None,
+                    root=run.root,
                 )
             )
         # It runs, and can be found without this, by its lock and its arguments.
         with contextlib.suppress(StorageError):
             run.write_record(msgspec.structs.replace(record, process=identity))
         return identity
+
+    async def _open_passed(
+        self, held: ExitStack, passed: Sequence[Bdf], passage: Passage
+    ) -> tuple[int, tuple[int, ...]] | None:
+        """None where QEMU opens them itself, by name: outside a cage, and without iommufd."""
+        if self._caging is None or not passed or not passage.iommufd:
+            return None
+        return await finish_in_thread(open_passed, held, passed, self._caging.borrow)
+
+    def _cage(
+        self, enclave: Enclave, tee: TeeVariant, nic: Nic, accel: VmAccel
+    ) -> CagedProgram | None:
+        """Raises EnclaveError where there is no such program."""
+        if self._caging is None:
+            return None
+        program = program_of(self._binary)
+        cage = cage_of(
+            address=enclave.address,
+            memory_mib=enclave.memory_mib,
+            vcpus=enclave.vcpus,
+            accel=accel,
+            tee=tee,
+            nic=nic,
+            passed=bool(enclave.gpus or enclave.switches),
+            program=program,
+        )
+        return CagedProgram(cage, program)
 
     async def _check_and_attach(
         self, enclave: Enclave, order: LaunchOrder, files: BootFiles
@@ -166,6 +213,10 @@ class Launcher:
             checking.cancel()
             await asyncio.gather(checking, return_exceptions=True)
         return nic
+
+
+def _all(given: tuple[int, tuple[int, ...]] | None) -> tuple[int, ...]:
+    return () if given is None else (given[0], *given[1])
 
 
 def _tap(nic: Nic) -> tuple[int, ...]:

@@ -68,7 +68,8 @@ class Ground:
     """What the host has now. `devices`: those needed, as far as they are there.
 
     `quotes_fault`, `firmware_fault`: why a trust domain could not be quoted, or there is no
-    firmware; None if all is well. `unable`: what QEMU cannot do.
+    firmware; None if all is well. `unable`: what QEMU cannot do. `cage_faults`: what is not to be
+    had in a cage, looked for from inside of one.
     """
 
     host: HostInventory
@@ -78,6 +79,7 @@ class Ground:
     memory_lockable: bool = True
     quotes_fault: str | None = None
     firmware_fault: str | None = None
+    cage_faults: tuple[str, ...] = ()
 
 
 def lacks_of(need: Need, ground: Ground) -> list[Lack]:
@@ -90,6 +92,7 @@ def lacks_of(need: Need, ground: Ground) -> list[Lack]:
         *_devices(need, ground),
         *_places(need, ground),
         *_quotes(ground),
+        *_cage(ground),
     ]
 
 
@@ -191,6 +194,12 @@ def disks_lack(ports: RootPorts, disks: int, room: int) -> Lack:
     detail = f"{disks} models, and with the root ports of the layout {ports.name!r} for {room}"
     mend = "put the models into fewer packs"
     return Lack("disks_do_not_fit", f"there is no place for {detail}", mend)
+
+
+def _cage(ground: Ground) -> Iterator[Lack]:
+    for fault in ground.cage_faults:
+        mend = "give VMs' users access to it, or set qemu.cage: report"
+        yield Lack("cage_unfit", f"in a VM's cage is not to be had: {fault}", mend)
 
 
 def _quotes(ground: Ground) -> Iterator[Lack]:

@@ -4,6 +4,7 @@
     launch.json  which launch this is, and once it was started which process
     output       QEMU's stdout and stderr, bounded
     vm/          QEMU's own: the only place that it may write to (its sockets)
+    root/        empty: where the root of its cage is mounted, for it alone
 
 Invariant: whoever holds the lock is the only one that may start, or clean up after, a VM of this
 enclave. An open file description holds it, and every process that inherited that description: the
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from agent.host.files import (
     write_atomic,
 )
 from agent.model.enclave import ProcessIdentity
-from agent.model.ids import EnclaveId
+from agent.model.ids import Bdf, EnclaveId
 
 OUTPUT_LIMIT_BYTES = 256 << 10
 OUTPUT_KEPT_BYTES = 64 << 10
@@ -47,6 +49,7 @@ class LaunchRecord(
     simulated: bool = False
     debug_console: bool = False
     deaf: bool = False
+    device_fds: dict[str, Bdf] = {}  # what QEMU calls devices that it got as descriptors
     process: ProcessIdentity | None = None
 
 
@@ -60,6 +63,7 @@ class RunDir:
         self.path = root / enclave_id
         self.output = self.path / "output"
         self.vm = self.path / "vm"
+        self.root = self.path / "root"
         self.qmp_socket = self.vm / "qmp"
         self.stop_socket = self.vm / "qmp-stop"
         self.psp_socket = self.vm / "sim-psp"
@@ -77,6 +81,8 @@ class RunDir:
             self.path.mkdir(mode=0o700, exist_ok=True)
             self.path.chmod(0o711)  # whatever our umask is
             self.vm.mkdir(mode=0o700, exist_ok=True)
+            self.root.mkdir(mode=0o755, exist_ok=True)
+            self.root.chmod(0o755)
 
     def take_lock(self) -> int | None:
         """The descriptor that holds the lock now; None if it is held elsewhere."""
@@ -142,9 +148,13 @@ class RunDir:
             with self.output.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - max_bytes))
-                return file.read().decode("utf-8", "replace").strip()
+                said = file.read().decode("utf-8", "replace").strip()
         except FileNotFoundError:
             return ""
+        record = self.record()
+        for name, bdf in (record.device_fds if record else {}).items():
+            said = re.sub(rf"\b{name}\b", bdf, said)
+        return said
 
     def trim_output(self) -> None:
         """Keep the end of an output that grew too long. QEMU appends, so it goes on behind it."""

@@ -224,7 +224,8 @@ class VmSpec:
     guest's memory.
     `stop_socket` is a second monitor, for who stops the VM without the agent. `debug_console`: of
     a debug release, whose guest needs hvc0 and prints there. With `igvm` there is no firmware,
-    kernel, initrd or command line.
+    kernel, initrd or command line. `filtered`: its system calls are filtered already by whoever
+    starts it. `iommu_fd` and `device_fds`: /dev/iommu and the devices' own nodes, inherited open.
     """
 
     enclave_id: EnclaveId
@@ -255,6 +256,9 @@ class VmSpec:
     numa_node: int | None = None
     root_ports: str | None = None
     debug_console: bool = False
+    filtered: bool = False
+    iommu_fd: int | None = None
+    device_fds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not _ENCLAVE_ID.fullmatch(self.enclave_id):
@@ -275,6 +279,8 @@ class VmSpec:
                 raise SpecError(f"{bdf!r} is not a PCI address (DDDD:BB:DD.F)")
         if self.mmio_window_mib is not None and self.mmio_window_mib < 1:
             raise SpecError("a window for BARs has at least 1 MiB")
+        if self.device_fds and len(self.device_fds) != len(self.gpus) + len(self.switches):
+            raise SpecError("either each device of the host is given as a descriptor, or none is")
         if self.numa_node is not None and self.numa_node < 0:
             raise SpecError(f"there is no NUMA node {self.numa_node}")
         if self.root_ports is not None and not isinstance(self.tee, TdxTee):

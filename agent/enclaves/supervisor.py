@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agent.enclaves.cage import Cage
 from agent.errors import AgentError
 from agent.host.process import Process
 from agent.model.enclave import ProcessIdentity
@@ -31,7 +32,8 @@ class StartRequest:
 
     `user` is the name of the host's user to run as; None leaves it to the supervisor. `writable`
     are the directories that are to be that user's; `devices` all that it has to open under /dev;
-    `stop_socket` the monitor over which a stop that nobody told the agent of can ask the guest,
+    `cage` closes everything else to it, as far as it is one; `root`: an empty directory for that.
+    `stop_socket`: the monitor over which a stop that nobody told the agent of can ask the guest,
     which it does if `asks_guest`, and has QEMU end at once if not.
     """
 
@@ -44,6 +46,8 @@ class StartRequest:
     devices: Sequence[Path] = ()
     stop_socket: Path | None = None
     asks_guest: bool = True
+    cage: Cage | None = None
+    root: Path | None = None
 
 
 class Supervisor(Protocol):
@@ -60,6 +64,10 @@ class Supervisor(Protocol):
 
     async def kill(self, name: str, process: Process) -> None:
         """SIGKILL. Whether and when the process is gone is for the caller to watch."""
+        ...
+
+    def put_away(self, name: str) -> None:
+        """Remove what is left on the host of a process that is gone. Idempotent."""
         ...
 
     def unit(self, name: str) -> str | None:

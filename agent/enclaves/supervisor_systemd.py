@@ -1,7 +1,7 @@
 """VMs under systemd: each a transient service in `enclaves.slice`, under a user of its own.
 
 systemd executes a program of ours in the unit, which says who it is, is handed QEMU's descriptors
-over its standard input and becomes QEMU (`unit_start`). `systemd-run` only asks for the unit, and
+over its standard input and becomes QEMU (`vm_start`). `systemd-run` only asks for the unit, and
 is sent away once QEMU was executed: nothing of the VM is in the agent's control group.
 
 Invariants: QEMU can open the devices of its VM and no others, and write into its own directory
@@ -12,35 +12,31 @@ its enclave's lock.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import grp
-import json
 import os
-import select
 import socket
 import stat
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent.enclaves import unit_start
+from agent.enclaves import unit_stop, vm_start
+from agent.enclaves.cage_order import order_in_unit
+from agent.enclaves.cage_unit import caged
+from agent.enclaves.handover import START_S, hand_over, killed_unless_done, meet, open_output
 from agent.enclaves.supervisor import StartRequest, SupervisorError
-from agent.enclaves.supervisor_detached import clean_environment, open_output
 from agent.host.commands import tool_environment
-from agent.host.process import Process, identify
+from agent.host.process import Process
 from agent.host.threads import finish_in_thread
 from agent.host.units import RUN
 from agent.model.enclave import ProcessIdentity
 
-START_S = 30.0
 ENDING_S = 15.0  # beyond the grace: for `quit`, for QEMU to give its memory back
 _AGAIN_S = 0.05
 _CAT = "/usr/bin/systemd-cat"
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
 # Who stops first at shutdown is who starts last: the agent, so that it relaunches nothing; then
 # the enclaves, with their grace; then what carries their connections.
@@ -73,7 +69,6 @@ _PROPERTIES = (
     "RestrictRealtime=yes",
     "RestrictSUIDSGID=yes",
     "LockPersonality=yes",
-    "RestrictAddressFamilies=AF_UNIX AF_INET AF_VSOCK",
     "SystemCallArchitectures=native",
     "UMask=0077",
     "WorkingDirectory=/",
@@ -93,6 +88,9 @@ class SystemdSupervisor:
 
     async def kill(self, name: str, process: Process) -> None:
         process.kill()
+
+    def put_away(self, name: str) -> None:
+        """It is systemd's to do."""
 
     def unit(self, name: str) -> str:
         return f"{name}.service"
@@ -118,13 +116,14 @@ class SystemdSupervisor:
             with theirs:
                 asking = self._ask(request, theirs, output)
             try:
-                met = _meet(ours, asking, deadline)
+                met = meet(ours, asking, deadline)
                 if met is None:
                     raise _refusal(request.output, output)
                 identity, owner = met
-                with _killed_unless_done(identity):
+                cage = None if request.cage is None else order_in_unit(request.cage)
+                with killed_unless_done(identity):
                     _give(request, owner)
-                    _hand_over(ours, request, deadline)
+                    hand_over(ours, request, deadline, cage)
             finally:
                 asking.kill()  # it would wait for the unit's end; the unit does not need it
                 asking.wait()
@@ -137,13 +136,20 @@ class SystemdSupervisor:
         words.append(f"--description=Enclave {request.name.removeprefix('enclave-')}")
         words += [f"--property={one}" for one in properties(request, self._stop_grace_s)]
         return subprocess.Popen(
-            [*RUN, *words, "--", sys.executable, "-I", "-S", unit_start.__file__],
+            [*RUN, *words, "--", *_program(vm_start.__file__, caged=request.cage is not None)],
             stdin=theirs.fileno(),
             stdout=output,
             stderr=output,
             env=tool_environment(),
             start_new_session=True,
         )
+
+
+def _program(path: str, *, caged: bool) -> list[str]:
+    """One of ours. In a cage there is no environment of Python's, and no link into one."""
+    if not caged:
+        return [sys.executable, "-I", "-S", path]
+    return [str(Path(sys.executable).resolve()), "-I", "-S", str(Path(path).resolve())]
 
 
 class UnitExistsError(SupervisorError):
@@ -162,10 +168,15 @@ def properties(request: StartRequest, stop_grace_s: float) -> Iterator[str]:
         yield f"DeviceAllow={device} rw"
     for group in _groups(request.devices):
         yield f"SupplementaryGroups={group}"
+    if request.cage is not None:
+        assert request.root is not None, "a cage has a root"
+        yield from caged(request.cage, root=request.root, devices=request.devices)
+    else:
+        yield "RestrictAddressFamilies=AF_UNIX AF_INET AF_VSOCK"
     if request.stop_socket is not None:
-        program = Path(unit_start.__file__).with_name("unit_stop.py")
         grace_s = stop_grace_s if request.asks_guest else 0.0
-        words = f"{sys.executable} -I -S {program} {request.stop_socket} {grace_s:g}"
+        program = " ".join(_program(unit_stop.__file__, caged=request.cage is not None))
+        words = f"{program} {request.stop_socket} {grace_s:g}"
         # What it says is not QEMU's output. No shell, no quotes: systemd writes the words down and
         # reads them again, with less care for what was escaped, whenever it is reloaded.
         yield f"ExecStop={_CAT} --identifier=enclave-stop {words}"
@@ -184,52 +195,6 @@ def _groups(devices: Sequence[Path]) -> list[str]:
     return found
 
 
-def _meet(
-    ours: socket.socket, asking: subprocess.Popen[bytes], deadline: float
-) -> tuple[ProcessIdentity, tuple[int, int]] | None:
-    """Who the program in the unit is, and whose; None if `asking` ended without one."""
-    ended = os.pidfd_open(asking.pid)
-    try:
-        poller = select.poll()
-        poller.register(ours, select.POLLIN)
-        poller.register(ended, select.POLLIN)
-        while time.monotonic() < deadline:
-            ready = dict(poller.poll(max(1, (deadline - time.monotonic()) * 1000)))
-            if ready.get(ours.fileno(), 0) & select.POLLIN:
-                return _who(ours)
-            if ended in ready:
-                return None
-    finally:
-        os.close(ended)
-    raise SupervisorError(f"systemd did not start the unit within {START_S:g} s")
-
-
-@contextlib.contextmanager
-def _killed_unless_done(identity: ProcessIdentity) -> Iterator[None]:
-    """What was not handed over in time is not to become a VM later."""
-    process = Process.open(identity)
-    try:
-        yield
-    except BaseException:
-        if process is not None:
-            process.kill()
-        raise
-    finally:
-        if process is not None:
-            process.close()
-
-
-def _who(ours: socket.socket) -> tuple[ProcessIdentity, tuple[int, int]] | None:
-    """The sender of the message that waits, as the kernel says it; None if it is gone."""
-    _, control, _, _ = ours.recvmsg(16, socket.CMSG_SPACE(_CREDENTIALS.size))
-    for level, kind, data in control:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-            pid, uid, gid = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])
-            identity = identify(pid)
-            return None if identity is None else (identity, (uid, gid))
-    return None
-
-
 def _give(request: StartRequest, owner: tuple[int, int]) -> None:
     """What the VM writes to, and the devices that are no group's, belong to its user."""
     for path in request.writable:
@@ -241,31 +206,6 @@ def _give(request: StartRequest, owner: tuple[int, int]) -> None:
                 status.st_gid and status.st_mode & stat.S_IWGRP
             ):
                 os.chown(device, owner[0], -1)
-
-
-def _hand_over(ours: socket.socket, request: StartRequest, deadline: float) -> None:
-    """Send arguments and descriptors; return once they were executed. Raises SupervisorError."""
-    order = {
-        "argv": list(request.argv),
-        "environment": clean_environment(),
-        "numbers": list(request.pass_fds),
-    }
-    reading, writing = os.pipe()
-    with open(reading, "rb", buffering=0) as outcome:  # noqa: PTH123 - a descriptor
-        try:
-            sent = array.array("i", [writing, *request.pass_fds])
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, sent)
-            ours.sendmsg([json.dumps(order).encode()], [rights])
-        finally:
-            os.close(writing)
-        poller = select.poll()
-        poller.register(outcome, select.POLLIN)
-        if not poller.poll(max(1, (deadline - time.monotonic()) * 1000)):
-            raise SupervisorError(f"the unit did not execute {request.argv[0]} in time")
-        if complaint := outcome.read(4096):
-            raise SupervisorError(
-                f"cannot start {request.argv[0]}: {complaint.decode(errors='replace')}"
-            )
 
 
 def _refusal(path: Path, output: int) -> SupervisorError:

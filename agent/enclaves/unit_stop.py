@@ -16,6 +16,7 @@ import sys
 import time
 
 _ANSWER_S = 10.0
+_MAX_LINE = 1 << 20  # of what QEMU says, whoever has it in his hands
 PRESS_AGAIN_S = 5.0  # a guest that still boots does not hear it
 _ENDED = ("shutdown", "guest-panicked", "internal-error")
 
@@ -27,12 +28,12 @@ class _Monitor:
         self._sock = sock
         sock.connect(path)
         self._lines = sock.makefile("rb")
-        self._lines.readline()  # the greeting
+        self._lines.readline(_MAX_LINE)  # the greeting
         self.ask("qmp_capabilities")
 
     def ask(self, command: str) -> object:
         self._sock.sendall(json.dumps({"execute": command}).encode() + b"\n")
-        while line := self._lines.readline():
+        while line := self._lines.readline(_MAX_LINE):
             answer = json.loads(line)
             if "event" not in answer:
                 return answer.get("return")

@@ -18,6 +18,7 @@ from agent.enclaves.monitor import GuestEnd, Monitor, MonitorError
 from agent.enclaves.port import SecureProcessor
 from agent.enclaves.rundir import RunDir
 from agent.errors import AgentError
+from agent.host.cgroups import MemoryLimit
 from agent.host.process import Process, argv_of, find_by_option, identify
 from agent.host.units import runs_in
 from agent.model.enclave import ProcessIdentity
@@ -55,6 +56,7 @@ class Vm:
         self.end: GuestEnd | None = None
         self.exit_status: str | None = None
         self._run = run
+        self._limit = MemoryLimit(process.identity.pid, f"enclave-{enclave_id}")
         self._ring = console_ring(debug_console=debug_console)
         self._changed = changed
         self.monitor = Monitor(run.qmp_socket, launch_uuid, self._guest_ended, name=enclave_id)
@@ -97,11 +99,14 @@ class Vm:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.monitor.close()
+        self._limit.close()
         self.process.close()
 
     async def _watch(self) -> None:
         await self.process.wait()
         self.exit_status = self.process.reap()
+        if self._limit.was_hit:
+            self.exit_status = "ended by the kernel at its memory limit (docs/host.md, The cage)"
         self.gone.set()
         self._changed()
 

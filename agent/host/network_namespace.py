@@ -5,25 +5,45 @@ process. So the kernel takes it away, with every link in it and the other ends o
 agent ends in whatever way. Nobody's thread but one of its own is ever in it: a socket belongs to
 the namespace in which it was created, and is used from anywhere.
 
-Source: network_namespaces(7), setns(2), unshare(2). Needs CAP_SYS_ADMIN.
+Source: network_namespaces(7), setns(2), unshare(2). Needs CAP_SYS_ADMIN: an agent without it has
+one of a unit (`lent_namespace.py`).
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Callable
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
+from agent.host.commands import tool_environment
 from agent.host.threads import finish_in_own_thread
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"
+_TOOL_S = 10.0
+
+
+class Namespace(Protocol):
+    """A network namespace that is ours, and that ends with us."""
+
+    async def ip(self, *lines: str) -> None:
+        """Have a batch of iproute2 done in it. Raises OSError."""
+        ...
+
+    async def sockets(self, number: int) -> list[socket.socket]:
+        """So many of TCP over IPv4, not blocking, which the caller closes. Raises OSError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; sockets that are open keep it until they are closed. Idempotent."""
+        ...
 
 
 class NetworkNamespace:
-    """`inside` does something in it. To be closed."""
+    """Implements `Namespace`, with threads of a moment. To be closed."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -45,7 +65,10 @@ class NetworkNamespace:
             raise
         return cls(made[0])
 
-    async def inside(self, work: Callable[[], T]) -> T:
+    async def ip(self, *lines: str) -> None:
+        await self._inside(lambda: _ip(lines))
+
+    async def _inside(self, work: Callable[[], T]) -> T:
         """The result of short blocking work in it; a program that it starts is in it, too."""
         descriptor = self._descriptor
 
@@ -56,7 +79,6 @@ class NetworkNamespace:
         return await finish_in_own_thread(enter_and_work)
 
     async def sockets(self, number: int) -> list[socket.socket]:
-        """So many of TCP over IPv4, not blocking, which the caller closes. Raises OSError."""
         made: list[socket.socket] = []
 
         def work() -> None:
@@ -64,7 +86,7 @@ class NetworkNamespace:
             made.extend(socket.socket(socket.AF_INET, kind) for _ in range(number))
 
         try:
-            await self.inside(work)
+            await self._inside(work)
         except BaseException:
             for one in made:
                 one.close()
@@ -72,10 +94,28 @@ class NetworkNamespace:
         return made
 
     def close(self) -> None:
-        """Let go of it; sockets that are open keep it until they are closed. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _ip(lines: tuple[str, ...]) -> None:
+    """In the calling thread's namespace. Raises OSError."""
+    try:
+        done = subprocess.run(
+            ["ip", "-batch", "-"],
+            input="".join(f"{line}\n" for line in lines),
+            capture_output=True,
+            text=True,
+            timeout=_TOOL_S,
+            env=tool_environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError("ip does not end") from error
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
+        raise OSError(f"ip: {said}")
 
 
 def _call(name: str, *arguments: int) -> None:

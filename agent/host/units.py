@@ -6,9 +6,12 @@ or upgrading the agent ends nothing of it.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.errors import AgentError, describe
-from agent.host import fd_broker
+from agent.host import ends_with, fd_broker
 from agent.host.commands import (
     CommandError,
     CompletedCommand,
@@ -83,14 +86,15 @@ class Borrow(Protocol):
 
 
 async def borrow(*words: str) -> int:
-    """A descriptor that a unit with more rights than ours opens for us: see `unit_lend`.
+    """A descriptor that a unit with more rights than ours opens for us: see `fd_broker`.
 
     Raises LendError. Nothing of the unit is left.
     """
-    return await finish_in_thread(_borrow, words)
+    return await finish_in_thread(borrow_here, *words)
 
 
-def _borrow(words: Sequence[str]) -> int:
+def borrow_here(*words: str) -> int:
+    """The same, in this very thread."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     program = [sys.executable, "-I", "-S", fd_broker.__file__, *words]
     with ours, theirs:
@@ -126,6 +130,34 @@ def beside_us(run: RunCommand = run_command) -> RunCommand:
         return await run(line, stdin=stdin, timeout_s=timeout_s)
 
     return run_beside_us
+
+
+def with_all_capabilities(run: RunCommand = run_command) -> RunCommand:
+    """Runs tools in units that may do what ours may not, each no longer than its time and ours.
+
+    Raises as `run` does; a tool that is given up is ended before that is told.
+    """
+
+    async def run_with_all(
+        argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 10.0
+    ) -> CompletedCommand:
+        program = shutil.which(argv[0])
+        if program is None:
+            raise CommandError(argv, "is not there")
+        unit = f"enclave-agent-tool-{secrets.token_hex(4)}.service"
+        words = [f"--unit={unit}", "--pipe", "--wait", "--property=PrivateNetwork=yes"]
+        words += ["--property=LimitCORE=0", f"--property=RuntimeMaxSec={timeout_s:g}"]
+        own = [sys.executable, "-I", "-S", ends_with.__file__, str(os.getpid())]
+        try:
+            line = [*RUN, *words, "--", *own, program, *argv[1:]]
+            return await run(line, stdin=stdin, timeout_s=timeout_s)
+        except BaseException:
+            killing = ["systemctl", "kill", "--signal=KILL", unit]
+            with contextlib.suppress(CommandError):
+                await asyncio.shield(run(killing, timeout_s=_STATE_S))
+            raise
+
+    return run_with_all
 
 
 def in_units(

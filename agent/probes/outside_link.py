@@ -16,14 +16,13 @@ import fcntl
 import os
 import socket
 import struct
-import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from agent.errors import AgentError
-from agent.host.commands import CommandError, RunCommand, run_command, tool_environment
-from agent.host.network_namespace import NetworkNamespace
+from agent.host.commands import CommandError, RunCommand, run_command
+from agent.host.network_namespace import Namespace, NetworkNamespace
 from agent.host.networks import routed_networks
 
 _THERE = "outside"  # the end in the namespace
@@ -31,7 +30,6 @@ _FORWARDING = Path("/proc/sys/net/ipv4/conf")
 _IPV6 = Path("/proc/sys/net/ipv6/conf")
 _SIOCGIFFLAGS, _SIOCGIFADDR, _IFF_UP = 0x8913, 0x8915, 1
 _IFREQ = struct.Struct("16s24x")
-_TOOL_S = 10.0
 # Out of the corners of private space, the least used first.
 _POOLS = ("172.31.252.0/22", "10.255.252.0/22", "192.168.252.0/22", "172.16.0.0/22")
 
@@ -56,7 +54,10 @@ def _pairs() -> Iterator[IPv4Network]:
 
 
 class OutsideLink:
-    """`name`: of the host's end. `avoid`: networks that are kept free besides those in use."""
+    """`name`: of the host's end. `avoid`: networks that are kept free besides those in use.
+
+    `create`: who makes the namespace.
+    """
 
     def __init__(
         self,
@@ -65,12 +66,14 @@ class OutsideLink:
         avoid: Iterable[str] = (),
         run: RunCommand = run_command,
         taken: Callable[[], Iterable[IPv4Network]] = routed_networks,
+        create: Callable[[], Awaitable[Namespace]] = NetworkNamespace.create,
     ) -> None:
         self.name = name
         self._avoid = tuple(map(IPv4Network, avoid))
         self._run = run
         self._taken = taken
-        self._namespace: NetworkNamespace | None = None
+        self._create = create
+        self._namespace: Namespace | None = None
         self._index = 0
         self._pair: IPv4Network | None = None
 
@@ -95,7 +98,7 @@ class OutsideLink:
             raise
 
     async def sockets(self, number: int) -> list[socket.socket]:
-        """See NetworkNamespace; to be asked after `have`."""
+        """See Namespace; to be asked after `have`."""
         assert self._namespace is not None
         return await self._namespace.sockets(number)
 
@@ -142,15 +145,13 @@ class OutsideLink:
         pair = free_pair((*self._taken(), *self._avoid))
         if pair is None:
             raise OutsideLinkError("no private /30 is free on this host")
-        self._namespace, self._pair = await NetworkNamespace.create(), pair
+        self._namespace, self._pair = await self._create(), pair
         here, there = pair[1], pair[2]
         host = os.getpid()
-        await self._namespace.inside(
-            lambda: _ip(
-                f"link add name {_THERE} type veth peer name {self.name} netns {host}",
-                f"address add {there}/30 dev {_THERE}",
-                f"link set dev {_THERE} up",
-            )
+        await self._namespace.ip(
+            f"link add name {_THERE} type veth peer name {self.name} netns {host}",
+            f"address add {there}/30 dev {_THERE}",
+            f"link set dev {_THERE} up",
         )
         self._index = socket.if_nametoindex(self.name)
         _without_ipv6(self.name)
@@ -164,7 +165,7 @@ class OutsideLink:
         if done.status != 0:
             raise OutsideLinkError(f"ip: {done.complaint}")
         self._have_forwarding()
-        await self._namespace.inside(lambda: _ip(f"route add default via {here}"))
+        await self._namespace.ip(f"route add default via {here}")
 
 
 def _index_of(name: str) -> int:
@@ -179,26 +180,6 @@ def _without_ipv6(name: str) -> None:
     switch = _IPV6 / name / "disable_ipv6"
     if switch.exists():
         switch.write_text("1")
-
-
-def _ip(*lines: str) -> None:
-    """In the calling thread's namespace. Raises OSError, OutsideLinkError."""
-    script = "".join(f"{line}\n" for line in lines)
-    try:
-        done = subprocess.run(
-            ["ip", "-batch", "-"],
-            input=script,
-            capture_output=True,
-            text=True,
-            timeout=_TOOL_S,
-            env=tool_environment(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OutsideLinkError("ip does not end") from error
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
-        raise OutsideLinkError(f"ip: {said}")
 
 
 async def probe_outside() -> str | None:

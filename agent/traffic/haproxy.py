@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +36,7 @@ from agent.traffic.haproxy_process import HaproxyProcess
 from agent.traffic.haproxy_processes import HaproxyProcesses
 from agent.traffic.haproxy_record import Orders, Record
 from agent.traffic.haproxy_runtime import RuntimeCommands, ask
+from agent.traffic.haproxy_sessions import Disconnect, disconnect_here, sessions_of
 from agent.traffic.haproxy_taken import check_taken
 from agent.traffic.haproxy_view import HaproxyView
 from agent.traffic.holding import NoHolder, PortHolder
@@ -68,8 +68,10 @@ class HaproxyTraffic:
         limits: LimitsConfig = DEFAULT_LIMITS,
         run_command: RunCommand = run_command,
         ask: RuntimeCommands = ask,
+        disconnect: Disconnect = disconnect_here,
     ) -> None:
         self._run_dir = run_dir
+        self._disconnect = disconnect
         self._record = Record(state_file)
         self._holder = holder or NoHolder()
         self._processes = HaproxyProcesses(
@@ -153,7 +155,7 @@ class HaproxyTraffic:
             count = 0
             for process in self._processes.all:
                 with contextlib.suppress(OSError):
-                    count += await _reset_in(process, server_name(endpoint))
+                    count += await _reset_in(process, server_name(endpoint), self._disconnect)
             return count
 
     async def refused(self) -> Refused:
@@ -234,7 +236,7 @@ def _preparations(view: HaproxyView, order: RouteOrder, edition: int, members: P
     return commands + [f"add map {members} {key} {value}" for key, value in entries]
 
 
-async def _reset_in(process: HaproxyProcess, server: str) -> int:
+async def _reset_in(process: HaproxyProcess, server: str, disconnect: Disconnect) -> int:
     """Raises OSError if it ended, TrafficError if a session stays.
 
     Sessions that are too many to be listed are closed by HAProxy itself, without a reset: a drain
@@ -242,14 +244,13 @@ async def _reset_in(process: HaproxyProcess, server: str) -> int:
     """
     if not (open_now := (await process.statistics()).sessions.get(server)):
         return 0
-    borrowing = importlib.import_module("agent.traffic.haproxy_sessions")
     try:
         listing = await process.sessions()
     except TrafficError as error:
         _log.warning("clients are closed, not reset error=%s", describe(error))
         listing = ""
-    sessions = borrowing.sessions_of(server, listing)
-    at_rest: int = borrowing.reset(await process.pid(), sessions)
+    sessions = sessions_of(server, listing)
+    at_rest = await disconnect(await process.pid(), sessions)
     await process.order([f"shutdown sessions server {BACKEND}/{server}"])
     for _ in range(_RESET_ROUNDS):
         if not (await process.statistics()).sessions.get(server):

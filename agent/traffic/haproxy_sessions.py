@@ -1,45 +1,32 @@
-"""Resets the clients of one server, which HAProxy itself can only close.
-
-Those over whose connections nothing is under way, as the kernel tells of the socket, are left to
-that. HAProxy ends a session with a FIN, and a client that waits for an answer may take that for
-its end. So the client's own socket is borrowed from the process (pidfd_getfd) and disconnected:
-the kernel sends a RST at once, and HAProxy finds its client gone. Where the kernel does not lend
-sockets (another user's process, Yama), HAProxy's own closing is all that the client sees.
-"""
+"""Which clients a server of HAProxy's has, and who disconnects them (`haproxy_reset.py`)."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import ipaddress
-import os
+import json
 import re
-import socket
-import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from typing import Protocol
 
+from agent.host.commands import CommandError, RunCommand
+from agent.traffic import haproxy_reset
 from agent.traffic.haproxy_config import BACKEND
+from agent.traffic.haproxy_reset import ClientSession
 
-_PIDFD_GETFD = 438  # the same on every architecture
-_AF_UNSPEC = bytes(16)
-_QUIET_MS = 1000  # without a byte either way, before nothing counts as under way
-_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2 = 1, 4, 5
-# struct tcp_info of <linux/tcp.h>: state; unacknowledged; ms since data was sent, and received;
-# bytes not sent yet; segments with data in and out.
-_TCP_INFO = struct.Struct("=B 23x I 16x I 4x I 88x I 4x I I")
 _SESSION = re.compile(
     r"src=(?P<source>\S+) fe=\S+ be=(?P<backend>\S+) srv=(?P<server>\S+) "
     r".*?(?:s0|scf)=\[[^\]]*fd=(?P<fd>-?\d+)"
 )
+_UNIT_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class ClientSession:
-    """A client by its address, and HAProxy's descriptor for it."""
+class Disconnect(Protocol):
+    """Disconnects clients of the process `pid`, as far as that can be done.
 
-    source: str
-    fd: int
+    Returns over how many nothing was under way, so that they are left to HAProxy's own closing.
+    """
+
+    async def __call__(self, pid: int, sessions: Sequence[ClientSession]) -> int: ...
 
 
 def sessions_of(server: str, listing: str) -> list[ClientSession]:
@@ -51,56 +38,20 @@ def sessions_of(server: str, listing: str) -> list[ClientSession]:
     ]
 
 
-def reset(pid: int, sessions: Iterable[ClientSession]) -> int:
-    """Disconnect them, as far as the kernel lets us. A descriptor that has changed is let be.
-
-    Returns over how many nothing was under way: HAProxy's own closing is their end in order.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    at_rest = 0
-    with contextlib.suppress(ProcessLookupError), _descriptor(os.pidfd_open(pid)) as pidfd:
-        for session in sessions:
-            borrowed = libc.syscall(_PIDFD_GETFD, pidfd, session.fd, 0) if session.fd > 2 else -1
-            if borrowed < 0:
-                continue
-            with contextlib.suppress(OSError), socket.socket(fileno=borrowed) as client:
-                if not _is(client, session.source):
-                    continue
-                if _is_at_rest(client):
-                    at_rest += 1
-                else:
-                    libc.connect(borrowed, _AF_UNSPEC, len(_AF_UNSPEC))
-    return at_rest
+async def disconnect_here(pid: int, sessions: Sequence[ClientSession]) -> int:
+    """By this very process."""
+    return haproxy_reset.reset(pid, sessions)
 
 
-def _is_at_rest(client: socket.socket) -> bool:
-    """Whether the guest has hung up, or both are silent and the client waits for no answer.
+def disconnect_by(run: RunCommand) -> Disconnect:
+    """By a program that `run` starts: where our own unit is closed to others' descriptors."""
 
-    Times are those of the kernel's clock ticks: who spoke last is not known within one.
-    """
-    told = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    if len(told) < _TCP_INFO.size:
-        return False
-    state, unacked, sent_ms, heard_ms, unsent, heard, said = _TCP_INFO.unpack(told)
-    if state in (_FIN_WAIT1, _FIN_WAIT2):
-        return True
-    waits = heard > 0 and (said == 0 or heard_ms < sent_ms)
-    quiet = min(sent_ms, heard_ms) >= _QUIET_MS and not unacked and not unsent
-    return state == _ESTABLISHED and quiet and not waits
+    async def disconnect(pid: int, sessions: Sequence[ClientSession]) -> int:
+        program = [sys.executable, "-I", "-S", haproxy_reset.__file__, str(pid)]
+        try:
+            done = await run(program, stdin=json.dumps(sessions).encode(), timeout_s=_UNIT_S)
+        except CommandError:
+            return 0  # HAProxy's own closing is what they see
+        return int(done.stdout) if done.status == 0 else 0
 
-
-@contextlib.contextmanager
-def _descriptor(number: int) -> Iterator[int]:
-    try:
-        yield number
-    finally:
-        os.close(number)
-
-
-def _is(client: socket.socket, source: str) -> bool:
-    host, _, port = source.rpartition(":")
-    peer = client.getpeername()
-    if not isinstance(peer, tuple) or len(peer) < 2:
-        return False
-    wanted = ipaddress.ip_address(host.strip("[]")), int(port)
-    return (ipaddress.ip_address(peer[0]), peer[1]) == wanted
+    return disconnect

@@ -53,6 +53,7 @@ class HostView(_View, frozen=True, kw_only=True):
     supervisor: str
     network: str
     traffic: str
+    cage: str
     started_at: dt.datetime
     draining: bool
     inventory_complete: bool

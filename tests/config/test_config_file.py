@@ -240,6 +240,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "attestation.collateral.directory": [("", "a path"), (True, "a path")],
     "attestation.collateral.offline": [("x", "expected bool")],
     "attestation.collateral.listen": [("8480", "ADDRESS:PORT"), ("10.0.0.1:0", "1 to 65535")],
+    "qemu.cage": [("warn", "one of enforce, report, off"), (True, "one of enforce")],
     "secrets.at_rest": [("plain", "one of off, systemd_creds"), (True, "expected str")],
     "listen.socket": [(LONG, "at most 107 bytes"), ("", "a path")],
     "listen.status": [
@@ -429,6 +430,14 @@ def test_a_whole_file_is_read(tmp_path: Path):
     assert config.listen.socket == Path("/run/x/agent.sock")
     assert config.listen.tls is not None
     assert config.listen.tls.certificate == etc / "a.pem"
+
+
+@pytest.mark.parametrize("text", ["off", "'off'", "report", "enforce"])
+def test_the_cage_may_be_written_as_the_manual_has_it(tmp_path: Path, text: str):
+    (tmp_path / "agent.yaml").write_text(f"qemu: {{cage: {text}}}\n")
+    config = load_config(tmp_path / "agent.yaml", {"ENCLAVE_AGENT_ACCEL": "tcg"})
+    assert config.qemu.cage == text.strip("'")
+    assert load_config(tmp_path / "agent.yaml", {"ENCLAVE_AGENT_QEMU__CAGE": ""}).qemu.cage is None
 
 
 @pytest.mark.parametrize("text", ["off", "'off'", "systemd_creds"])

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from agent.enclaves.cage import FIRST_UID
 from scripts.story.load import Load
 from tests.daemon.conftest import running
 from tests.fakes.daemon_process import AGENT, Daemon, brief, execute, processes_in
@@ -83,6 +84,19 @@ async def moved(daemon: Daemon, tag: str, **options: Any) -> tuple[dict[str, Any
 def is_switched(deployment: dict[str, Any], tag: str) -> bool:
     update = deployment["update"]
     return update["tag"] == tag and update["switched_at"] is not None
+
+
+async def test_a_vm_on_taps_is_caged_and_another_is_told_not_to_be(daemon: Daemon) -> None:
+    host = (await daemon.get("/status")).body["host"]
+    deployment = await daemon.deployment()
+    assert deployment is not None
+    status = Path("/proc", str(deployment["enclaves"][0]["pid"]), "status").read_text()
+    uid = int(status.split("\nUid:\t")[1].split()[0])
+    caged = daemon.mode == "tap"
+    assert host["cage"] == ("enforce" if caged else "off")
+    assert host["why"]["cage"]
+    assert (uid >= FIRST_UID) is caged
+    assert "\nNoNewPrivs:\t1\n" in status or not caged
 
 
 async def test_an_update_under_steady_requests_loses_none(daemon: Daemon) -> None:

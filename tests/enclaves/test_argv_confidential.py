@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.enclaves.argv import build_argv
+from agent.enclaves.argv import build_argv, passed_id
 from agent.enclaves.mmio import window_mib
 from agent.enclaves.spec import (
     InheritedFile,
@@ -97,6 +97,22 @@ def test_every_device_of_the_host_has_a_port_of_its_own_and_goes_through_iommufd
     assert len({d["chassis"] for d in ports.values()}) == 12
     assert {d["iommufd"] for d in passed} == {qom(spec, "iommufd")["id"]}
     assert values(spec, "-fw_cfg") == ["name=opt/ovmf/X-PciMmio64Mb,string=2097152"]
+
+
+@pytest.mark.parametrize("kind", ["snp", "tdx"])
+def test_in_a_cage_devices_are_given_as_descriptors_and_still_named(kind: str) -> None:
+    spec = SPECS[f"{kind}-kvm-tap-8-gpus-everything"]
+    fds = tuple(range(50, 62))
+    caged = dataclasses.replace(spec, filtered=True, iommu_fd=49, device_fds=fds)
+    assert qom(caged, "iommufd")["fd"] == "49"
+    passed = [d for d in map(json.loads, values(caged, "-device")) if d["driver"] == "vfio-pci"]
+    assert [d["fd"] for d in passed] == [str(fd) for fd in fds]
+    assert [d["host"] for d in passed] == [*spec.gpus, *spec.switches]
+    assert [d["id"] for d in passed] == [passed_id(n) for n in range(1, 13)]
+    assert values(caged, "-sandbox") == []
+    assert values(spec, "-sandbox")[0].startswith("on,")
+    with pytest.raises(SpecError, match="either each device"):
+        dataclasses.replace(spec, device_fds=fds[1:])
 
 
 def test_the_firmware_of_a_confidential_guest_is_given_as_bios() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from agent.enclaves.rundir import OUTPUT_KEPT_BYTES, OUTPUT_LIMIT_BYTES, LaunchRecord, RunDir
 from agent.host.process import identify
-from agent.model.ids import EnclaveId
+from agent.model.ids import Bdf, EnclaveId
 
 
 @pytest.fixture
@@ -91,3 +91,14 @@ def test_what_is_not_there_is_empty_and_removed_without_complaint(tmp_path: Path
     gone.remove()
     assert gone.output_tail() == ""
     assert gone.record() is None
+
+
+def test_what_qemu_says_of_a_descriptor_is_told_of_the_device(tmp_path: Path) -> None:
+    run = RunDir(tmp_path, EnclaveId("aaaaaaa2"))
+    run.create()
+    named = {"VFIO_FD12": Bdf("0000:18:00.0"), "passed2": Bdf("0000:2a:00.0")}
+    run.write_record(LaunchRecord(launch_uuid="u", device_fds=named))
+    run.output.write_text("vfio VFIO_FD12: it is broken\nvfio passed2: and so is it, VFIO_FD123\n")
+    assert run.output_tail() == (
+        "vfio 0000:18:00.0: it is broken\nvfio 0000:2a:00.0: and so is it, VFIO_FD123"
+    )

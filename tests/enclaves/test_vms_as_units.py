@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.enclaves import unit_start
+from agent.enclaves import vm_start
 from agent.enclaves.devices import devices_of
 from agent.enclaves.spec import PlainTee, SevSnpTee, VmAccel
 from agent.enclaves.supervisor import StartRequest, SupervisorError
@@ -148,10 +148,10 @@ def test_without_an_agent_the_program_in_the_unit_ends_by_itself() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         program = subprocess.Popen(
-            [sys.executable, "-I", "-S", unit_start.__file__], stdin=theirs, stderr=subprocess.PIPE
+            [sys.executable, "-I", "-S", vm_start.__file__], stdin=theirs, stderr=subprocess.PIPE
         )
     with ours:
-        assert ours.recv(16) == unit_start.HERE
+        assert ours.recv(16) == vm_start.HERE
     _, complaint = program.communicate(timeout=10)
     assert program.returncode == 1
     assert b"went away" in complaint
@@ -247,7 +247,7 @@ def test_a_vm_that_is_gone_is_nobody_to_be_asked(short_dir: Path) -> None:
 
 
 def test_the_stop_of_a_unit_is_a_program_of_its_own(short_dir: Path) -> None:
-    program = Path(unit_start.__file__).with_name("unit_stop.py")
+    program = Path(vm_start.__file__).with_name("unit_stop.py")
     argv = [sys.executable, "-I", "-S", program, short_dir / "none", "1"]
     with_qemu = subprocess.run(argv, capture_output=True, check=True, env={"MAINPID": "1"})
     assert b"not there to be asked" in with_qemu.stdout

@@ -25,11 +25,16 @@ from typing import Any
 from agent.enclaves.devices import open_tap
 from agent.enclaves.links import Links
 from agent.host.commands import run_command
-from agent.host.units import LendError, borrow
+from agent.host.lent_namespace import LentNamespace
+from agent.host.units import LendError, beside_us, borrow, borrow_here, with_all_capabilities
+from agent.inventory.preparation.card_identity import read_space, space_by
 from agent.inventory.preparation.device_ops import DeviceOps
 from agent.inventory.preparation.modes import ModeTool
 from agent.model.gpu import CcMode
 from agent.model.ids import Bdf
+from agent.probes.outside_link import OutsideLink
+from agent.traffic.haproxy_reset import ClientSession
+from agent.traffic.haproxy_sessions import disconnect_by
 from agent.traffic.nftables import NftablesTraffic
 from simulator.pci_kernel import PciKernel, install_tool
 from simulator.pci_pipes import served
@@ -61,12 +66,49 @@ async def gpu_modes(home: Path, other: int) -> None:
 
 
 async def configuration_space(home: Path, other: int) -> None:
-    """Beyond its first 64 bytes the kernel wants CAP_SYS_ADMIN of whoever reads."""
+    """Beyond its first 64 bytes the kernel wants CAP_SYS_ADMIN of whoever opened it."""
     del home, other
     devices = list(Path("/sys/bus/pci/devices").glob("*/config"))
-    assert all(len(one.read_bytes()) > 64 for one in devices)
-    effective = int(Path("/proc/self/status").read_text().split("CapEff:\t")[1].split()[0], 16)
-    assert effective >> 21 & 1
+    assert all(len(read_space(one)) <= 64 < len(space_by(borrow_here)(one)) for one in devices)
+
+
+async def a_tool_with_all_capabilities(home: Path, other: int) -> None:
+    del home, other
+    done = await with_all_capabilities()(["cat", "/proc/self/status"])
+    effective = int(done.stdout.decode().split("CapEff:\t")[1].split()[0], 16)
+    assert effective >> 21 & 1, done
+
+
+async def a_network_outside(home: Path, other: int) -> None:
+    del home, other
+    link = OutsideLink("probe7", create=LentNamespace.create)
+    await link.have()
+    (one,) = await link.sockets(1)
+    one.close()
+    link.close()
+    async with asyncio.timeout(30):
+        while "probe7" in (await run_command(["ip", "-br", "link"])).stdout.decode():
+            await asyncio.sleep(0.02)
+
+
+async def reset_anothers_client(home: Path, other: int) -> None:
+    """As HAProxy's are: the descriptor is another process's."""
+    del home, other
+    holds = "import time; time.sleep(60)"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        served, (host, port, *_) = listening.accept()
+    with client, served:
+        number = served.fileno()
+        with subprocess.Popen([sys.executable, "-c", holds], pass_fds=(number,)) as holder:
+            try:
+                gone = [ClientSession(f"{host}:{port}", number)]
+                await disconnect_by(beside_us())(holder.pid, gone)
+                client.settimeout(10)
+                with contextlib.suppress(ConnectionResetError):
+                    raise AssertionError(f"it was not reset: {client.recv(1)!r}")
+            finally:
+                holder.kill()
 
 
 async def tap_and_bridge(home: Path, other: int) -> None:
@@ -98,12 +140,32 @@ async def another_users_process(home: Path, other: int) -> None:
     assert list(Path(f"/proc/{other}/fd").iterdir())
     pidfd = os.pidfd_open(other)
     try:
-        taken = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, 0, 0)  # pidfd_getfd
-        assert taken >= 0, os.strerror(ctypes.get_errno())
-        os.close(taken)
         signal.pidfd_send_signal(pidfd, 0)
     finally:
         os.close(pidfd)
+
+
+async def take_anothers_descriptor(home: Path, other: int) -> None:
+    del home
+    pidfd = os.pidfd_open(other)
+    try:
+        taken = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, 0, 0)  # pidfd_getfd
+        assert taken >= 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(pidfd)
+
+
+async def be_the_hosts_administrator(home: Path, other: int) -> None:
+    del home, other
+    effective = int(Path("/proc/self/status").read_text().split("CapEff:\t")[1].split()[0], 16)
+    assert effective >> 21 & 1
+
+
+async def turn_the_kernels_switches(home: Path, other: int) -> None:
+    """Those that are not the network's."""
+    del home, other
+    switch = Path("/proc/sys/kernel/panic")
+    switch.write_text(switch.read_text())
 
 
 async def give_away(home: Path, other: int) -> None:
@@ -166,6 +228,9 @@ DONE = (
     bind_and_reset,
     gpu_modes,
     configuration_space,
+    a_tool_with_all_capabilities,
+    a_network_outside,
+    reset_anothers_client,
     tap_and_bridge,
     nft_and_sysctls,
     raw_socket,
@@ -180,6 +245,9 @@ CLOSED = (
     run_what_was_written,
     read_the_kernels_log,
     become_another_user,
+    take_anothers_descriptor,
+    be_the_hosts_administrator,
+    turn_the_kernels_switches,
 )
 
 

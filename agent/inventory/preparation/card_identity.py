@@ -7,11 +7,12 @@ include/linux/ioport.h for the flags of `resource`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from agent.errors import AgentError
 from agent.inventory.sysfs import read_bytes, read_int, read_link_name, read_text
 
 _BARS = 6
@@ -34,7 +35,29 @@ class CardIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     serial: str | None = None
 
 
-def identify(path: Path) -> CardIdentity:
+ReadSpace = Callable[[Path], bytes]
+
+
+def read_space(path: Path) -> bytes:
+    """Its configuration space, as far as we may read it; empty where it cannot be read."""
+    return read_bytes(path, _SPACE) or b""
+
+
+def space_by(borrow: Callable[[str, str], int]) -> ReadSpace:
+    """The same from a file that somebody opens for us: the kernel asks what its opener may."""
+
+    def read(path: Path) -> bytes:
+        try:
+            fd = borrow("read", str(path))
+        except AgentError:
+            return read_space(path)
+        with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+            return file.read(_SPACE) or b""
+
+    return read
+
+
+def identify(path: Path, read: ReadSpace = read_space) -> CardIdentity:
     """Of the function at `path`, read now."""
     group = read_link_name(path / "iommu_group")
     regions = tuple(_regions(read_text(path / "resource") or ""))
@@ -43,7 +66,7 @@ def identify(path: Path) -> CardIdentity:
         iommu_group=int(group) if group and group.isdigit() else None,
         bars=tuple(size for size, _ in regions),
         unset=tuple(index for index, (_, unset) in enumerate(regions) if unset),
-        serial=_serial(read_bytes(path / "config", _SPACE) or b""),
+        serial=_serial(read(path / "config")),
     )
 
 

@@ -25,7 +25,13 @@ from agent.host.attributes import AttributeWriteError, write_attribute
 from agent.host.clock import Clock
 from agent.host.commands import RunCommand, run_command
 from agent.inventory.port import Chain
-from agent.inventory.preparation.card_identity import CardIdentity, changes, identify
+from agent.inventory.preparation.card_identity import (
+    CardIdentity,
+    ReadSpace,
+    changes,
+    identify,
+    read_space,
+)
 from agent.inventory.preparation.errors import RecoveryError
 from agent.inventory.preparation.functions import look
 from agent.inventory.preparation.ports import behind, port_above, strangers
@@ -65,7 +71,9 @@ class Recovery:
         deadline_s: float = 20.0,
         back_within_s: float = 10.0,
         run: RunCommand = run_command,
+        read_space: ReadSpace = read_space,
     ) -> None:
+        self._read_space = read_space
         self._store = store
         self._clock = clock
         self._root = sysfs_root
@@ -96,7 +104,7 @@ class Recovery:
             port=Bdf(port.name),
             functions=behind(port),
             autoprobe=1 if read_int(self._root / _AUTOPROBE) != 0 else 0,
-            identity=identify(one.path),
+            identity=identify(one.path, self._read_space),
             boot_id=self._clock.now().boot_id,
         )
 
@@ -146,7 +154,7 @@ class Recovery:
                 detail = f"did not come back: its port {plan.port} finds {there}"
                 raise RecoveryError(plan.bdf, detail, _REBOOT)
             await asyncio.sleep(min(0.1, self._back_within_s / 5))
-        return changes(plan.identity, await asyncio.to_thread(identify, path))
+        return changes(plan.identity, await asyncio.to_thread(identify, path, self._read_space))
 
     async def _settle(self, plan: RecoveryPlan) -> None:
         """The bus is as it was found; only then is nothing left to be done."""

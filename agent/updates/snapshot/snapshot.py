@@ -141,6 +141,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     free: Amounts
     total: Amounts
     leased: Amounts = Amounts()
+    cage: Resolved = Resolved(value="off", reason="")
     egress: EgressFacts | None = None
 
 
