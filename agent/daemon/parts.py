@@ -12,7 +12,7 @@ from agent.attestation.debug_releases import NoDebugEvidence
 from agent.attestation.port import Attestation
 from agent.attestation.unattested import Unattested
 from agent.config import Config, NetworkMode, SupervisorKind, Tee, TrafficMode
-from agent.daemon.cage import caging_of, cgroups_of_ours, refusal_of
+from agent.daemon.cage import cage_look_of, caging_of, cgroups_of_ours, refusal_of
 from agent.daemon.choices import CannotStartError, Choices, choose
 from agent.daemon.egress import facts_of, policy_of
 from agent.daemon.egress_names import EgressForesight
