@@ -69,7 +69,7 @@ def _rollback(one: RollbackView) -> RollbackView:
 
 
 def _decision(one: DecisionView) -> DecisionView:
-    return replace(one, reasons=[_reason(each) for each in one.reasons], warnings=[])
+    return replace(one, reasons=[_reason(each) for each in one.reasons], warnings=[], probes=None)
 
 
 def _reason(one: ReasonView) -> ReasonView:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli.doctor_line import Line
@@ -12,7 +11,6 @@ from agent.cli.doctor_line import Line
 if TYPE_CHECKING:
     from agent.config import Config, Tee
 
-_BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _PROVE = "enclave-agent doctor --prove-cage, then restart the agent"
 
 
@@ -54,15 +52,16 @@ def cage_proved(config: Config) -> Line:
     from agent.enclaves.supervisor_systemd import SystemdSupervisor
     from agent.errors import AgentError, describe
     from agent.host.cgroups import Cgroups
+    from agent.host.units import BOOTED
 
     if os.geteuid() != 0:
         return Line("cage", "error", "a cage takes root", "run this as root")
-    units = _BOOTED.is_dir() and config.supervisor != "detached"
+    units = BOOTED.is_dir() and config.supervisor != "detached"
     supervisor: Supervisor
     if units:
         supervisor = SystemdSupervisor(1.0)
     else:
-        cgroups = None if _BOOTED.is_dir() or Cgroups().fault() else Cgroups()
+        cgroups = None if BOOTED.is_dir() or Cgroups().fault() else Cgroups()
         supervisor = DetachedSupervisor(cgroups=cgroups)
     tee = _real_tee(config) or Tee.NONE
     quotes = read_quote_service(config.qemu.quote_service)

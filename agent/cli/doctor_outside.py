@@ -23,9 +23,14 @@ def outside_line(config: Config) -> Line:
         return Line("outside", "ok", "configured: nobody asks listeners as clients do")
     if os.geteuid() != 0:
         return Line("outside", "warn", f"not root: {_INSTEAD}", "run as root")
-    from agent.probes.outside_link import probe_outside
+    from agent.host.lent_namespace import LentNamespace
+    from agent.host.network_namespace import NetworkNamespace
+    from agent.host.units import BOOTED
+    from agent.probes.outside_link import Create, probe_outside
 
-    if (lacks := asyncio.run(probe_outside())) is not None:
+    lent = BOOTED.is_dir() and config.supervisor != "detached"  # as the agent has it
+    create: Create = LentNamespace.create if lent else NetworkNamespace.create
+    if (lacks := asyncio.run(probe_outside(create))) is not None:
         mend = "modprobe veth; grant CAP_SYS_ADMIN and CAP_NET_ADMIN, and network namespaces"
         return Line("outside", "warn", f"{lacks}: {_INSTEAD}", mend)
     detail = "listeners are asked as clients do, from a network namespace with a link of its own"

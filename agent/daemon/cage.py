@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import msgspec
 
@@ -16,10 +15,9 @@ from agent.enclaves.supervisor import Supervisor
 from agent.enclaves.supervisor_detached import DetachedSupervisor
 from agent.enclaves.supervisor_systemd import SystemdSupervisor
 from agent.host.cgroups import Cgroups
-from agent.host.units import borrow_here
+from agent.host.units import BOOTED, borrow_here
 from agent.updates.snapshot.snapshot import Resolved
 
-_BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _UNAVAILABLE = "unavailable"  # it is insisted on, and cannot be had
 
 
@@ -85,7 +83,7 @@ def refusal_of(choices: Choices) -> str | None:
 
 def cgroups_of_ours() -> tuple[Cgroups | None, str]:
     """Control groups for VMs that no unit has, or why there are none."""
-    if _BOOTED.is_dir():
+    if BOOTED.is_dir():
         return None, "control groups are systemd's own"
     cgroups = Cgroups()
     fault = cgroups.fault()

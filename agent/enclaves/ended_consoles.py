@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from agent.enclaves.console import ConsoleLog
-from agent.host.files import StorageError, read_bounded, write_atomic
+from agent.host.files import StorageError, read_bounded, remove_scratch, write_atomic
 from agent.model.enclave import Enclave
 from agent.model.ended_console import EndedConsole
 from agent.model.ids import DeploymentName, EnclaveId
@@ -84,10 +84,11 @@ class EndedConsoles:
                 self._directory.mkdir(exist_ok=True, mode=0o700)
                 kept = self._directory / enclave_id
                 shutil.rmtree(kept, ignore_errors=True)
+                remove_scratch(directory)  # of a death in the midst of this
                 self._number(about)
                 directory.rename(kept)
                 self.tidy()
-        except OSError as error:
+        except (OSError, StorageError) as error:
             log.warning("console not kept", extra={"enclave": enclave_id, "error": str(error)})
         shutil.rmtree(directory, ignore_errors=True)
         with contextlib.suppress(OSError):

@@ -32,7 +32,7 @@ from agent.host.process import PROC
 from agent.host.threads import finish_in_thread
 
 RUN = ("systemd-run", "--quiet", "--collect")
-_BOOTED = Path("/run/systemd/system")  # sd_booted(3)
+BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _PROBE_S = 10.0
 _STATE_S = 2.0
 # Put before a command: it runs in a network of its own, which ends with it.
@@ -40,7 +40,7 @@ SCRATCH_NETWORK = (*RUN, "--pipe", "--wait", "--property=PrivateNetwork=yes", "-
 
 
 async def probe_units(
-    *program: str, run: RunCommand = run_command, booted: Path = _BOOTED
+    *program: str, run: RunCommand = run_command, booted: Path = BOOTED
 ) -> str | None:
     """Why this host cannot have services under users of their own, or None: one is tried.
 
@@ -60,7 +60,7 @@ async def probe_units(
     return None
 
 
-async def host_is_stopping(run: RunCommand = run_command, booted: Path = _BOOTED) -> bool:
+async def host_is_stopping(run: RunCommand = run_command, booted: Path = BOOTED) -> bool:
     """Whether systemd has begun to shut this host down; not, as far as it cannot be asked."""
     if not booted.is_dir():
         return False

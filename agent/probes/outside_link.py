@@ -34,6 +34,9 @@ _IFREQ = struct.Struct("16s24x")
 _POOLS = ("172.31.252.0/22", "10.255.252.0/22", "192.168.252.0/22", "172.16.0.0/22")
 
 
+Create = Callable[[], Awaitable[Namespace]]
+
+
 class OutsideLinkError(AgentError):
     """This host has no such place now. The text says why."""
 
@@ -66,7 +69,7 @@ class OutsideLink:
         avoid: Iterable[str] = (),
         run: RunCommand = run_command,
         taken: Callable[[], Iterable[IPv4Network]] = routed_networks,
-        create: Callable[[], Awaitable[Namespace]] = NetworkNamespace.create,
+        create: Create = NetworkNamespace.create,
     ) -> None:
         self.name = name
         self._avoid = tuple(map(IPv4Network, avoid))
@@ -182,9 +185,9 @@ def _without_ipv6(name: str) -> None:
         switch.write_text("1")
 
 
-async def probe_outside() -> str | None:
+async def probe_outside(create: Create = NetworkNamespace.create) -> str | None:
     """Why this host can have no such place, or None: one is made, and is gone again."""
-    link = OutsideLink(f"enc-try-{os.getpid() % 1_000_000}")
+    link = OutsideLink(f"enc-try-{os.getpid() % 1_000_000}", create=create)
     try:
         await link.have()
     except OutsideLinkError as error:

@@ -53,6 +53,7 @@ def test_an_installed_agent_is_ready_and_says_what_it_became(installed: Installe
     told = host.run("enclave-agent", "doctor", "-o", "json", check=False).stdout
     lines = {line["what"]: line for line in json.loads(told)}
     assert lines["supervisor"]["detail"].endswith("each VM is a unit with a user of its own")
+    assert {lines[what]["state"] for what in ("agent", "outside", "cage")} == {"ok"}
     if (Path("/sys/bus/pci/drivers")).exists():  # which is read-only inside
         assert lines["sysfs"]["state"] == "warn"
 
