@@ -153,7 +153,9 @@ def whole(points: list[str]) -> list[str]:
 def test_every_request_that_changes_something_has_its_story() -> None:
     """Three are single transactions about what no story brings about, with tests of their own."""
     needs = (Permission.CHANGE, Permission.HOST)
-    changing = {route.name for route in ROUTES if route.permission in needs}
+    changing = {
+        route.name for route in ROUTES if route.permission in needs and route.method != "GET"
+    }
     elsewhere = {"accept_chip", "release_gpu", "reset_coordinator_epoch"}
     assert changing == {story.verb for story in STORIES if story.verb} | elsewhere
 
