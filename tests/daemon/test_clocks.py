@@ -70,7 +70,7 @@ async def test_a_wall_clock_that_is_set_changes_neither_soak_nor_drain_nor_lease
     daemon: Daemon, clocks: MovedClocks, step_s: int
 ) -> None:
     promised = await lease(daemon, 600)
-    told, open_to_old = await asyncio.open_connection("127.0.0.1", daemon.plain)
+    of_old, open_to_old = await asyncio.open_connection("127.0.0.1", daemon.plain)
     await update_to_the_other(daemon)
     began = time.monotonic()
     clocks.set_wall(step_s)
@@ -79,7 +79,7 @@ async def test_a_wall_clock_that_is_set_changes_neither_soak_nor_drain_nor_lease
     clocks.set_wall(-step_s / 2)
     update = await daemon.over(timeout_s=30)
     assert update["status"] == "completed", update["error"]
-    assert await told.read() == b""  # at the drain's end: nothing was under way
+    assert await of_old.read() == b""  # at the drain's end: nothing was under way
     assert update["reset_connections"] == 0
     told = moments(update)
     assert told == sorted(told), "nothing ends before it began"
