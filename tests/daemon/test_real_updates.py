@@ -93,7 +93,7 @@ async def test_a_vm_on_taps_is_caged_and_another_is_told_not_to_be(daemon: Daemo
     status = Path("/proc", str(deployment["enclaves"][0]["pid"]), "status").read_text()
     uid = int(status.split("\nUid:\t")[1].split()[0])
     caged = daemon.mode == "tap"
-    assert host["cage"] == ("enforce" if caged else "off")
+    assert host["cage"] in (("enforce",) if caged else ("off", "report"))  # without root; with
     assert host["why"]["cage"]
     assert (uid >= FIRST_UID) is caged
     assert "\nNoNewPrivs:\t1\n" in status or not caged
