@@ -12,7 +12,7 @@ from agent.model.addresses import HostAddresses
 from agent.model.ids import DeploymentName
 from agent.model.resources import Listen, Publish
 from agent.traffic.port import Unheld
-from agent.updates.engine import engine
+from agent.updates.engine import outlook_upkeep
 from agent.updates.errors import FieldError
 from agent.updates.orders import Change, PlanQuestion
 from simulator.instant_host import InstantHost, Make, new
@@ -25,9 +25,9 @@ VIP = "198.51.100.3"
 
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_FORECAST_EVERY_S", 0.02)
-    monkeypatch.setattr(engine, "_FORECAST_AT_MOST_EVERY_S", 0.0)
-    monkeypatch.setattr(engine, "_FORECAST_AFTER_S", 0.0)
+    monkeypatch.setattr(outlook_upkeep, "_EVERY_S", 0.02)
+    monkeypatch.setattr(outlook_upkeep, "_AT_MOST_EVERY_S", 0.0)
+    monkeypatch.setattr(outlook_upkeep, "_AFTER_S", 0.0)
 
 
 def has(host: InstantHost, *local: str, **rules: object) -> None:

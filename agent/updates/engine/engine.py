@@ -16,7 +16,7 @@ from agent.enclaves.port import VmPhase
 from agent.errors import AgentError, describe
 from agent.host.liveness import Liveness
 from agent.host.restart_on_error import restart_on_error
-from agent.host.wake import KeyedWake, Wake
+from agent.host.wake import Wake
 from agent.model.enclave import Enclave
 from agent.model.ids import DeploymentName, EnclaveId
 from agent.releases.port import KeptImage
@@ -27,12 +27,13 @@ from agent.updates.admission.restart_old import RestartOld
 from agent.updates.engine.data_plane import DataPlaneWatch
 from agent.updates.engine.dependencies import EngineDependencies
 from agent.updates.engine.executor import Executor
+from agent.updates.engine.forwarding import of_deployments, of_enclaves
 from agent.updates.engine.host_shutdown import HostShutdown
 from agent.updates.engine.last_words import WINDOW, last_words
 from agent.updates.engine.launch_order import biggest_first
-from agent.updates.engine.listener_watch import ListenerWatch
 from agent.updates.engine.network_reports import NetworkReports
 from agent.updates.engine.observer import Observer
+from agent.updates.engine.outlook_upkeep import OutlookUpkeep
 from agent.updates.engine.reconciler import Reconciler
 from agent.updates.engine.restored_orphans import RestoredOrphans
 from agent.updates.engine.resumption import Resumption
@@ -49,9 +50,6 @@ log = logging.getLogger(__name__)
 
 DRAINING = "draining"  # a key of the store's meta table
 
-_FORECAST_EVERY_S = 10.0
-_FORECAST_AT_MOST_EVERY_S = 0.5
-_FORECAST_AFTER_S = 0.1  # what changed the rows (a switch) is being done now: do not slow it
 _RESTART_AFTER_S = 1.0
 _IMAGES_EVERY_S = 3600.0
 _TURN_S = 60.0  # a turn reads and writes the store and asks the data plane; it takes milliseconds
@@ -108,7 +106,6 @@ class EngineRuntime:
         self.data_plane = DataPlaneWatch(
             parts.store, parts.traffic, self.executor, self.wakeups, self._orphans.holds
         )
-        self._listeners = ListenerWatch(self.publisher)
         self._network_reports = NetworkReports(parts.network_news, parts.store, self.publisher)
         self._observer = Observer(parts, self.executor, self.data_plane)
         self._resumption = Resumption(
@@ -122,7 +119,15 @@ class EngineRuntime:
             is_well=self.is_well,
             now=parts.clock.now,
         )
-
+        self._outlook = OutlookUpkeep(
+            self.forecaster,
+            self.publisher,
+            self.data_plane,
+            rows_changed=self._rows_changed,
+            listen_rules=self._listen_rules,
+            protect_images=self.protect_images,
+            promise=lambda within_s: self.liveness.promise("forecast", within_s),
+        )
         self.leases = Leasing(
             parts.store,
             parts.clock,
@@ -153,8 +158,11 @@ class EngineRuntime:
             self._known.setdefault(row.deployment, set()).add(row.id)
         await self.protect_images()
         for changed in (parts.enclaves.changed, parts.probes.changed):
-            self._tasks.append(asyncio.create_task(self._forward(changed)))
-        self._tasks.append(asyncio.create_task(self._forward_outside()))
+            self._tasks.append(
+                asyncio.create_task(of_enclaves(changed, self._known, self.wakeups))
+            )
+        news = of_deployments(parts.outside.changed, self._known, self.wakeups)
+        self._tasks.append(asyncio.create_task(news))
         self._tasks.append(asyncio.create_task(self._follow_inventory()))
         self._tasks.append(asyncio.create_task(self._keep(self._network_reports.follow)))
         for watch in (*parts.watches, self._resumption.watch):
@@ -164,7 +172,7 @@ class EngineRuntime:
             self.own(name)
         for reconciler, _ in list(self._reconcilers.values()):
             await reconciler.settled.wait()
-        self._tasks.append(asyncio.create_task(self._keep_forecast()))
+        self._tasks.append(asyncio.create_task(self._outlook.keep()))
         keeping = (self.leases.keep, parts.preparation.keep, self._keep_images, self.secrets.keep)
         self._tasks += [asyncio.create_task(self._keep(keep)) for keep in keeping]
         self._tasks.append(asyncio.create_task(self._orphans.settle(self._apply_anew)))
@@ -232,6 +240,9 @@ class EngineRuntime:
         )
         return self._latest_supply
 
+    def _listen_rules(self) -> ListenRules:
+        return self._latest_supply.listen_rules if self._latest_supply else ListenRules()
+
     async def _know_supply(self) -> None:
         """Have it at hand, as it is now, for a decision inside a transaction."""
         with contextlib.suppress(AgentError):
@@ -289,24 +300,6 @@ class EngineRuntime:
                 self.wakeups.forget(reconciler.name)
                 return
 
-    async def _forward(self, changed: KeyedWake[EnclaveId]) -> None:
-        """To whom it concerns: what a deployment does follows from its own enclaves alone."""
-        seen = changed.count
-        while True:
-            seen = await changed.beyond(seen)
-            news = changed.take()
-            for name, known in self._known.items():
-                if not news.isdisjoint(known):
-                    self.wakeups.of(name).notify()
-
-    async def _forward_outside(self) -> None:
-        outside = self.parts.outside
-        seen = outside.changed.count
-        while True:
-            seen = await outside.changed.beyond(seen)
-            for name in outside.changed.take() & self._known.keys():
-                self.wakeups.of(name).notify()
-
     async def _follow_inventory(self) -> None:
         gpus = self.parts.gpus
         seen = gpus.changed.count
@@ -318,47 +311,6 @@ class EngineRuntime:
         inventory = self.parts.gpus.inventory
         if inventory is not None:
             self.publisher.show_inventory(inventory)
-
-    async def _keep_forecast(self) -> None:
-        """Soon after rows change, and now and then: forecast, connections, the data plane."""
-        changed = True
-        while True:
-            seen = self._rows_changed.count
-            self.liveness.promise("forecast", _FORECAST_EVERY_S + _TURN_S)
-            try:
-                self.publisher.show_forecast(await self.forecaster.make())
-                await self.data_plane.look(self.publisher.rows.values(), changed=changed)
-                self._show_listeners()
-                self._show_unlimited()
-                await self.protect_images()
-                self.publisher.clear_problem("forecast")
-            except AgentError as error:
-                self.publisher.raise_problem(
-                    "forecast",
-                    code=error.code,
-                    severity="warning",
-                    detail=describe(error),
-                    mend="see the log; it is tried again",
-                )
-            await asyncio.sleep(_FORECAST_AT_MOST_EVERY_S)
-            changed = await self._rows_changed.beyond(seen, _FORECAST_EVERY_S) > seen
-            await asyncio.sleep(_FORECAST_AFTER_S)
-
-    def _show_listeners(self) -> None:
-        rules = self._latest_supply.listen_rules if self._latest_supply else ListenRules()
-        self._listeners.look(self.publisher.rows, rules, self.data_plane.unheld)
-
-    def _show_unlimited(self) -> None:
-        if (unlimited := self.data_plane.unlimited) is None:
-            self.publisher.clear_problem("limits")
-            return
-        self.publisher.raise_problem(
-            "limits",
-            code="limits_not_in_force",
-            severity="warning",
-            detail=unlimited,
-            mend='docs/host.md, "Shares", says what limits need',
-        )
 
     async def _keep(self, keep: Callable[[], Awaitable[None]]) -> None:
         """Have it done for ever: a store that fails for a while must not end it."""
