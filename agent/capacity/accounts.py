@@ -26,6 +26,7 @@ from agent.capacity.supply import Holding, HostSupply
 from agent.model.clock import Instant
 from agent.model.ids import EnclaveId, LeaseId
 from agent.model.lease import Claim, Lease
+from agent.model.resources import Amounts
 
 
 class Accounts:
@@ -56,6 +57,11 @@ class Accounts:
     def addresses(self) -> Mapping[EnclaveId, str | None]:
         """Of each enclave."""
         return {holding.enclave: holding.address for holding in self.holdings}
+
+    @property
+    def free(self) -> Amounts:
+        """What can be given away now; never negative."""
+        return self.room().amounts.at_least_zero()
 
     def room(self, *, gone: Collection[EnclaveId] = (), redeemed: LeaseId | None = None) -> Room:
         """As `ledger.room`."""

@@ -78,13 +78,6 @@ def total(supply: HostSupply) -> Amounts:
     )
 
 
-def free(
-    supply: HostSupply, holdings: Sequence[Holding], leases: Sequence[Lease], now: Instant
-) -> Amounts:
-    """What can be given away now; never negative."""
-    return room(supply, holdings, leases, now).amounts.at_least_zero()
-
-
 def leased(leases: Sequence[Lease], now: Instant) -> Amounts:
     """What the leases that still hold promise, whether or not an enclave holds it meanwhile."""
     return sum((cost(lease.demand) for lease in active(leases, now)), start=Amounts())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.capacity.accounts import Accounts
 from agent.capacity.boards import Condition
 from agent.capacity.decision import decide
-from agent.capacity.ledger import free, room, total
+from agent.capacity.ledger import room, total
 from agent.capacity.supply import Admission, Grant, Holding, HostSupply, Question, vm_memory_mib
 from agent.model.clock import Instant
 from agent.model.ids import Bdf, DeploymentName, EnclaveId, LeaseId
@@ -340,7 +340,7 @@ def test_memory_that_a_guest_has_touched_is_not_counted_twice() -> None:
             mem_available_mib=7000 - resident,
             resident_mib={row.enclave: resident},
         )
-        now = free(supply, [row], [], NOW).memory_mib
+        now = Accounts(supply, holdings=[row], now=NOW).free.memory_mib
         assert now == 7000 - max(size, resident)
         without = room(supply, [row], [], NOW, gone=[row.enclave])
         assert without.amounts.memory_mib == 7000
@@ -349,6 +349,6 @@ def test_memory_that_a_guest_has_touched_is_not_counted_twice() -> None:
 def test_what_is_free_is_never_negative_nor_more_than_all() -> None:
     supply = HostSupply(memory_mib=100, vcpus=1, addresses=ADDRESSES[:1], disk_free_mib=0)
     row = Holding(enclave=EnclaveId("e"), deployment=DEPLOYMENTS[0], memory_mib=500, vcpus=9)
-    nothing, everything = free(supply, [row], [], NOW), total(supply)
+    nothing, everything = Accounts(supply, holdings=[row], now=NOW).free, total(supply)
     assert (nothing.memory_mib, nothing.vcpus, nothing.addresses) == (0, 0, 1)
     assert (everything.memory_mib, everything.vcpus, everything.addresses) == (100, 1, 1)

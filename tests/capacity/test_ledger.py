@@ -6,8 +6,8 @@ import datetime as dt
 
 import pytest
 
+from agent.capacity.accounts import Accounts
 from agent.capacity.estimate import DEFAULT_DOWNTIME, estimate_downtime
-from agent.capacity.ledger import free
 from agent.capacity.supply import Holding, HostSupply
 from agent.model.clock import Instant
 from agent.model.ids import DeploymentName, EnclaveId, LeaseId
@@ -47,7 +47,7 @@ def row(enclave: str, vcpus: int, *replaces: str, address: str = "a") -> Holding
 def test_enclaves_that_never_run_together_count_once_and_all_others_in_full(
     rows: list[Holding], held: int
 ) -> None:
-    left = free(SUPPLY, rows, [], NOW)
+    left = Accounts(SUPPLY, holdings=rows, now=NOW).free
     assert left.vcpus == 20 - held
     assert left.addresses == 2
 
@@ -64,8 +64,8 @@ def test_a_lease_to_stop_then_start_takes_over_what_its_deployment_holds() -> No
         created_at=NOW,
         expires_at=NOW.plus(60),
     )
-    assert free(SUPPLY, [row("old", 5)], [lease], NOW).vcpus == 20 - 8
-    assert free(SUPPLY, [], [lease], NOW).vcpus == 20 - 8
+    assert Accounts(SUPPLY, holdings=[row("old", 5)], leases=[lease], now=NOW).free.vcpus == 20 - 8
+    assert Accounts(SUPPLY, leases=[lease], now=NOW).free.vcpus == 20 - 8
 
 
 def test_an_estimate_is_the_nearest_rank_of_what_was_measured() -> None:

@@ -214,7 +214,7 @@ class Forecaster:
 def _of_the_host(ledger: Ledger) -> Forecast:
     accounts = ledger.accounts
     return Forecast(
-        free=accounts.room().amounts.at_least_zero(),
+        free=accounts.free,
         total=total(accounts.supply),
         leased=leased(accounts.leases, accounts.now),
     )

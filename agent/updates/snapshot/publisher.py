@@ -12,11 +12,10 @@ from agent.host.wake import Wake
 from agent.model.clock import Instant
 from agent.model.ids import DeploymentName
 from agent.model.inventory import Inventory
-from agent.model.reasons import DecidedStrategy, Decision
 from agent.store.port import MEND_DAMAGE
 from agent.updates.planner.alarm import Alarm
 from agent.updates.secrets.values import SecretValues
-from agent.updates.snapshot.forecast import Forecast
+from agent.updates.snapshot.forecast import UNKNOWN, Forecast
 from agent.updates.snapshot.rows import Observation, Rows
 from agent.updates.snapshot.snapshot import DeploymentFacts, HostFacts, Problem, Snapshot
 from agent.updates.snapshot.status import deployment_facts
@@ -166,11 +165,10 @@ class SnapshotPublisher:
         to_launch = rows.update.revision if rows.update else rows.deployment.active_revision
         revision = rows.revision(to_launch)
         missing = self._secret_values.missing(name, revision.awaited_secrets) if revision else ()
-        unknown = Decision(strategy=DecidedStrategy.REFUSE)
         return deployment_facts(
             rows,
             seen,
-            next_update=self._forecast.next_update.get(name, unknown),
+            next_update=self._forecast.next_update.get(name, UNKNOWN),
             rollback=self._forecast.rollback.get(name, ()),
             missing_secrets=missing,
         )
